@@ -1,0 +1,45 @@
+# Everything below needs only python3 (3.11 or newer) and make; `make help` lists the doors.
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+
+.PHONY: help setup demo test lint benchmark lock clean
+
+help: ## list these commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
+
+setup: .venv/ready ## make .venv with everything in requirements.lock and the mnist-edge command
+
+# The stamp is written last: a set-up that was cut off starts again. uv itself comes from the
+# lock, hash and all; uv_build too, so that the editable install builds without the network.
+.venv/ready: requirements.lock pyproject.toml Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "mnist-edge needs Python 3.11 or newer: make setup PYTHON=python3.12" >&2; exit 4; }
+	$(PYTHON) -m venv --clear .venv
+	awk '/^uv==/ { take = 1 } take { print } take && !/\\$$/ { exit }' requirements.lock > .venv/uv.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r .venv/uv.txt
+	VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet --require-hashes requirements.lock
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup ## train, export, prove and time a digit classifier, and print the summary
+	$(BIN)/mnist-edge run --dataset auto
+
+test: lint ## everything that must hold before a change is handed on
+	$(BIN)/pytest
+
+lint: setup ## style, types and the floors of the house
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+benchmark: setup ## measure again what the README claims (about half an hour)
+	$(BIN)/python -m benchmarks
+
+lock: setup ## pin every version and hash anew, with the newest that pyproject.toml allows
+	$(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-emit-index-url --no-annotate \
+	  --python-version 3.11 --extra train --extra cpu --group dev \
+	  --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml > /dev/null
+
+clean: ## remove what these commands made, but no runs and no bundles
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,77 @@
+"""What the tests share: a small trained run and bundle on the digits that need no network, and the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mnist_edge.data.digits import load_digits
+from mnist_edge.records import Dataset
+
+ROOT = Path(__file__).parent.parent
+WIDTHS = (48, 32)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return json.loads(self.out)
+
+
+def mnist_edge(*arguments: str | Path, cwd: Path, timeout: float = 200, **environment: str) -> Result:
+    """Run the real command in a process of its own, with no dataset of this machine in sight."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("MNIST_EDGE")}
+    env |= {"XDG_CACHE_HOME": str(cwd / "no-cache"), **environment}
+    done = subprocess.run(
+        [sys.executable, "-m", "mnist_edge", *map(str, arguments)],
+        cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    """1,437 training and 360 test pictures, real handwriting."""
+    return load_digits()
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with runs/digits (784-48-32-10, 20 epochs) and exported/digits, made by the commands. Do not change it."""
+    folder = tmp_path_factory.mktemp("workplace")
+    trained = mnist_edge(
+        "train", "--dataset", "digits", "--widths", ",".join(map(str, WIDTHS)), "--epochs", "20", cwd=folder
+    )
+    assert trained.code == 0, trained.err
+    exported = mnist_edge("export", cwd=folder)
+    assert exported.code == 0, exported.err
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(workplace: Path) -> Path:
+    """The bundle of `workplace`. Copy it before changing it."""
+    return workplace / "exported" / "digits"
+
+
+@pytest.fixture(scope="session")
+def mnist_folder() -> Path:
+    """The folder of real MNIST, where this machine has it."""
+    found = os.environ.get("MNIST_EDGE_DATA")
+    if not found or not (Path(found) / "MNIST" / "raw").is_dir():
+        pytest.skip("real MNIST is not at hand: set MNIST_EDGE_DATA")
+    return Path(found)

@@ -1,0 +1,66 @@
+"""The process that times PyTorch eager on the weights of an exported file: the same sums, the same inputs."""
+
+from __future__ import annotations
+
+import time
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from mnist_edge.benchmarking.process import Answer, Task, answer_from, judge, load_golden, row_groups, serve
+from mnist_edge.benchmarking.sampling import sample
+from mnist_edge.contract import INPUT_NAMES
+from mnist_edge.errors import BadFileError, SurroundingsError
+from mnist_edge.pixels import normalize
+from mnist_edge.training.model import build_model
+
+
+class Eager(nn.Module):
+    """The deployed network with the weights of its ONNX file; takes what the file takes."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        graph = onnx.load(path).graph
+        tensors = {value.name: torch.tensor(onnx.numpy_helper.to_array(value)) for value in graph.initializer}
+        state = {name.removeprefix("layers."): value for name, value in tensors.items() if name.startswith("layers.")}
+        weights = [value for name, value in state.items() if name.endswith(".weight")]
+        self.takes_raw = graph.input[0].name == INPUT_NAMES["uint8"]
+        self.layers = build_model([len(weight) for weight in weights[:-1]])
+        try:
+            self.layers.load_state_dict(state)
+        except RuntimeError as error:
+            raise BadFileError(f"{path} is not a graph that mnist-edge exported", hint="export it again") from error
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Return logits float32 (batch, 10)."""
+        return self.layers(pictures.float().flatten(1) if self.takes_raw else pictures)  # type: ignore[no-any-return]
+
+
+def measure(task: Task) -> Answer:
+    """Load, run, warm up, time and judge, as the onnxruntime worker does."""
+    golden = load_golden(task.golden)
+    if golden is None:
+        raise BadFileError(f"{task.model} has no golden inputs", hint="bench a bundle to compare with PyTorch")
+    if task.provider == "cuda" and not torch.cuda.is_available():
+        raise SurroundingsError("PyTorch finds no CUDA device", hint="mnist-edge doctor")
+    torch.set_num_threads(task.threads)
+    device = torch.device(task.provider)
+    started = time.perf_counter_ns()
+    model = Eager(task.model).eval().to(device)
+    session_ns = time.perf_counter_ns() - started
+    groups = row_groups(len(golden[0]), task.batch)
+    inputs = [golden[0][rows] for rows in groups]
+    feeds = [
+        torch.tensor(pictures if model.takes_raw else normalize(pictures, "seed").reshape(len(pictures), -1))
+        for pictures in inputs
+    ]
+    with torch.inference_mode():
+        # From host memory to host memory, as onnxruntime's run does; on the CPU both moves are no-ops.
+        samples = sample(lambda feed: model(feed.to(device)).cpu(), feeds, task.seconds)
+    judged = judge({index: answer.numpy() for index, answer in samples.outputs.items()}, groups, golden[1])
+    return answer_from(samples, session_ns, {}, judged)
+
+
+if __name__ == "__main__":
+    serve(measure)

@@ -1,0 +1,162 @@
+"""The two ends of a timing process: a task goes in as JSON, an answer or an error comes out as JSON.
+
+A process times one candidate once. `worker.py` is the one for onnxruntime, `baseline/eager.py` the
+one for PyTorch; both prepare their inputs and judge their outputs here, so that they do the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_edge.benchmarking.sampling import Samples, peak_rss_bytes
+from mnist_edge.contract import ProviderName
+from mnist_edge.errors import (
+    BadFileError,
+    CheckFailedError,
+    MnistEdgeError,
+    SurroundingsError,
+    UsageError,
+)
+from mnist_edge.pixels import Images, Logits
+from mnist_edge.records import ModelInput
+
+DISTINCT_INPUTS = 64
+RANDOM_SEED = 7
+TIMEOUT_SECONDS = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What one process is to time.
+
+    Attributes:
+        model: path of the ONNX file.
+        golden: path of the golden file whose images are run and whose logits judge the outputs, or
+            None for random inputs.
+        seconds: length of the counted part.
+    """
+
+    model: str
+    provider: ProviderName
+    batch: int
+    threads: int
+    golden: str | None
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What one process measured; `wrong` counts decisions of timed runs that differ from the golden ones."""
+
+    session_ns: int
+    first_run_ns: int
+    warmup_runs: int
+    run_ns: list[int]
+    peak_rss_bytes: int
+    placement: dict[str, int]
+    checked: int
+    wrong: int
+
+
+def load_golden(path: str | None) -> tuple[Images, Logits] | None:
+    """Return the golden images and logits, or None without a golden file."""
+    if path is None:
+        return None
+    with np.load(path, allow_pickle=False) as archive:
+        return archive["images"], archive["logits"]
+
+
+def row_groups(count: int, batch: int) -> list[NDArray[np.intp]]:
+    """Choose which golden rows make each distinct input; rows repeat where there are too few."""
+    inputs = max(1, min(DISTINCT_INPUTS, count // batch))
+    return [np.arange(start * batch, (start + 1) * batch) % count for start in range(inputs)]
+
+
+def random_feeds(model_input: ModelInput, batch: int) -> list[NDArray[Any]]:
+    """Random inputs for a model of unknown origin: all byte values, or floats from 0 to 1."""
+    random = np.random.default_rng(RANDOM_SEED)
+    shape = (batch, *(side or 0 for side in model_input.shape[1:]))
+    if model_input.dtype == "uint8":
+        return [random.integers(0, 256, shape, dtype=np.uint8) for _ in range(8)]
+    return [random.random(shape, dtype=np.float32) for _ in range(8)]
+
+
+def judge(outputs: dict[int, Logits], groups: list[NDArray[np.intp]], expected: Logits) -> tuple[int, int]:
+    """Count decisions that were checked, and those that differ although the reference is no near-tie."""
+    checked = wrong = 0
+    for index, logits in outputs.items():
+        reference = expected[groups[index]]
+        top = np.sort(reference, axis=1)[:, -2:]
+        clear = top[:, 1] - top[:, 0] > 1e-3 * np.maximum(1, np.abs(reference).max(axis=1))
+        checked += len(reference)
+        wrong += int(((logits.argmax(axis=1) != reference.argmax(axis=1)) & clear).sum())
+    return checked, wrong
+
+
+def answer_from(samples: Samples, session_ns: int, placement: dict[str, int], judged: tuple[int, int]) -> Answer:
+    """Put an answer together at the end of a process."""
+    return Answer(
+        session_ns=session_ns,
+        first_run_ns=samples.first_run_ns,
+        warmup_runs=samples.warmup_runs,
+        run_ns=samples.run_ns,
+        peak_rss_bytes=peak_rss_bytes(),
+        placement=placement,
+        checked=judged[0],
+        wrong=judged[1],
+    )
+
+
+def serve(measure: Callable[[Task], Answer]) -> None:
+    """Be a timing process: read a task, measure, write the answer, or the error with its exit code."""
+    task = Task(**json.load(sys.stdin))
+    try:
+        answer = measure(task)
+    except MnistEdgeError as error:
+        json.dump({"error": [type(error).__name__, error.message, error.hint]}, sys.stdout)
+        sys.exit(error.exit_code)
+    json.dump(dataclasses.asdict(answer), sys.stdout)
+
+
+def run_process(module: str, task: Task) -> Answer:
+    """Start a fresh interpreter on `module`, give it the task, wait for its answer.
+
+    Raises:
+        MnistEdgeError: what the process raised, as it raised it.
+        SurroundingsError: the process died or took over 300 s.
+    """
+    command = [sys.executable, "-m", module]
+    what = f"timing {Path(task.model).name} at batch {task.batch}"
+    try:
+        done = subprocess.run(
+            command,
+            input=json.dumps(dataclasses.asdict(task)),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise SurroundingsError(f"{what} took over {TIMEOUT_SECONDS} s", hint="try a smaller --batch") from None
+    try:
+        content = json.loads(done.stdout)
+    except ValueError:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise SurroundingsError(
+            f"the process {what} died: {lines[-1]}", hint="try a smaller --batch, or mnist-edge doctor"
+        ) from None
+    if "error" in content:
+        name, message, hint = content["error"]
+        kinds = {kind.__name__: kind for kind in (CheckFailedError, UsageError, SurroundingsError)}
+        raise kinds.get(name, BadFileError)(message, hint=hint)
+    return Answer(**content)

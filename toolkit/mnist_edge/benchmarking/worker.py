@@ -1,0 +1,43 @@
+"""The process that times onnxruntime: one candidate, once. Torch is never imported here."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from mnist_edge.benchmarking.process import (
+    Answer,
+    Task,
+    answer_from,
+    judge,
+    load_golden,
+    random_feeds,
+    row_groups,
+    serve,
+)
+from mnist_edge.benchmarking.sampling import sample
+from mnist_edge.runtime.classifier import open_classifier
+from mnist_edge.runtime.session import require_provider
+
+
+def measure(task: Task) -> Answer:
+    """Create the session, run, warm up, time, and judge what the timed runs answered."""
+    require_provider(task.provider)  # imports onnxruntime, which is no part of creating a session
+    started = time.perf_counter_ns()
+    classifier = open_classifier(Path(task.model), task.provider, task.threads)
+    session_ns = time.perf_counter_ns() - started
+    golden = load_golden(task.golden)
+    if golden is None:
+        groups, feeds = [], random_feeds(classifier.input, task.batch)
+    else:
+        groups = row_groups(len(golden[0]), task.batch)
+        feeds = [classifier.prepare(golden[0][rows]) for rows in groups]
+    run, names, key = classifier.session.run, [classifier.output], classifier.input.name
+    samples = sample(lambda feed: run(names, feed), [{key: feed} for feed in feeds], task.seconds)
+    outputs = {index: answer[0] for index, answer in samples.outputs.items()}
+    judged = (0, 0) if golden is None else judge(outputs, groups, golden[1])
+    return answer_from(samples, session_ns, classifier.placement, judged)
+
+
+if __name__ == "__main__":
+    serve(measure)

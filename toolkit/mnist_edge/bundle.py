@@ -1,0 +1,189 @@
+"""The exported folder: model files, golden inputs with PyTorch's answers, and a manifest that vouches for all.
+
+A bundle is read with nothing taken on trust: every file's sha256, and the manifest's own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_edge.contract import CLASSES, SIDE, DatasetName, InputKind
+from mnist_edge.errors import BadFileError, SurroundingsError
+from mnist_edge.files import sha256_bytes, sha256_file
+from mnist_edge.pixels import Images, Logits
+from mnist_edge.records import VariantFile
+
+SCHEMA = "mnist-edge/bundle/1"
+MANIFEST, GOLDEN = "manifest.json", "golden.npz"
+GOLDEN_IMAGES = 1024
+NOISE_SEED, NOISE_IMAGES = 20201, 14
+NO_LABEL = 255
+_HINT = "export it again, or copy the whole folder anew"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Golden:
+    """Inputs with PyTorch's answers, so that a device without torch can be held to them.
+
+    Attributes:
+        images: uint8 (M, 28, 28): the first test images (at most 1,024), then all-black, all-white and noise.
+        labels: uint8 (M,), 255 where there is none.
+        logits: float32 (M, 10), PyTorch's.
+        test_logits: float32 (N, 10), PyTorch's on the whole test set, for devices that have it.
+        test_sha256: uint8 (32,), of the test images and labels that `test_logits` are for.
+    """
+
+    images: Images
+    labels: Images
+    logits: Logits
+    test_logits: Logits
+    test_sha256: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What the bundle says of itself; `accuracy` is PyTorch's on the test set, a fraction of 1."""
+
+    dataset: DatasetName
+    input: InputKind
+    input_description: str
+    labels: tuple[str, ...]
+    normalization: str
+    opset: int
+    weights_sha256: str
+    versions: dict[str, str]
+    accuracy: float
+    parity: dict[str, Any]
+    variants: tuple[VariantFile, ...]
+    golden_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A bundle whose every byte was checked."""
+
+    folder: Path
+    manifest: Manifest
+    golden: Golden
+
+    def file(self, variant: VariantFile) -> Path:
+        """Return the path of a variant's model."""
+        return self.folder / variant.file
+
+
+def sha256_of_test_set(images: Images, labels: Images) -> NDArray[np.uint8]:
+    """Hash a test set, uint8 (32,), so that recorded answers are only ever compared on the same images."""
+    digest = sha256_bytes(np.ascontiguousarray(images).tobytes() + np.ascontiguousarray(labels).tobytes())
+    return np.frombuffer(bytes.fromhex(digest), dtype=np.uint8)
+
+
+def golden_inputs(test_images: Images, test_labels: Images) -> tuple[Images, Images]:
+    """Choose the golden images and their labels: see `Golden`."""
+    noise = np.random.default_rng(NOISE_SEED).integers(0, 256, (NOISE_IMAGES, SIDE, SIDE), dtype=np.uint8)
+    plain = np.stack([np.zeros((SIDE, SIDE), np.uint8), np.full((SIDE, SIDE), 255, np.uint8)])
+    images = np.concatenate([test_images[:GOLDEN_IMAGES], plain, noise])
+    unlabelled = np.full(len(plain) + len(noise), NO_LABEL, np.uint8)
+    return images, np.concatenate([test_labels[:GOLDEN_IMAGES], unlabelled])
+
+
+def golden_bytes(golden: Golden) -> bytes:
+    """Serialise; the same content gives the same bytes."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{field.name: getattr(golden, field.name) for field in dataclasses.fields(golden)})
+    return buffer.getvalue()
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """Serialise with a sha256 over everything else in the manifest."""
+    content = {"schema": SCHEMA, **dataclasses.asdict(manifest)}
+    content = json.loads(json.dumps(content))
+    return _dump({**content, "sha256": sha256_bytes(_dump(content))})
+
+
+def _dump(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder looks like a bundle, whatever its state."""
+    return (folder / MANIFEST).is_file()
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Read a bundle and check every byte of it.
+
+    Raises:
+        SurroundingsError: there is no bundle.
+        BadFileError: names the file whose hash differs, that is missing, or that was not put there by export.
+    """
+    if not is_bundle(folder):
+        raise SurroundingsError(
+            f"{folder} holds no bundle (no {MANIFEST})", hint="mnist-edge export makes one; check the path"
+        )
+    manifest = _read_manifest(folder / MANIFEST)
+    hashes = {GOLDEN: manifest.golden_sha256} | {variant.file: variant.sha256 for variant in manifest.variants}
+    for name, expected in hashes.items():
+        path = folder / name
+        if Path(name).name != name or path.is_symlink() or not path.is_file():
+            raise BadFileError(f"{path} is missing, or is not a plain file of the bundle", hint=_HINT)
+        if sha256_file(path) != expected:
+            raise BadFileError(f"{path} was changed: its sha256 differs from the manifest's", hint=_HINT)
+    return Bundle(folder=folder, manifest=manifest, golden=_read_golden(folder / GOLDEN))
+
+
+def _read_manifest(path: Path) -> Manifest:
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        data = path.read_bytes()
+        content = json.loads(data)
+        schema, stated = content.pop("schema"), content.pop("sha256")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise BadFileError(f"{path} is not a manifest", hint=_HINT) from error
+    if schema != SCHEMA:
+        raise BadFileError(f"{path} has schema {schema!r}, this version reads {SCHEMA!r}", hint=_HINT)
+    content = {"schema": schema, **content}
+    if stated != sha256_bytes(_dump(content)) or data != _dump({**content, "sha256": stated}):
+        raise BadFileError(f"{path} was changed: its content does not match its own sha256", hint=_HINT)
+    del content["schema"]
+    try:
+        return TypeAdapter(Manifest).validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BadFileError(f"{path}: {where}: {first['msg']}", hint=_HINT) from error
+
+
+def _read_golden(path: Path) -> Golden:
+    names = [field.name for field in dataclasses.fields(Golden)]
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            golden = Golden(**{name: archive[name] for name in names})
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise BadFileError(f"{path} is not a golden file", hint=_HINT) from error
+    count = len(golden.images)
+    expected: dict[str, tuple[tuple[int, ...], type]] = {
+        "images": ((count, SIDE, SIDE), np.uint8),
+        "labels": ((count,), np.uint8),
+        "logits": ((count, CLASSES), np.float32),
+        "test_logits": ((len(golden.test_logits), CLASSES), np.float32),
+        "test_sha256": ((32,), np.uint8),
+    }
+    for name, (shape, dtype) in expected.items():
+        found = getattr(golden, name)
+        if found.shape != shape or found.dtype != dtype or found.size == 0:
+            raise BadFileError(
+                f"{path}: {name} is {found.dtype} {found.shape}, expected {np.dtype(dtype)} {shape}", hint=_HINT
+            )
+    if not (np.isfinite(golden.logits).all() and np.isfinite(golden.test_logits).all()):
+        raise BadFileError(f"{path} holds NaN or infinite logits", hint=_HINT)
+    return golden

@@ -1,0 +1,102 @@
+"""The command `mnist-edge`: commands by name, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from mnist_edge import __version__
+from mnist_edge.cli.bench import bench
+from mnist_edge.cli.doctor import doctor
+from mnist_edge.cli.evaluate import evaluate
+from mnist_edge.cli.export import export
+from mnist_edge.cli.run import run
+from mnist_edge.cli.train import train
+from mnist_edge.cli.verify import verify
+from mnist_edge.errors import MnistEdgeError, StoppedError, SurroundingsError, UsageError
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app.command("run")(run)
+app.command("train")(train)
+app.command("eval")(evaluate)
+app.command("export")(export)
+app.command("verify")(verify)
+app.command("bench")(bench)
+app.command("doctor")(doctor)
+
+EXTRAS = {
+    "onnxruntime": "cpu",
+    **dict.fromkeys(("torch", "torchvision", "onnx", "onnx_ir", "onnxscript", "safetensors", "matplotlib"), "train"),
+}
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"mnist-edge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Train a digit classifier, export it to ONNX, prove it, time it, ship it."""
+
+
+def main() -> NoReturn:
+    """Run a command and exit with its code: see `errors.py` for what each code means."""
+    signal.signal(signal.SIGTERM, _stopped)
+    signal.signal(signal.SIGINT, _stopped)
+    as_json = "--json" in sys.argv
+    try:
+        code = app(standalone_mode=False) or 0
+    except Exception as error:  # noqa: BLE001 - the last line of defence against a traceback
+        if os.environ.get("MNIST_EDGE_TRACEBACK") == "1":
+            import traceback
+
+            traceback.print_exc()
+        code = _tell(error, as_json)
+    # Everything is written by now; a reader who left early must not turn a success into a complaint.
+    sys.exit(code)
+
+
+def _stopped(number: int, _frame: FrameType | None) -> None:
+    raise StoppedError("interrupted" if number == signal.SIGINT else "terminated", signal_number=number)
+
+
+def _tell(error: Exception, as_json: bool) -> int:
+    """Print any error in one line and return the exit code."""
+    from mnist_edge.reporting.console import emit_error
+
+    known = _known(error)
+    emit_error(known, as_json)
+    return known.signal_exit_code if isinstance(known, StoppedError) else known.exit_code
+
+
+def _known(error: Exception) -> MnistEdgeError:
+    if isinstance(error, MnistEdgeError):
+        return error
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in EXTRAS:
+        package = (error.name or "").split(".")[0]
+        return SurroundingsError(f"{package} is not installed", hint=f'pip install "mnist-edge[{EXTRAS[package]}]"')
+    if isinstance(error, MemoryError):
+        return SurroundingsError("not enough memory", hint="try a smaller --batch or --batch-size")
+    if isinstance(error, OSError):
+        name = f"{error.filename}: " if error.filename else ""
+        return SurroundingsError(
+            f"{name}{error.strerror or error}", hint="check the path, its permissions and the disk"
+        )
+    if hasattr(error, "format_message"):  # typer's own: unknown option, missing value, bad choice
+        return UsageError(error.format_message(), hint="mnist-edge --help, or --help after the command")
+    unexpected = MnistEdgeError(
+        f"unexpected {type(error).__name__}: {error}", hint="MNIST_EDGE_TRACEBACK=1 shows where; please report it"
+    )
+    unexpected.kind, unexpected.exit_code = "bug", 1  # type: ignore[misc]
+    return unexpected

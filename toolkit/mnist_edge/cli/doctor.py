@@ -1,0 +1,14 @@
+"""`mnist-edge doctor`: what this machine has, and the command that mends what it lacks."""
+
+from __future__ import annotations
+
+from mnist_edge.cli.options import DataDir, Json
+
+
+def doctor(*, data_dir: DataDir = None, json: Json = False) -> None:
+    """Show versions, providers, CPU features, GPU and data, and for each thing missing what mends it."""
+    from mnist_edge.diagnosis import diagnose
+    from mnist_edge.reporting.console import emit
+    from mnist_edge.reporting.tables import doctor_table
+
+    emit(diagnose(data_dir), json, doctor_table)

@@ -1,0 +1,32 @@
+"""Options that several commands share, and how lists of numbers are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mnist_edge.errors import UsageError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="Folder with MNIST/raw/...; else $MNIST_EDGE_DATA, else the cache folder."),
+]
+DATASET_HELP = "mnist, fashion-mnist, kmnist, digits (needs no network), or auto: mnist, else digits."
+
+
+def positive_numbers(text: str, option: str) -> tuple[int, ...]:
+    """Read `1,64,1024`; every number at least 1.
+
+    Raises:
+        UsageError: names the option.
+    """
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = (0,)
+    if min(numbers) < 1:
+        raise UsageError(f"{option} {text}: expected whole numbers from 1, with commas", hint=f"{option} 1,64")
+    return numbers

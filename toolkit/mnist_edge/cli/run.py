@@ -1,0 +1,67 @@
+"""`mnist-edge run`: the whole main job in one go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mnist_edge.cli.options import DATASET_HELP, DataDir, Json
+from mnist_edge.contract import DatasetChoice, DeviceName, ProviderName, RecipeName
+from mnist_edge.errors import CheckFailedError
+
+if TYPE_CHECKING:
+    from mnist_edge.records import Dataset
+
+
+def run(
+    *,
+    dataset: Annotated[DatasetChoice, typer.Option(help=DATASET_HELP)] = "mnist",
+    data_dir: DataDir = None,
+    recipe: Annotated[RecipeName | None, typer.Option(help="fast (default) or seed.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training set, in total.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    device: Annotated[DeviceName, typer.Option(help="To train on.")] = "auto",
+    provider: Annotated[ProviderName, typer.Option(help="To verify and time on.")] = "cpu",
+    run_folder: Annotated[Path | None, typer.Option("--run", help="Run folder. Default: runs/<dataset>.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Bundle folder. Default: exported/<dataset>.")] = None,
+    json: Json = False,
+) -> None:
+    """Train (or go on with an interrupted run), export, verify and time, and print one summary."""
+    from mnist_edge.cli.bench import bench_stage
+    from mnist_edge.cli.export import export_stage
+    from mnist_edge.cli.train import RUNS, train_stage
+    from mnist_edge.cli.verify import verify_stage
+    from mnist_edge.data.sources import load_dataset
+    from mnist_edge.records import RunReport
+    from mnist_edge.reporting.console import emit, say
+    from mnist_edge.reporting.tables import run_table
+    from mnist_edge.runtime.session import require_provider
+    from mnist_edge.training.run import unfinished
+
+    require_provider(provider)
+    data: Dataset = load_dataset(dataset, data_dir, say)
+    folder = run_folder or RUNS / data.name
+    interrupted = unfinished(folder) is not None
+    named = {"epochs": epochs, "lr": None, "momentum": None, "weight_decay": None, "batch_size": None}
+    trained = train_stage(
+        dataset=data.name,
+        data_dir=data_dir,
+        recipe=recipe,
+        resume=folder if interrupted else None,
+        run=folder,
+        device=device,
+        changes={**named, "seed": seed, "widths": None},
+    )
+    exported = export_stage(run=folder, output=output, dataset=data.name, data_dir=data_dir)
+    say(f"verifying {exported.bundle} on {provider}")
+    verified = verify_stage(exported.bundle, provider, 1, None, data_dir)
+    if not verified.passed:
+        reasons = "; ".join(variant.reason for variant in verified.variants if variant.reason)
+        raise CheckFailedError(
+            f"{exported.bundle} does not decide as PyTorch does: {reasons}", hint="mnist-edge verify"
+        )
+    say("timing it against PyTorch eager, in fresh processes")
+    timed = bench_stage(exported.bundle, provider, None, (1,))
+    emit(RunReport(train=trained, export=exported, verify=verified, bench=timed), json, run_table)

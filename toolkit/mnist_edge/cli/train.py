@@ -1,0 +1,159 @@
+"""`mnist-edge train`: from a dataset to a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mnist_edge.cli.options import DATASET_HELP, DataDir, Json, positive_numbers
+from mnist_edge.contract import WIDTHS, DatasetChoice, DatasetName, DeviceName, RecipeName
+from mnist_edge.errors import StoppedError, UsageError
+
+if TYPE_CHECKING:
+    from mnist_edge.records import TrainReport
+    from mnist_edge.training.run import Start
+
+RUNS = Path("runs")
+
+
+def train(
+    *,
+    dataset: Annotated[
+        DatasetChoice | None, typer.Option(help=DATASET_HELP + " Default: mnist, or the checkpoint's.")
+    ] = None,
+    data_dir: DataDir = None,
+    recipe: Annotated[
+        RecipeName | None, typer.Option(help="fast (default), or seed: plain SGD for 100 epochs, as the project began.")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on from a run folder or checkpoint, or start with the weights of a .pth file."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training set, in total.")] = None,
+    lr: Annotated[float | None, typer.Option(min=0, help="Learning rate; the peak under a schedule.")] = None,
+    momentum: Annotated[float | None, typer.Option(min=0, max=1, help="0 is plain SGD, else Nesterov's.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(min=0)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    widths: Annotated[str | None, typer.Option(help="Hidden widths. Default: 600,400,200,100.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of first weights, order and shifts. Default: 0.")] = None,
+    device: Annotated[DeviceName, typer.Option(help="auto is CUDA where there is one.")] = "auto",
+    run: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/<dataset>, or the resumed run's.")] = None,
+    json: Json = False,
+) -> None:
+    """Train or resume a digit classifier with SGD.
+
+    Writes last.safetensors, history.csv, loss.csv and loss.png into the run folder.
+    """
+    from mnist_edge.reporting.console import emit
+    from mnist_edge.reporting.tables import train_table
+
+    report = train_stage(
+        dataset=dataset,
+        data_dir=data_dir,
+        recipe=recipe,
+        resume=resume,
+        run=run,
+        device=device,
+        changes={
+            "epochs": epochs,
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "batch_size": batch_size,
+            "seed": seed,
+            "widths": None if widths is None else positive_numbers(widths, "--widths"),
+        },
+    )
+    emit(report, json, train_table)
+
+
+def train_stage(
+    *,
+    dataset: DatasetChoice | None,
+    data_dir: Path | None,
+    recipe: RecipeName | None,
+    resume: Path | None,
+    run: Path | None,
+    device: DeviceName,
+    changes: dict[str, Any],
+) -> TrainReport:
+    """Train with progress on standard error; `changes` are the settings that the user named, None for the others."""
+    from mnist_edge.data.sources import load_dataset
+    from mnist_edge.interrupts import stop_requests
+    from mnist_edge.reporting.console import progress, say
+    from mnist_edge.reporting.plots import loss_curve
+    from mnist_edge.reporting.tables import epoch_line
+    from mnist_edge.training.checkpoint import checkpoint_path, is_state_dict
+    from mnist_edge.training.model import resolve_device
+    from mnist_edge.training.run import resumed, train_run
+
+    resolve_device(device)
+    if resume is not None and not is_state_dict(resume):
+        _refuse_changes(recipe, changes)
+        path = checkpoint_path(resume)
+        start = resumed(path, changes["epochs"])
+        data = load_dataset(dataset or start.run.settings.dataset, data_dir, say)
+        folder = run or path.parent
+    else:
+        data = load_dataset(dataset or "mnist", data_dir, say)
+        folder = run or RUNS / data.name
+        start = _fresh(resume, recipe, data.name, len(data.train_images), folder, changes)
+    epochs = start.run.settings.recipe.epochs
+    title = f"{data.name}, recipe {start.run.settings.recipe.name}"
+    with stop_requests() as request, progress("training") as on_step:
+        report = train_run(
+            start,
+            data,
+            folder,
+            device=device,
+            say=say,
+            on_step=on_step,
+            on_epoch=lambda record: say(epoch_line(record, epochs)),
+            stop=lambda: request.signal_number is not None,
+        )
+    loss_curve(folder, title)
+    if report is None:
+        assert request.signal_number is not None  # only a signal ends a run early
+        raise StoppedError(
+            f"stopped; {folder} holds the last finished step",
+            signal_number=request.signal_number,
+            hint=f"mnist-edge train --resume {folder}",
+        )
+    return report
+
+
+def _refuse_changes(recipe: RecipeName | None, changes: dict[str, Any]) -> None:
+    named = [key for key, value in {"recipe": recipe, **changes}.items() if value is not None and key != "epochs"]
+    if named:
+        option = "--" + named[0].replace("_", "-")
+        raise UsageError(
+            f"{option} cannot change when a run is resumed: its checkpoint holds it", hint=f"leave {option} out"
+        )
+
+
+def _fresh(
+    weights: Path | None,
+    recipe: RecipeName | None,
+    dataset: DatasetName,
+    images: int,
+    folder: Path,
+    changes: dict[str, Any],
+) -> Start:
+    """A run from first weights or from those of a .pth; never over one that was interrupted."""
+    from mnist_edge.training.checkpoint import checkpoint_path
+    from mnist_edge.training.loop import new_run
+    from mnist_edge.training.recipes import settings_for
+    from mnist_edge.training.run import Start, started_from, unfinished
+
+    if weights is not None and changes["widths"] is not None:
+        raise UsageError("--widths cannot change: the .pth file has its own", hint="leave --widths out")
+    given = {**changes, "seed": changes["seed"] or 0, "widths": changes["widths"] or WIDTHS}
+    settings = settings_for(recipe or "fast", dataset=dataset, train_images=images, **given)
+    if unfinished(folder) is not None:
+        raise UsageError(
+            f"{folder} holds a run that was interrupted; it is not overwritten",
+            hint=f"--resume {folder} to go on, or another --run, or remove the folder",
+        )
+    return Start(run=new_run(settings)) if weights is None else started_from(checkpoint_path(weights), settings)

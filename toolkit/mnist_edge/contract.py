@@ -1,0 +1,45 @@
+"""Names and shapes that every stage agrees on, said once. Imports nothing heavy: `--help` reads it."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+SIDE = 28
+PIXELS = SIDE * SIDE
+CLASSES = 10
+WIDTHS = (600, 400, 200, 100)
+"""Hidden widths of the seed's network, 784-600-400-200-100-10."""
+
+OUTPUT_NAME = "logits"
+BATCH_AXIS = "batch"
+
+DatasetName = Literal["mnist", "fashion-mnist", "kmnist", "digits"]
+OPSET = 20
+OPSETS = range(18, 24)
+"""ONNX operator sets that the exporter converts to and onnxruntime 1.30 still runs."""
+
+DatasetChoice = Literal["mnist", "fashion-mnist", "kmnist", "digits", "auto"]
+"""A dataset, or `auto`: MNIST where it can be had, otherwise the digits."""
+InputKind = Literal["uint8", "float"]
+"""How an exported graph takes a picture: `image` uint8 (batch, 28, 28), or
+`pixels` float32 (batch, 784) already normalised."""
+INPUT_NAMES: dict[InputKind, str] = {"uint8": "image", "float": "pixels"}
+
+Normalization = Literal["raw", "unit", "seed", "mnist"]
+"""What a float model expects of its pixels: 0..255, 0..1, the seed's -1..1, or
+MNIST's mean 0 and standard deviation 1."""
+NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
+
+ProviderName = Literal["cpu", "cuda"]
+DeviceName = Literal["auto", "cpu", "cuda"]
+RecipeName = Literal["fast", "seed"]
+
+LABELS: dict[DatasetName, tuple[str, ...]] = {
+    "mnist": tuple("0123456789"),
+    "fashion-mnist": (
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+        "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    ),
+    "kmnist": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+    "digits": tuple("0123456789"),
+}  # fmt: skip

@@ -1,0 +1,1 @@
+"""Datasets: found, downloaded, read and checked, without torch."""

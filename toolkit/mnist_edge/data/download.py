@@ -1,0 +1,77 @@
+"""Download a dataset with torchvision, with the limits and checks that torchvision lacks.
+
+torchvision runs in a process of its own: a download that hangs can be ended, torch never enters
+this process, and its files arrive in a temporary folder that takes its place only when whole.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+from mnist_edge.errors import SurroundingsError
+from mnist_edge.files import ensure_folder, explaining_os_errors
+
+IDLE_SECONDS = 10
+"""A server that sends nothing for so long is given up."""
+TOTAL_SECONDS = 300
+"""The whole download may take so long."""
+
+
+def download(
+    class_name: str, root: Path, check: Callable[[Path], object], total_seconds: float = TOTAL_SECONDS
+) -> Path:
+    """Fetch one dataset into `root/<class_name>/raw`, whole or not at all.
+
+    `MNIST_EDGE_MIRROR`, an address ending in `/`, is asked instead of torchvision's mirrors.
+
+    Args:
+        class_name: torchvision's class, which also names the folder: MNIST, FashionMNIST, KMNIST.
+        root: the data folder.
+        check: called with the folder of raw files before it is published; raises if they are wrong.
+        total_seconds: the time limit.
+
+    Returns:
+        The folder of the four raw files.
+
+    Raises:
+        SurroundingsError: no torchvision, no network, too slow, or wrong content.
+    """
+    if find_spec("torchvision") is None:
+        raise SurroundingsError(
+            f"{class_name} is not in {root}, and torchvision, which downloads it, is not installed",
+            hint=f'put the four files into {root / class_name / "raw"}, or pip install "mnist-edge[train]"',
+        )
+    ensure_folder(root)
+    with explaining_os_errors(root), tempfile.TemporaryDirectory(prefix=".downloading-", dir=root) as staging:
+        _fetch(class_name, Path(staging), total_seconds)
+        raw = Path(staging, class_name, "raw")
+        check(raw)
+        for archive in raw.glob("*.gz"):
+            archive.unlink()
+        target = root / class_name / "raw"
+        target.parent.mkdir(exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        os.rename(raw, target)
+    return target
+
+
+def _fetch(class_name: str, staging: Path, total_seconds: float) -> None:
+    command = [sys.executable, "-m", "mnist_edge.data.torchvision_process", class_name, str(staging)]
+    hint = (
+        "check the network, or put the four raw files into the data folder (--data-dir); "
+        "--dataset digits needs no network"
+    )
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=total_seconds, check=False)
+    except subprocess.TimeoutExpired:
+        raise SurroundingsError(f"downloading {class_name} took over {total_seconds:g} s", hint=hint) from None
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["no reason given"]
+        raise SurroundingsError(f"{class_name} could not be downloaded: {lines[-1]}", hint=hint)

@@ -1,0 +1,61 @@
+"""The IDX format of MNIST, read with nothing taken on trust."""
+
+from __future__ import annotations
+
+import math
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from mnist_edge.contract import CLASSES, SIDE
+from mnist_edge.errors import BadFileError, SurroundingsError
+from mnist_edge.pixels import Images
+
+
+def read_images(path: Path, count: int | None = None) -> Images:
+    """Read pictures, uint8 (N, 28, 28).
+
+    Args:
+        path: an IDX file of unsigned bytes in three dimensions.
+        count: how many pictures there must be; any number from 1 where None.
+
+    Raises:
+        BadFileError: header, size or count are not what they must be.
+    """
+    images = _read(path, dimensions=3, count=count)
+    if images.shape[1:] != (SIDE, SIDE):
+        raise BadFileError(f"{path}: pictures are {images.shape[1]}x{images.shape[2]}, not {SIDE}x{SIDE}", hint=_HINT)
+    return images
+
+
+def read_labels(path: Path, count: int | None = None) -> Images:
+    """Read labels, uint8 (N,), each 0 to 9; arguments and errors as `read_images`."""
+    labels = _read(path, dimensions=1, count=count)
+    if labels.max() >= CLASSES:
+        where = int(np.argmax(labels >= CLASSES))
+        raise BadFileError(f"{path}: label {labels[where]} at position {where} is above {CLASSES - 1}", hint=_HINT)
+    return labels
+
+
+_HINT = "replace the file, or delete its folder to have it downloaded again"
+
+
+def _read(path: Path, *, dimensions: int, count: int | None) -> Images:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SurroundingsError(f"{path}: {error.strerror}", hint="check the path and its permissions") from error
+    header = 4 + 4 * dimensions
+    magic = bytes([0, 0, 0x08, dimensions])  # two zeros, unsigned byte, number of dimensions
+    if len(data) < header:
+        raise BadFileError(f"{path}: {len(data)} bytes, too short for an IDX header", hint=_HINT)
+    if data[:4] != magic:
+        raise BadFileError(f"{path}: starts with {data[:4].hex()}, an IDX file with {magic.hex()}", hint=_HINT)
+    shape = struct.unpack(f">{dimensions}I", data[4:header])
+    expected = header + math.prod(shape)
+    if len(data) != expected:
+        raise BadFileError(f"{path}: {len(data)} bytes, its header announces {expected}", hint=_HINT)
+    if shape[0] == 0 or (count is not None and shape[0] != count):
+        raise BadFileError(f"{path}: {shape[0]} items, expected {count or 'at least 1'}", hint=_HINT)
+    return np.frombuffer(data, dtype=np.uint8, offset=header).reshape(shape)

@@ -1,0 +1,86 @@
+"""Look at the machine: packages, providers, CPU, GPU and data, without importing torch."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from mnist_edge import __version__
+from mnist_edge.benchmarking.environment import available_providers, environment
+from mnist_edge.contract import DatasetName, ProviderName
+from mnist_edge.data.sources import SOURCES, cache_folder, find_raw, load_dataset
+from mnist_edge.errors import MnistEdgeError
+from mnist_edge.records import DoctorReport, Finding
+from mnist_edge.runtime.session import EXECUTION_PROVIDERS, require_provider
+
+TRAIN_PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "scikit-learn", "matplotlib")
+
+
+def diagnose(data_dir: Path | None = None) -> DoctorReport:
+    """Return one finding a subject; nothing is changed."""
+    found = [Finding(subject="mnist-edge", found=f"{__version__}, Python {platform.python_version()}", ok=True)]
+    found += [*_machine(), *_packages(), *_providers(), _gpu(), *_data(data_dir)]
+    return DoctorReport(findings=tuple(found))
+
+
+def _machine() -> Iterator[Finding]:
+    seen = environment()
+    features = ", ".join(seen["cpu_features"]) or "none of those that matter here"
+    yield Finding(subject="CPU", found=f"{seen['cpu']}, {seen['cores']} cores, load {seen['load_1min']}", ok=True)
+    yield Finding(subject="CPU features", found=features, ok=True)
+
+
+def _packages() -> Iterator[Finding]:
+    for name in TRAIN_PACKAGES:
+        try:
+            yield Finding(subject=name, found=importlib.metadata.version(name), ok=True)
+        except importlib.metadata.PackageNotFoundError:
+            mend = 'pip install "mnist-edge[train]" (only to train and export)'
+            yield Finding(subject=name, found="not installed", ok=False, mend=mend)
+
+
+def _providers() -> Iterator[Finding]:
+    names: tuple[ProviderName, ...] = ("cpu", "cuda")
+    for name in names:
+        subject = f"provider {name}"
+        try:
+            require_provider(name)
+        except MnistEdgeError as error:
+            yield Finding(subject=subject, found=error.message, ok=False, mend=error.hint)
+        else:
+            yield Finding(subject=subject, found=EXECUTION_PROVIDERS[name], ok=True)
+    yield Finding(subject="onnxruntime offers", found=", ".join(available_providers()) or "nothing", ok=True)
+
+
+def _gpu() -> Finding:
+    mend = "install the NVIDIA driver, if there is a GPU"
+    if shutil.which("nvidia-smi") is None:
+        return Finding(subject="GPU", found="no nvidia-smi", ok=False, mend=mend)
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return Finding(subject="GPU", found=f"nvidia-smi fails: {error}", ok=False, mend=mend)
+    return Finding(subject="GPU", found="; ".join(done.stdout.strip().splitlines()), ok=True)
+
+
+def _data(data_dir: Path | None) -> Iterator[Finding]:
+    for name in SOURCES:
+        yield _dataset(name, data_dir)
+
+
+def _dataset(name: DatasetName, data_dir: Path | None) -> Finding:
+    raw = find_raw(name, data_dir)
+    if raw is None:
+        where = (data_dir or cache_folder()) / SOURCES[name].folder / "raw"
+        mend = f"mnist-edge train --dataset {name} downloads it; or put the four files into {where}"
+        return Finding(subject=f"data {name}", found="not found", ok=False, mend=mend)
+    try:
+        load_dataset(name, data_dir, may_download=False)
+    except MnistEdgeError as error:
+        return Finding(subject=f"data {name}", found=error.message, ok=False, mend=error.hint)
+    return Finding(subject=f"data {name}", found=f"{raw}, whole", ok=True)

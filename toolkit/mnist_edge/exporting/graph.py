@@ -1,0 +1,153 @@
+"""From a PyTorch network to the bytes of one ONNX file: dynamic batch, nothing of this machine inside."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import warnings
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import onnx
+import onnx_ir
+import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from torch import Tensor, nn
+
+from mnist_edge.contract import (
+    BATCH_AXIS,
+    INPUT_NAMES,
+    LABELS,
+    OPSET,
+    OUTPUT_NAME,
+    PIXELS,
+    SIDE,
+    DatasetName,
+    InputKind,
+    Normalization,
+)
+from mnist_edge.training.model import build_model, linear_layers
+
+NORMALIZATION: dict[InputKind, Normalization] = {"uint8": "raw", "float": "seed"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a graph comes from: goes into its metadata and into the manifest."""
+
+    dataset: DatasetName
+    weights_sha256: str
+
+    def metadata(self, kind: InputKind) -> dict[str, str]:
+        """Return the entries of the file's `metadata_props`."""
+        return {
+            "mnist_edge.dataset": self.dataset,
+            "mnist_edge.labels": json.dumps(LABELS[self.dataset]),
+            "mnist_edge.normalization": NORMALIZATION[kind],
+            "mnist_edge.weights_sha256": self.weights_sha256,
+            "mnist_edge.versions": json.dumps(versions()),
+        }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what shapes the file."""
+    return {name: version(name) for name in ("mnist-edge", "torch", "onnx", "onnxscript")}
+
+
+def weights_sha256(model: nn.Sequential) -> str:
+    """sha256 over every parameter's name, shape and float32 bytes: equal weights, equal hash."""
+    digest = hashlib.sha256()
+    for key, value in model.state_dict().items():
+        digest.update(f"{key} {tuple(value.shape)}".encode())
+        digest.update(value.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def fold_normalization(model: nn.Sequential) -> nn.Sequential:
+    """Return a copy that takes raw pixels 0 to 255 as floats instead of normalised ones.
+
+    `W (x / 127.5 - 1) + b = (W / 127.5) x + (b - W 1)`, computed in float64, rounded once.
+    """
+    layers = linear_layers(model)
+    folded = build_model([layer.out_features for layer in layers[:-1]])
+    folded.load_state_dict(model.state_dict())
+    first = linear_layers(folded)[0]
+    weight, bias = layers[0].weight.detach().double().cpu(), layers[0].bias.detach().double().cpu()
+    first.weight.data = (weight / 127.5).float()
+    first.bias.data = (bias - weight.sum(dim=1)).float()
+    return folded
+
+
+class RawImages(nn.Module):
+    """The deployed network: uint8 images (batch, 28, 28) to logits float32 (batch, 10)."""
+
+    def __init__(self, model: nn.Sequential) -> None:
+        super().__init__()
+        self.layers = fold_normalization(model)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return logits."""
+        return self.layers(image.float().flatten(1))  # type: ignore[no-any-return]
+
+
+class NormalizedPixels(nn.Module):
+    """The classic form: float32 (batch, 784), normalised by the caller, to logits float32 (batch, 10)."""
+
+    def __init__(self, model: nn.Sequential) -> None:
+        super().__init__()
+        self.layers = build_model([layer.out_features for layer in linear_layers(model)[:-1]])
+        self.layers.load_state_dict(model.state_dict())
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return logits."""
+        return self.layers(pixels)  # type: ignore[no-any-return]
+
+
+def deployed(model: nn.Sequential, kind: InputKind) -> nn.Module:
+    """Return the module whose graph is exported."""
+    return (RawImages(model) if kind == "uint8" else NormalizedPixels(model)).eval()
+
+
+def export_graph(model: nn.Sequential, kind: InputKind, origin: Origin, opset: int = OPSET) -> bytes:
+    """Export a network; the same weights and versions give the same bytes anywhere.
+
+    Args:
+        model: as `build_model` makes it.
+        kind: how the graph takes a picture.
+        origin: goes into the metadata.
+        opset: one of `contract.OPSETS`.
+
+    Returns:
+        A serialised, checked ONNX model, weights inside.
+    """
+    module = deployed(model, kind)
+    # A batch of 2: torch.export takes 1 for a constant.
+    example = torch.zeros(2, SIDE, SIDE, dtype=torch.uint8) if kind == "uint8" else torch.zeros(2, PIXELS)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # deprecations inside torch that no caller can act on
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            input_names=[INPUT_NAMES[kind]],
+            output_names=[OUTPUT_NAME],
+            dynamic_shapes=({0: BATCH_AXIS},),
+            opset_version=opset,
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None  # dynamo=True returns one
+    graph = program.model
+    ClearMetadataAndDocStringPass()(graph)
+    for value in [*graph.graph.inputs, *graph.graph.outputs, *graph.graph.initializers.values()]:
+        value.metadata_props.clear()
+    graph.graph.metadata_props.clear()
+    graph.metadata_props.clear()
+    graph.metadata_props.update(origin.metadata(kind))
+    graph.producer_name, graph.producer_version = "mnist-edge", version("mnist-edge")
+    proto = onnx_ir.to_proto(graph)
+    onnx.checker.check_model(proto, full_check=True)
+    data: bytes = proto.SerializeToString(deterministic=True)
+    return data

@@ -1,0 +1,150 @@
+"""Build a bundle, prove it, publish it: in that order, and nothing is published unproven."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from mnist_edge.bundle import (
+    GOLDEN,
+    MANIFEST,
+    Golden,
+    Manifest,
+    golden_bytes,
+    golden_inputs,
+    is_bundle,
+    load_bundle,
+    manifest_bytes,
+    sha256_of_test_set,
+)
+from mnist_edge.contract import LABELS, InputKind
+from mnist_edge.errors import CheckFailedError, UsageError
+from mnist_edge.exporting import graph
+from mnist_edge.files import ensure_folder, locked, publish_folder, sha256_bytes
+from mnist_edge.records import Dataset, ExportReport, ParityReport, VariantFile
+from mnist_edge.runtime.classifier import describe, open_classifier
+from mnist_edge.runtime.session import RefusedModelError, require_provider
+from mnist_edge.training.model import reference_logits
+from mnist_edge.verification.parity import Reference, check_parity
+from mnist_edge.verification.verify import refused
+
+VARIANT, MODEL_FILE = "fp32", "model.onnx"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What to export and where to."""
+
+    model: nn.Sequential
+    dataset: Dataset
+    output: Path
+    input: InputKind
+    opset: int
+
+
+def export_bundle(order: Order) -> ExportReport:
+    """Export a network to a bundle folder, which appears whole and proven or not at all.
+
+    Raises:
+        CheckFailedError: the exported graph does not answer as PyTorch; the previous bundle stays.
+        UsageError: `output` holds something that is not a bundle.
+        SurroundingsError: onnxruntime is missing, or the folder cannot be written or is in use.
+    """
+    require_provider("cpu")
+    _refuse_strangers(order.output)
+    parent = ensure_folder(order.output.resolve().parent)
+    golden = _golden(order.model, order.dataset)
+    origin = graph.Origin(dataset=order.dataset.name, weights_sha256=graph.weights_sha256(order.model))
+    data = graph.export_graph(order.model, order.input, origin, order.opset)
+    variant = VariantFile(name=VARIANT, file=MODEL_FILE, bytes=len(data), sha256=sha256_bytes(data))
+    parity, description = _prove(data, order, golden)
+    accuracy = float((golden.test_logits.argmax(axis=1) == order.dataset.test_labels).mean())
+    packed = golden_bytes(golden)
+    manifest = Manifest(
+        dataset=order.dataset.name,
+        input=order.input,
+        input_description=description,
+        labels=LABELS[order.dataset.name],
+        normalization=graph.NORMALIZATION[order.input],
+        opset=order.opset,
+        weights_sha256=origin.weights_sha256,
+        versions=graph.versions(),
+        accuracy=accuracy,
+        parity={"provider": parity.provider, "variants": parity.to_json()["variants"]},
+        variants=(variant,),
+        golden_sha256=sha256_bytes(packed),
+    )
+    _publish({MODEL_FILE: data, GOLDEN: packed, MANIFEST: manifest_bytes(manifest)}, parent, order.output)
+    return ExportReport(
+        bundle=order.output,
+        dataset=order.dataset.name,
+        input=order.input,
+        variants=(variant,),
+        parity=parity,
+        accuracy=accuracy,
+    )
+
+
+def _golden(model: nn.Sequential, dataset: Dataset) -> Golden:
+    images, labels = golden_inputs(dataset.test_images, dataset.test_labels)
+    return Golden(
+        images=images,
+        labels=labels,
+        logits=reference_logits(model, images),
+        test_logits=reference_logits(model, dataset.test_images),
+        test_sha256=sha256_of_test_set(dataset.test_images, dataset.test_labels),
+    )
+
+
+def _prove(data: bytes, order: Order, golden: Golden) -> tuple[ParityReport, str]:
+    """Hold the exported bytes against PyTorch, or raise; also returns the input in words."""
+    reference = Reference(images=golden.images, labels=golden.labels, logits=golden.logits)
+    test_set = Reference(images=order.dataset.test_images, labels=order.dataset.test_labels, logits=golden.test_logits)
+    description = ""
+    try:
+        classifier = open_classifier(data, "cpu", name=MODEL_FILE)
+        description = describe(classifier.input)
+        found = check_parity(VARIANT, classifier, reference, test_set)
+    except RefusedModelError as error:
+        found = refused(VARIANT, error.message, test_set)
+    if not found.passed:
+        raise CheckFailedError(
+            f"{VARIANT} does not answer as PyTorch does: {found.reason}; nothing was published",
+            hint="try another --opset, or report this as a bug",
+        )
+    report = ParityReport(
+        passed=True,
+        bundle=str(order.output),
+        dataset=order.dataset.name,
+        provider="cpu",
+        reference="PyTorch, live",
+        test_set=True,
+        variants=(found,),
+    )
+    return report, description
+
+
+def _refuse_strangers(output: Path) -> None:
+    """A folder is replaced only if every file in it was put there by an export."""
+    if not output.exists():
+        return
+    hint = "choose another folder with --output"
+    if not output.is_dir() or output.is_symlink():
+        raise UsageError(f"{output} is not a folder", hint=hint)
+    strangers = sorted(entry.name for entry in output.iterdir() if entry.name not in {MODEL_FILE, GOLDEN, MANIFEST})
+    if strangers or (not is_bundle(output) and any(output.iterdir())):
+        found = strangers[0] if strangers else "files without a manifest"
+        raise UsageError(f"{output} holds what no export put there ({found}); it is not replaced", hint=hint)
+
+
+def _publish(content: dict[str, bytes], parent: Path, output: Path) -> None:
+    with locked(parent), tempfile.TemporaryDirectory(prefix=".exporting-", dir=parent) as scratch:
+        staged = Path(scratch) / output.name
+        ensure_folder(staged)
+        for name, data in content.items():
+            (staged / name).write_bytes(data)
+        load_bundle(staged)
+        publish_folder(staged, parent / output.name)

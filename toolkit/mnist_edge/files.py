@@ -1,0 +1,174 @@
+"""Files that appear whole or not at all, and the hashes and locks around them."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from mnist_edge.errors import SurroundingsError, UsageError
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Return the sha256 of `data` in lower-case hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Return the sha256 of a file in lower-case hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def explaining_os_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals at `path` into one line and exit code 4."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        hint = {
+            errno.ENOSPC: "free some space, or choose a folder on another disk",
+            errno.EACCES: "choose a folder you may write to",
+            errno.EPERM: "choose a folder you may write to",
+            errno.EROFS: "choose a folder you may write to",
+            errno.ENAMETOOLONG: "choose a shorter path",
+        }.get(error.errno or 0, "choose another path")
+        raise SurroundingsError(f"{path}: {reason}", hint=hint) from error
+
+
+def ensure_folder(path: Path) -> Path:
+    """Make a folder and prove that it can be written to, before long work starts.
+
+    Raises:
+        SurroundingsError: it cannot be made or written to.
+        UsageError: there is a file of that name.
+    """
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file, not a folder", hint="choose another folder")
+    with explaining_os_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    return path
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` so that `path` holds the old bytes or the new ones, whatever happens.
+
+    The bytes go to a temporary file in the same folder, are forced to disk and read back,
+    and take the name in one step. On any error the temporary file is removed.
+
+    Raises:
+        SurroundingsError: the disk is full, the folder is read-only, the bytes read back differ.
+    """
+    with explaining_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
+        try:
+            with open(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            _check_reads_back(Path(name), data)
+            Path(name).chmod(0o666 & ~_umask())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def _check_reads_back(path: Path, data: bytes) -> None:
+    if path.read_bytes() != data:
+        raise OSError(errno.EIO, "what was written does not read back the same")
+
+
+def _umask() -> int:
+    current = os.umask(0o077)
+    os.umask(current)
+    return current
+
+
+def sync_folder(path: Path) -> None:
+    """Force a folder's entries to disk, so that a rename survives a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def publish_folder(staged: Path, target: Path) -> None:
+    """Put the folder `staged` in the place of `target` in one step, then remove the old one.
+
+    Raises:
+        SurroundingsError: the operating system refuses; `target` is as it was.
+    """
+    with explaining_os_errors(target):
+        staged.chmod(0o777 & ~_umask())
+        for file in staged.iterdir():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        sync_folder(staged)
+        if not target.exists():
+            os.rename(staged, target)
+        elif _exchange(staged, target):
+            shutil.rmtree(staged)
+        else:
+            # Without an exchange there is a moment with no bundle of that name; the old one
+            # then lies beside it under a name that says so.
+            previous = target.with_name(target.name + ".previous")
+            shutil.rmtree(previous, ignore_errors=True)
+            os.rename(target, previous)
+            os.rename(staged, target)
+            shutil.rmtree(previous)
+        sync_folder(target.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step (renameat2 with RENAME_EXCHANGE); False where that is not to be had."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        return False
+    at_fdcwd, exchange = -100, 2
+    if renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), exchange) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code))
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for one process; the lock dies with it.
+
+    Raises:
+        SurroundingsError: another process holds the folder.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock", blocking=False)
+    with explaining_os_errors(folder):
+        try:
+            lock.acquire()
+        except Timeout:
+            raise SurroundingsError(
+                f"{folder} is in use by another mnist-edge",
+                hint="wait for it to end, or choose another folder",
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()

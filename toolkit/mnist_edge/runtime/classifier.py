@@ -1,0 +1,139 @@
+"""Any ONNX image classifier with one input, fed with uint8 images whatever form it takes them in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_edge.contract import LABELS, NORMALIZATIONS, PIXELS, SIDE, DatasetName, Normalization, ProviderName
+from mnist_edge.errors import BadFileError, UsageError
+from mnist_edge.pixels import Images, Logits, normalize
+from mnist_edge.records import ModelInput
+from mnist_edge.runtime.session import RefusedModelError, open_session
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """An open model, what its input is, and where its nodes run."""
+
+    name: str
+    session: onnxruntime.InferenceSession
+    input: ModelInput
+    output: str
+    placement: dict[str, int]
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The only batch size that the graph takes, or None when it takes any."""
+        return self.input.shape[0]
+
+    def logits(self, images: Images, batch: int | None = None, how: Normalization | None = None) -> Logits:
+        """Run images through the model.
+
+        Args:
+            images: uint8 (N, 28, 28).
+            batch: images a run; all at once by default. A fixed-batch graph takes only its own,
+                and the last run is then filled up with blank images, whose answers are dropped.
+            how: what a float model expects of its pixels, where it does not say so itself.
+
+        Returns:
+            float32 (N, classes), whatever the values.
+
+        Raises:
+            UsageError: a float model that does not say how it wants its pixels, and `how` is None.
+            RefusedModelError: onnxruntime fails, or the output is no float32 (n, classes).
+        """
+        feed = self.prepare(images, how)
+        size = self.fixed_batch or batch or len(images)
+        parts = []
+        for start in range(0, len(images), size):
+            part = feed[start : start + size]
+            missing = size - len(part) if self.fixed_batch else 0
+            if missing:
+                part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)])
+            answer = self.run(part)
+            parts.append(answer[: len(answer) - missing])
+        return np.concatenate(parts)
+
+    def prepare(self, images: Images, how: Normalization | None = None) -> NDArray[np.uint8] | NDArray[np.float32]:
+        """Bring uint8 images (N, 28, 28) to the dtype, normalisation and shape of the input."""
+        if int(np.prod([side or 0 for side in self.input.shape[1:]])) != PIXELS:
+            raise BadFileError(
+                f"{self.name} takes {describe(self.input)}, not pictures of {SIDE}x{SIDE}",
+                hint="give a digit classifier",
+            )
+        shaped = images.reshape(len(images), *(side or 0 for side in self.input.shape[1:]))
+        if self.input.dtype == "uint8":
+            return shaped
+        chosen = how or self.input.normalization
+        if chosen is None:
+            raise UsageError(
+                f"{self.name} does not say how it wants its pixels", hint=f"--normalize {'|'.join(NORMALIZATIONS)}"
+            )
+        return normalize(shaped, chosen)
+
+    def run(self, feed: NDArray[np.uint8] | NDArray[np.float32]) -> Logits:
+        """Run one prepared batch and check the form of the answer."""
+        try:
+            (answer,) = self.session.run([self.output], {self.input.name: feed})
+        except Exception as error:  # onnxruntime's own exceptions share no base class
+            reason = str(error).strip().splitlines()[0]
+            raise RefusedModelError(f"onnxruntime cannot run {self.name}: {reason}", hint="export it again") from error
+        if answer.dtype != np.float32 or answer.ndim != 2 or len(answer) != len(feed):
+            raise RefusedModelError(
+                f"{self.name} answers {answer.dtype} {answer.shape} to {len(feed)} images, expected float32 ({len(feed)}, classes)",
+                hint="give a classifier whose output is (batch, classes)",
+            )
+        return answer  # type: ignore[no-any-return]
+
+
+def open_classifier(model: Path | bytes, provider: ProviderName, threads: int = 1, name: str = "") -> Classifier:
+    """Open a model and read its one input from the graph; errors as `open_session`, and BadFileError for several inputs."""
+    name = name or str(model if isinstance(model, Path) else "the model")
+    opened = open_session(model, provider, threads, name)
+    inputs, outputs = opened.session.get_inputs(), opened.session.get_outputs()
+    if len(inputs) != 1 or inputs[0].type not in DTYPES or not inputs[0].shape:
+        found = ", ".join(f"{value.name} {value.type} {value.shape}" for value in inputs)
+        raise BadFileError(
+            f"{name} takes {found or 'no input'}; expected one uint8 or float32 input", hint="give an image classifier"
+        )
+    shape = tuple(side if isinstance(side, int) and side > 0 else None for side in inputs[0].shape)
+    if None in shape[1:]:
+        raise BadFileError(
+            f"{name}: only the batch may be free, its input is {inputs[0].shape}", hint="fix the other sides"
+        )
+    metadata = opened.session.get_modelmeta().custom_metadata_map
+    stated = metadata.get("mnist_edge.normalization")
+    return Classifier(
+        name=name,
+        session=opened.session,
+        input=ModelInput(
+            name=inputs[0].name,
+            dtype=DTYPES[inputs[0].type],
+            shape=shape,
+            normalization=next((known for known in NORMALIZATIONS if known == stated), None),
+        ),
+        output=outputs[0].name,
+        placement=opened.placement,
+    )
+
+
+def dataset_of(classifier: Classifier) -> DatasetName | None:
+    """Return the dataset that the file says it was trained on, or None."""
+    stated = classifier.session.get_modelmeta().custom_metadata_map.get("mnist_edge.dataset")
+    return next((name for name in LABELS if name == stated), None)
+
+
+def describe(model_input: ModelInput) -> str:
+    """Say an input in one phrase: `image uint8 (batch, 28, 28)`."""
+    sides = ", ".join("batch" if side is None else str(side) for side in model_input.shape)
+    return f"{model_input.name} {model_input.dtype} ({sides})"

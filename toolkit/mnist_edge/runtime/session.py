@@ -1,0 +1,131 @@
+"""Open an onnxruntime session on exactly the provider asked for, or fail.
+
+onnxruntime falls back in silence: CUDA on a machine without it becomes the CPU, a typo too. Here a
+CUDA session is opened with the fallback switched off, and what was got is checked afterwards,
+down to the provider of each node.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnist_edge.contract import ProviderName
+from mnist_edge.errors import BadFileError, SurroundingsError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+EXECUTION_PROVIDERS: dict[ProviderName, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+WHEELS: dict[ProviderName, str] = {"cpu": "onnxruntime", "cuda": "onnxruntime-gpu"}
+
+
+class RefusedModelError(BadFileError):
+    """The file is an ONNX model, but onnxruntime cannot build or run its graph."""
+
+
+def installed_wheels() -> dict[str, str]:
+    """Return the versions of the onnxruntime wheels that are installed, by wheel name."""
+    found = {}
+    for wheel in WHEELS.values():
+        try:
+            found[wheel] = importlib.metadata.version(wheel)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def require_provider(provider: ProviderName) -> None:
+    """Raise SurroundingsError, with the command that mends it, unless the provider can be had."""
+    wheels = installed_wheels()
+    if len(wheels) > 1:
+        raise SurroundingsError(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other",
+            hint=f'pip uninstall -y onnxruntime onnxruntime-gpu && pip install "mnist-edge[{provider}]"',
+        )
+    if not wheels:
+        raise SurroundingsError("onnxruntime is not installed", hint=f'pip install "mnist-edge[{provider}]"')
+    import onnxruntime
+
+    if EXECUTION_PROVIDERS[provider] not in onnxruntime.get_available_providers():
+        wheel = next(iter(wheels))
+        remedy = (
+            f'pip uninstall -y {wheel} && pip install "mnist-edge[{provider}]"'
+            if wheel != WHEELS[provider]
+            else "mnist-edge doctor shows what is missing"
+        )
+        raise SurroundingsError(f"the provider {provider} is not in the installed {wheel} {wheels[wheel]}", hint=remedy)
+
+
+@dataclass(frozen=True)
+class OpenSession:
+    """A session with proof of where its nodes run: provider name to number of nodes (empty where not told)."""
+
+    session: onnxruntime.InferenceSession
+    placement: dict[str, int]
+
+
+def open_session(model: Path | bytes, provider: ProviderName, threads: int = 1, name: str = "") -> OpenSession:
+    """Open a model on one provider, all nodes of it.
+
+    Args:
+        model: a file, or the bytes of one.
+        provider: no other is used, not even for a single node.
+        threads: of onnxruntime's intra-op pool.
+        name: what to call the model in an error; the file's path by default.
+
+    Raises:
+        SurroundingsError: the provider cannot be had, or would run only a part.
+        BadFileError: not an ONNX model.
+        RefusedModelError: a model that onnxruntime cannot build.
+    """
+    require_provider(provider)
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    name = name or str(model if isinstance(model, Path) else "the model")
+    if isinstance(model, Path) and not model.is_file():
+        raise SurroundingsError(f"{model} does not exist", hint="mnist-edge export makes a bundle; check the path")
+    wanted = EXECUTION_PROVIDERS[provider]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # errors come as exceptions; warnings have no reader here
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if provider != "cpu":
+        onnxruntime.preload_dlls()
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    try:
+        session = onnxruntime.InferenceSession(
+            str(model) if isinstance(model, Path) else model, sess_options=options, providers=[wanted]
+        )
+    except (state.InvalidProtobuf, state.NoSuchFile) as error:
+        raise BadFileError(f"{name} is not an ONNX model", hint="export it again") from error
+    except Exception as error:  # onnxruntime's own exceptions share no base class
+        reason = _first_line(error)
+        if provider != "cpu":
+            raise SurroundingsError(
+                f"{name} does not run on {provider} alone: {reason}", hint="mnist-edge doctor, or --provider cpu"
+            ) from error
+        raise RefusedModelError(f"onnxruntime cannot build {name}: {reason}", hint="export it again") from error
+    if session.get_providers()[0] != wanted:
+        raise SurroundingsError(
+            f"{provider} was asked for, onnxruntime took {session.get_providers()[0]}", hint="mnist-edge doctor"
+        )
+    placement = dict(
+        Counter(part.ep_name for part in session.get_provider_graph_assignment_info() for _ in part.get_nodes())
+    )
+    strangers = set(placement) - {wanted}
+    if strangers:
+        raise SurroundingsError(
+            f"{name}: some nodes run on {', '.join(sorted(strangers))}, not on {provider}", hint="--provider cpu"
+        )
+    return OpenSession(session, placement)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

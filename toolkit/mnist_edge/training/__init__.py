@@ -1,0 +1,1 @@
+"""The workshop's first half: recipes, the loop, checkpoints. May import torch."""

@@ -1,0 +1,227 @@
+"""A checkpoint is one safetensors file: tensors for state, JSON for settings and progress, no pickle.
+
+safetensors checks structure, not content, so the metadata carries a sha256 over everything else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from mnist_edge.contract import DatasetName
+from mnist_edge.errors import BadFileError, SurroundingsError
+from mnist_edge.files import write_atomic
+from mnist_edge.records import EpochRecord
+from mnist_edge.training.model import build_model, check_state, model_from_state
+from mnist_edge.training.recipes import Settings
+
+SCHEMA = "mnist-edge/checkpoint/1"
+LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        epoch: finished epochs.
+        step: finished steps of the epoch under way.
+        seconds: time spent on the epoch under way.
+        history: one record a finished epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    history: list[EpochRecord] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class Checkpoint:
+    """The whole state of a run, enough to go on bit for bit on the same machine.
+
+    Attributes:
+        weights: the model's state_dict, float32.
+        momentum: buffers under the same keys; empty for plain SGD.
+        sampler: state of the generator that orders and shifts the images, as it was when the
+            epoch under way began, uint8. It is the only randomness after the first weights.
+        loss_sum: float32 scalar, sum of the losses of the epoch under way.
+        curve: float32 (K,), the loss of every 30th step so far.
+        surroundings: what bit-equality depends on: device, threads, CPU capability, torch.
+        sha256: of the content, once saved or loaded.
+    """
+
+    settings: Settings
+    progress: Progress
+    weights: dict[str, Tensor]
+    momentum: dict[str, Tensor]
+    sampler: Tensor
+    loss_sum: Tensor
+    curve: Tensor
+    surroundings: dict[str, Any]
+    sha256: str = ""
+
+    def model(self) -> nn.Sequential:
+        """Return the model with these weights, on the CPU."""
+        model = build_model(self.settings.widths)
+        model.load_state_dict(self.weights)
+        return model
+
+
+def surroundings(device: torch.device) -> dict[str, Any]:
+    """What two runs must share to be bit-equal."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "torch": str(torch.__version__),
+    }
+
+
+def save_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
+    """Write `last.safetensors` into the run folder, keeping the one before as `previous.safetensors`.
+
+    Raises:
+        SurroundingsError: disk full or folder read-only; both files are as they were.
+    """
+    tensors = {f"model.{key}": value for key, value in checkpoint.weights.items()}
+    tensors |= {f"momentum.{key}": value for key, value in checkpoint.momentum.items()}
+    tensors |= {"rng.sampler": checkpoint.sampler, "epoch.loss_sum": checkpoint.loss_sum, "curve": checkpoint.curve}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    metadata = {
+        "schema": SCHEMA,
+        "settings": json.dumps(asdict(checkpoint.settings)),
+        "progress": json.dumps(asdict(checkpoint.progress)),
+        "surroundings": json.dumps(checkpoint.surroundings),
+    }
+    checkpoint.sha256 = _digest(tensors, metadata)
+    last = run / LAST
+    data = save(tensors, {**metadata, "sha256": checkpoint.sha256})
+    if last.exists():
+        _keep_previous(last, run / PREVIOUS)
+    write_atomic(last, data)
+    return last
+
+
+def _keep_previous(last: Path, previous: Path) -> None:
+    staged = previous.with_name(".writing-previous")
+    try:
+        staged.unlink(missing_ok=True)
+        try:
+            os.link(last, staged)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(last, staged)
+        os.replace(staged, previous)
+    except OSError as error:
+        staged.unlink(missing_ok=True)
+        raise SurroundingsError(
+            f"{previous}: {error.strerror}", hint="free some space or choose another --run"
+        ) from error
+
+
+def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """sha256 over the metadata and every tensor's name, dtype, shape and bytes."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for key in sorted(tensors):
+        value = tensors[key]
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def checkpoint_path(path: Path) -> Path:
+    """Return the checkpoint meant by a run folder or a file.
+
+    Raises:
+        SurroundingsError: there is none.
+    """
+    file = path / LAST if path.is_dir() else path
+    if not file.exists():
+        raise SurroundingsError(f"{file} does not exist", hint="mnist-edge train makes one; check the path")
+    return file
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read and check a checkpoint: structure, sha256, schema, keys, shapes, finite weights.
+
+    Raises:
+        BadFileError: it is not whole, or not a checkpoint of this version.
+    """
+    previous = path.with_name(PREVIOUS)
+    hint = "give another checkpoint"
+    if path.name == LAST and previous.exists():
+        hint = f"the one before is kept: --resume {previous}"
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BadFileError(f"{path} is not a whole safetensors file ({error})", hint=hint) from error
+    found = metadata.pop("sha256", None)
+    if metadata.get("schema") != SCHEMA:
+        raise BadFileError(f"{path} has schema {metadata.get('schema')!r}, this version reads {SCHEMA!r}", hint=hint)
+    if found != _digest(tensors, metadata):
+        raise BadFileError(f"{path} is damaged: its content does not match its sha256", hint=hint)
+    try:
+        checkpoint = Checkpoint(
+            settings=TypeAdapter(Settings).validate_json(metadata["settings"]),
+            progress=TypeAdapter(Progress).validate_json(metadata["progress"]),
+            surroundings=json.loads(metadata["surroundings"]),
+            weights=_part(tensors, "model."),
+            momentum=_part(tensors, "momentum."),
+            sampler=tensors["rng.sampler"],
+            loss_sum=tensors["epoch.loss_sum"],
+            curve=tensors["curve"],
+            sha256=found or "",
+        )
+    except (KeyError, ValidationError, ValueError) as error:
+        raise BadFileError(f"{path} lacks what a checkpoint holds ({error})", hint=hint) from error
+    check_state(build_model(checkpoint.settings.widths), checkpoint.weights, path, hint)
+    return checkpoint
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def is_state_dict(path: Path) -> bool:
+    """Whether a file is to be read as a bare PyTorch state_dict."""
+    return path.suffix in {".pth", ".pt"}
+
+
+def load_state_dict(path: Path) -> nn.Sequential:
+    """Read a bare state_dict as the seed saves it; nothing in the file is ever executed.
+
+    Raises:
+        BadFileError: not a state_dict of tensors, or of another network.
+    """
+    hint = "give a file written by torch.save(net.state_dict(), ...)"
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, OSError, AttributeError) as error:
+        reason = "it asks for more than tensors" if isinstance(error, pickle.UnpicklingError) else "it is damaged"
+        raise BadFileError(f"{path} is not a PyTorch state_dict: {reason}", hint=hint) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise BadFileError(f"{path} is not a PyTorch state_dict: it holds something else", hint=hint)
+    return model_from_state(state, path)
+
+
+def read_model(path: Path) -> tuple[nn.Sequential, DatasetName | None]:
+    """Read the network of a run folder, checkpoint or .pth, and the dataset it was trained on where that is known."""
+    file = checkpoint_path(path)
+    if is_state_dict(file):
+        return load_state_dict(file), None
+    checkpoint = load_checkpoint(file)
+    return checkpoint.model(), checkpoint.settings.dataset

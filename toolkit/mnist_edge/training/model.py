@@ -1,0 +1,102 @@
+"""The multilayer perceptron, named and shaped as the seed's `nn.Sequential`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mnist_edge.contract import CLASSES, PIXELS, DeviceName
+from mnist_edge.errors import BadFileError, SurroundingsError
+from mnist_edge.pixels import Images, Logits
+
+
+def build_model(widths: Sequence[int]) -> nn.Sequential:
+    """Linear layers with a ReLU between them; keys `0.weight`, `0.bias`, `2.weight`, ...
+
+    Args:
+        widths: hidden widths, input side first; may be empty.
+    """
+    sizes = (PIXELS, *widths, CLASSES)
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in pairwise(sizes):
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def linear_layers(model: nn.Sequential) -> list[nn.Linear]:
+    """Return the linear layers, input side first."""
+    return [layer for layer in model if isinstance(layer, nn.Linear)]
+
+
+def model_from_state(state: Mapping[str, Tensor], source: Path) -> nn.Sequential:
+    """Rebuild the model that a state_dict belongs to, its widths read from the shapes.
+
+    Raises:
+        BadFileError: names the key: missing, unexpected, of another shape or dtype, NaN or infinite.
+    """
+    keys = [key for key in state if key.endswith(".weight")]
+    widths = [int(state[f"{2 * i}.weight"].shape[0]) for i in range(len(keys) - 1) if f"{2 * i}.weight" in state]
+    hint = "give a checkpoint of mnist-edge, or a state_dict with keys 0.weight, 0.bias, 2.weight, ..."
+    if len(widths) != len(keys) - 1:
+        raise BadFileError(f"{source}: keys {', '.join(state)} are not those of a 784-...-10 network", hint=hint)
+    model = build_model(widths)
+    check_state(model, state, source, hint)
+    model.load_state_dict(dict(state))
+    return model
+
+
+def check_state(model: nn.Sequential, state: Mapping[str, Tensor], source: Path, hint: str) -> None:
+    """Raise BadFileError unless `state` has exactly the model's keys, shapes, float32 and finite values."""
+    expected = model.state_dict()
+    for key in [*expected, *(key for key in state if key not in expected)]:
+        if key not in state:
+            raise BadFileError(f"{source}: {key} is missing", hint=hint)
+        if key not in expected:
+            raise BadFileError(f"{source}: {key} is not a key of this network", hint=hint)
+        found, wanted = state[key], expected[key]
+        if found.shape != wanted.shape:
+            raise BadFileError(
+                f"{source}: {key} is {tuple(found.shape)}, the network has {tuple(wanted.shape)}", hint=hint
+            )
+        if found.dtype != wanted.dtype:
+            raise BadFileError(f"{source}: {key} is {found.dtype}, expected {wanted.dtype}", hint=hint)
+        if not bool(torch.isfinite(found).all()):
+            raise BadFileError(f"{source}: {key} holds NaN or infinite values", hint="take an earlier checkpoint")
+
+
+def normalize_pixels(pixels: Tensor) -> Tensor:
+    """The seed's normalisation, `((x / 255) - 0.5) / 0.5`: uint8 of any shape to float32 -1..1."""
+    return pixels.float().div_(255).sub_(0.5).div_(0.5)
+
+
+@torch.no_grad()
+def reference_logits(model: nn.Sequential, images: Images, batch: int = 1000) -> Logits:
+    """PyTorch's own answer, float32 (N, 10), for uint8 images (N, 28, 28): what every variant is held against."""
+    device = next(model.parameters()).device
+    parts = [
+        model(normalize_pixels(torch.tensor(images[start : start + batch]).to(device).flatten(1))).cpu().numpy()
+        for start in range(0, len(images), batch)
+    ]
+    return np.concatenate(parts)
+
+
+def accuracy(model: nn.Sequential, images: Images, labels: Images) -> float:
+    """Share of images, 0 to 1, that the model decides as labelled."""
+    return float((reference_logits(model, images).argmax(axis=1) == labels).mean())
+
+
+def resolve_device(name: DeviceName) -> torch.device:
+    """Return the device asked for; `auto` is CUDA where there is one.
+
+    Raises:
+        SurroundingsError: CUDA was asked for and is not there.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise SurroundingsError("PyTorch finds no CUDA device", hint="--device cpu, or mnist-edge doctor to see why")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")

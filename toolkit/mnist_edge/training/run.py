@@ -1,0 +1,139 @@
+"""A run folder: from settings or a checkpoint to a trained one, with its histories beside it."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mnist_edge.contract import DeviceName
+from mnist_edge.errors import UsageError
+from mnist_edge.files import ensure_folder, locked, write_atomic
+from mnist_edge.records import Dataset, TrainReport
+from mnist_edge.training.checkpoint import (
+    LAST,
+    Checkpoint,
+    load_checkpoint,
+    load_state_dict,
+    save_checkpoint,
+    surroundings,
+)
+from mnist_edge.training.loop import KEEP_LOSS_EVERY, Hooks, Run, checkpoint_of, continued_run, new_run, train
+from mnist_edge.training.model import accuracy, linear_layers, resolve_device
+from mnist_edge.training.recipes import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where a run begins: fresh settings, or a checkpoint to go on from, or bare weights to start with."""
+
+    run: Run
+    note: str = ""
+
+
+def resumed(path: Path, epochs: int | None) -> Start:
+    """Go on from a checkpoint of mnist-edge; `epochs` is the new total, or None for the recipe's."""
+    checkpoint = load_checkpoint(path)
+    if epochs is not None and epochs != checkpoint.settings.recipe.epochs:
+        recipe = dataclasses.replace(checkpoint.settings.recipe, epochs=epochs)
+        checkpoint.settings = dataclasses.replace(checkpoint.settings, recipe=recipe)
+    run = continued_run(checkpoint)
+    done, total = run.progress.epoch, run.settings.recipe.epochs
+    return Start(run=run, note=f"resuming {path}: {done} of {total} epochs and {run.progress.step} steps are done")
+
+
+def started_from(path: Path, settings: Settings) -> Start:
+    """Start with the weights of a bare state_dict; it brings no optimiser, no progress."""
+    model = load_state_dict(path)
+    widths = tuple(layer.out_features for layer in linear_layers(model)[:-1])
+    settings = dataclasses.replace(settings, widths=widths)
+    return Start(
+        run=new_run(settings, model), note=f"{path} is a bare state_dict: the optimiser starts fresh, at epoch 0"
+    )
+
+
+def unfinished(folder: Path) -> Checkpoint | None:
+    """Return the checkpoint of an interrupted run in this folder, or None."""
+    if not (folder / LAST).exists():
+        return None
+    checkpoint = load_checkpoint(folder / LAST)
+    return checkpoint if checkpoint.progress.epoch < checkpoint.settings.recipe.epochs else None
+
+
+def train_run(
+    start: Start,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    device: DeviceName,
+    say: Callable[[str], object],
+    on_step: Callable[[int, int], object],
+    on_epoch: Callable[[Any], object],
+    stop: Callable[[], bool],
+) -> TrainReport | None:
+    """Train in a run folder, which one process holds at a time.
+
+    Returns:
+        The report, or None where `stop` ended it; the checkpoint then holds the last finished step.
+
+    Raises:
+        UsageError: the checkpoint is of another dataset.
+        SurroundingsError: folder in use or not writable, no such device.
+    """
+    settings = start.run.settings
+    if settings.dataset != dataset.name:
+        raise UsageError(
+            f"the checkpoint was trained on {settings.dataset}, the dataset is {dataset.name}",
+            hint=f"--dataset {settings.dataset}",
+        )
+    target = resolve_device(device)
+    ensure_folder(folder)
+    with locked(folder):
+        if start.note:
+            say(start.note)
+
+        def save(checkpoint: Checkpoint) -> None:
+            save_checkpoint(folder, checkpoint)
+            _write_histories(folder, checkpoint)
+
+        if not (folder / LAST).exists():  # also proves, before the long work, that it can be written
+            save(checkpoint_of(start.run, start.run.sampler.get_state(), target))
+        hooks = Hooks(save=save, on_step=on_step, on_epoch=on_epoch, stop=stop)
+        if not train(start.run, dataset, target, hooks):
+            return None
+        history = start.run.progress.history
+        seconds = sum(record.seconds for record in history)
+        return TrainReport(
+            run=folder,
+            checkpoint=folder / LAST,
+            dataset=dataset.name,
+            recipe=settings.recipe.name,
+            epochs=start.run.progress.epoch,
+            test_accuracy=accuracy(start.run.model, dataset.test_images, dataset.test_labels),
+            seconds=seconds,
+            seconds_per_epoch=seconds / max(1, len(history)),
+            device=surroundings(target)["device"],
+        )
+
+
+def _write_histories(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write `history.csv` and `loss.csv` whole from the checkpoint, so that they never disagree with it."""
+    history = [
+        (record.epoch, record.loss, "" if record.holdout_accuracy is None else record.holdout_accuracy, record.seconds)
+        for record in checkpoint.progress.history
+    ]
+    _write_csv(folder / "history.csv", ("epoch", "loss", "holdout_accuracy", "seconds"), history)
+    curve = [(index * KEEP_LOSS_EVERY, loss) for index, loss in enumerate(checkpoint.curve.tolist())]
+    _write_csv(folder / "loss.csv", ("step", "loss"), curve)
+
+
+def _write_csv(path: Path, header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue().encode())
