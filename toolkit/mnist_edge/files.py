@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -152,18 +153,17 @@ def _exchange(one: Path, other: Path) -> bool:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for one process; the lock dies with it.
+    """Hold a folder for one process; the lock is on the folder itself, leaves no file, and dies with its process.
 
     Raises:
         SurroundingsError: another process holds the folder.
     """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / ".lock", blocking=False)
     with explaining_os_errors(folder):
+        handle = os.open(folder, os.O_RDONLY)
         try:
-            lock.acquire()
-        except Timeout:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
             raise SurroundingsError(
                 f"{folder} is in use by another mnist-edge",
                 hint="wait for it to end, or choose another folder",
@@ -171,4 +171,4 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
+        os.close(handle)

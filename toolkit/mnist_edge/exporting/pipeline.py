@@ -23,7 +23,7 @@ from mnist_edge.bundle import (
 from mnist_edge.contract import LABELS, InputKind
 from mnist_edge.errors import CheckFailedError, UsageError
 from mnist_edge.exporting import graph
-from mnist_edge.files import ensure_folder, locked, publish_folder, sha256_bytes
+from mnist_edge.files import ensure_folder, publish_folder, sha256_bytes
 from mnist_edge.records import Dataset, ExportReport, ParityReport, VariantFile
 from mnist_edge.runtime.classifier import describe, open_classifier
 from mnist_edge.runtime.session import RefusedModelError, require_provider
@@ -141,7 +141,7 @@ def _refuse_strangers(output: Path) -> None:
 
 
 def _publish(content: dict[str, bytes], parent: Path, output: Path) -> None:
-    with locked(parent), tempfile.TemporaryDirectory(prefix=".exporting-", dir=parent) as scratch:
+    with tempfile.TemporaryDirectory(prefix=".exporting-", dir=parent) as scratch:
         staged = Path(scratch) / output.name
         ensure_folder(staged)
         for name, data in content.items():

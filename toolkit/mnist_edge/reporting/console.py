@@ -26,10 +26,11 @@ def emit(report: Report, as_json: bool, render: Callable[[Any], RenderableType])
 
     # A pipe gets the whole width: a cut column would be a lost figure.
     width = None if sys.stdout.isatty() else 160
-    console = Console(width=width, highlight=False)
+    console = Console(width=width, highlight=False, markup=False)
     with console.capture() as capture:
         console.print(render(report))
-    _write(sys.stdout, capture.get())
+    lines = (line.rstrip() for line in capture.get().splitlines())
+    _write(sys.stdout, "\n".join(lines) + "\n")
 
 
 def say(line: str) -> None:
