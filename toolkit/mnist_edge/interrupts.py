@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a question that long work asks, so that it ends in order."""
+"""SIGINT and SIGTERM: an exception for most work, a question for training, which ends in order."""
 
 from __future__ import annotations
 
@@ -7,6 +7,24 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+
+class SignalArrived(BaseException):
+    """Raised where a signal arrived, so that temporary files go and child processes end on the way out."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+
+def raise_on_signals() -> None:
+    """Let SIGINT and SIGTERM unwind the work like an exception."""
+
+    def arrived(number: int, _frame: FrameType | None) -> None:
+        raise SignalArrived(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, arrived)
 
 
 class StopRequest:

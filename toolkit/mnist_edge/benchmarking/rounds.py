@@ -36,8 +36,8 @@ class Plan:
     provider: ProviderName
     batches: tuple[int, ...] | None
     threads: tuple[int, ...]
-    rounds: int = ROUNDS
-    seconds: float = SECONDS
+    rounds: int
+    seconds: float
 
 
 def bench(plan: Plan, on_process: Callable[[int, int], object] = lambda _done, _all: None) -> BenchReport:

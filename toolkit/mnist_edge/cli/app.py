@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
@@ -19,6 +17,7 @@ from mnist_edge.cli.run import run
 from mnist_edge.cli.train import train
 from mnist_edge.cli.verify import verify
 from mnist_edge.errors import MnistEdgeError, StoppedError, SurroundingsError, UsageError
+from mnist_edge.interrupts import SignalArrived, raise_on_signals
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.command("run")(run)
@@ -52,23 +51,19 @@ def root(
 
 def main() -> NoReturn:
     """Run a command and exit with its code: see `errors.py` for what each code means."""
-    signal.signal(signal.SIGTERM, _stopped)
-    signal.signal(signal.SIGINT, _stopped)
+    raise_on_signals()
     as_json = "--json" in sys.argv
     try:
         code = app(standalone_mode=False) or 0
+    except SignalArrived as stop:
+        code = _tell(StoppedError("interrupted", signal_number=stop.signal_number), as_json)
     except Exception as error:  # noqa: BLE001 - the last line of defence against a traceback
         if os.environ.get("MNIST_EDGE_TRACEBACK") == "1":
             import traceback
 
             traceback.print_exc()
         code = _tell(error, as_json)
-    # Everything is written by now; a reader who left early must not turn a success into a complaint.
     sys.exit(code)
-
-
-def _stopped(number: int, _frame: FrameType | None) -> None:
-    raise StoppedError("interrupted" if number == signal.SIGINT else "terminated", signal_number=number)
 
 
 def _tell(error: Exception, as_json: bool) -> int:
@@ -86,7 +81,7 @@ def _known(error: Exception) -> MnistEdgeError:
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in EXTRAS:
         package = (error.name or "").split(".")[0]
         return SurroundingsError(f"{package} is not installed", hint=f'pip install "mnist-edge[{EXTRAS[package]}]"')
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate" in str(error)):
         return SurroundingsError("not enough memory", hint="try a smaller --batch or --batch-size")
     if isinstance(error, OSError):
         name = f"{error.filename}: " if error.filename else ""

@@ -52,8 +52,16 @@ def bench_stage(
     model: Path, provider: ProviderName, batches: tuple[int, ...] | None, threads: tuple[int, ...]
 ) -> BenchReport:
     """Time with a progress bar on standard error."""
-    from mnist_edge.benchmarking.rounds import Plan, bench
+    from mnist_edge.benchmarking import rounds
     from mnist_edge.reporting.console import progress
 
     with progress("timing") as on_process:
-        return bench(Plan(model=model, provider=provider, batches=batches, threads=threads), on_process)
+        plan = rounds.Plan(
+            model=model,
+            provider=provider,
+            batches=batches,
+            threads=threads,
+            rounds=rounds.ROUNDS,
+            seconds=rounds.SECONDS,
+        )
+        return rounds.bench(plan, on_process)

@@ -25,11 +25,15 @@ def loss_curve(run: Path, title: str) -> Path:
     figure = _figure(8, 4.2)
     axes = figure.subplots()
     axes.plot(steps, losses, color=BLUE, alpha=0.25, linewidth=0.8, label="loss of every 30th batch")
-    window = max(1, len(losses) // 50)
+    window = max(1, len(losses) // 15)
     if len(losses) >= window > 1:
         smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
-        axes.plot(steps[window - 1 :], smooth, color=BLUE, linewidth=1.8, label=f"mean of {window}")
+        axes.plot(
+            steps[window // 2 :][: len(smooth)], smooth, color=BLUE, linewidth=1.8, label=f"mean of {window} of them"
+        )
     axes.set_yscale("log")
+    for axis_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        axis_formatter(lambda value, _position: f"{value:.2g}")
     axes.set_xlabel("step")
     axes.set_ylabel("training loss")
     axes.set_title(title, loc="left")
@@ -49,9 +53,9 @@ def loss_curve(run: Path, title: str) -> Path:
         right.set_ylabel("held-out accuracy, %", color=ORANGE)
         right.annotate(
             f"{100 * held[seen][-1]:.2f} %", (epochs[seen][-1] * per_epoch, 100 * held[seen][-1]),
-            xytext=(-6, -14), textcoords="offset points", ha="right", color=ORANGE,
+            xytext=(0, -16), textcoords="offset points", ha="right", color=ORANGE,
         )  # fmt: skip
-    axes.legend(loc="upper center", frameon=False)
+    axes.legend(loc="center right", frameon=False)
     return _save(figure, run / "loss.png")
 
 
