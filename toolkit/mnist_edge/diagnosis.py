@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mnist_edge import __version__
-from mnist_edge.benchmarking.environment import available_providers, environment
+from mnist_edge.benchmarking.environment import environment
 from mnist_edge.contract import DatasetName, ProviderName
 from mnist_edge.data.sources import SOURCES, cache_folder, find_raw, load_dataset
 from mnist_edge.errors import MnistEdgeError
 from mnist_edge.records import DoctorReport, Finding
-from mnist_edge.runtime.session import EXECUTION_PROVIDERS, require_provider
+from mnist_edge.runtime.session import EXECUTION_PROVIDERS, available_providers, require_provider
 
 TRAIN_PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "scikit-learn", "matplotlib")
 

@@ -9,6 +9,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from mnist_edge.runtime.session import available_providers
+
 PACKAGES = ("mnist-edge", "numpy", "onnxruntime", "onnxruntime-gpu", "torch")
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm")
 """CPU features that decide which kernels run."""
@@ -42,15 +44,6 @@ def package_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def available_providers() -> list[str]:
-    """The providers that the installed onnxruntime can use; none without onnxruntime."""
-    try:
-        import onnxruntime
-    except ImportError:
-        return []
-    return list(onnxruntime.get_available_providers())
 
 
 def free_cores() -> int:

@@ -8,9 +8,11 @@ down to the provider of each node.
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mnist_edge.contract import ProviderName
@@ -27,6 +29,18 @@ class RefusedModelError(BadFileError):
     """The file is an ONNX model, but onnxruntime cannot build or run its graph."""
 
 
+def import_onnxruntime() -> ModuleType:
+    """Import onnxruntime with its telemetry off: no device id on disk, no upload, no thread beside a timing.
+
+    Since 1.29 the official wheels for Linux report to Microsoft unless this variable is set before the
+    import (onnxruntime pull request 27379). A user who sets it himself is left his choice.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime  # type: ignore[no-any-return]
+
+
 def installed_wheels() -> dict[str, str]:
     """Return the versions of the onnxruntime wheels that are installed, by wheel name."""
     found = {}
@@ -36,6 +50,11 @@ def installed_wheels() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def available_providers() -> list[str]:
+    """The providers that the installed onnxruntime can use; none without onnxruntime."""
+    return list(import_onnxruntime().get_available_providers()) if installed_wheels() else []
 
 
 def require_provider(provider: ProviderName) -> None:
@@ -48,9 +67,7 @@ def require_provider(provider: ProviderName) -> None:
         )
     if not wheels:
         raise SurroundingsError("onnxruntime is not installed", hint=f'pip install "mnist-edge[{provider}]"')
-    import onnxruntime
-
-    if EXECUTION_PROVIDERS[provider] not in onnxruntime.get_available_providers():
+    if EXECUTION_PROVIDERS[provider] not in import_onnxruntime().get_available_providers():
         wheel = next(iter(wheels))
         remedy = (
             f'pip uninstall -y {wheel} && pip install "mnist-edge[{provider}]"'
@@ -83,7 +100,7 @@ def open_session(model: Path | bytes, provider: ProviderName, threads: int = 1, 
         RefusedModelError: a model that onnxruntime cannot build.
     """
     require_provider(provider)
-    import onnxruntime
+    onnxruntime = import_onnxruntime()
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     name = name or str(model if isinstance(model, Path) else "the model")
