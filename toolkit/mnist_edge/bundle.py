@@ -9,6 +9,7 @@ import dataclasses
 import io
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,8 @@ def load_bundle(folder: Path) -> Bundle:
             f"{folder} holds no bundle (no {MANIFEST})", hint="mnist-edge export makes one; check the path"
         )
     manifest = _read_manifest(folder / MANIFEST)
+    if not manifest.variants:
+        raise BadFileError(f"{folder / MANIFEST} names no variant: there is nothing in the bundle", hint=_HINT)
     hashes = {GOLDEN: manifest.golden_sha256} | {variant.file: variant.sha256 for variant in manifest.variants}
     for name, expected in hashes.items():
         path = folder / name
@@ -146,15 +149,15 @@ def _read_manifest(path: Path) -> Manifest:
     try:
         data = path.read_bytes()
         content = json.loads(data)
-        schema, stated = content.pop("schema"), content.pop("sha256")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        stated = content.pop("sha256")
+        whole = stated == sha256_bytes(_dump(content)) and data == _dump({**content, "sha256": stated})
+        schema = content.pop("schema")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadFileError(f"{path} is not a manifest", hint=_HINT) from error
     if schema != SCHEMA:
         raise BadFileError(f"{path} has schema {schema!r}, this version reads {SCHEMA!r}", hint=_HINT)
-    content = {"schema": schema, **content}
-    if stated != sha256_bytes(_dump(content)) or data != _dump({**content, "sha256": stated}):
+    if not whole:
         raise BadFileError(f"{path} was changed: its content does not match its own sha256", hint=_HINT)
-    del content["schema"]
     try:
         return TypeAdapter(Manifest).validate_python(content)
     except ValidationError as error:
@@ -168,14 +171,15 @@ def _read_golden(path: Path) -> Golden:
     try:
         with np.load(path, allow_pickle=False) as archive:
             golden = Golden(**{name: archive[name] for name in names})
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise BadFileError(f"{path} is not a golden file", hint=_HINT) from error
-    count = len(golden.images)
+    count = golden.images.shape[0] if golden.images.ndim else 0
+    tests = golden.test_logits.shape[0] if golden.test_logits.ndim else 0
     expected: dict[str, tuple[tuple[int, ...], type]] = {
         "images": ((count, SIDE, SIDE), np.uint8),
         "labels": ((count,), np.uint8),
         "logits": ((count, CLASSES), np.float32),
-        "test_logits": ((len(golden.test_logits), CLASSES), np.float32),
+        "test_logits": ((tests, CLASSES), np.float32),
         "test_sha256": ((32,), np.uint8),
     }
     for name, (shape, dtype) in expected.items():

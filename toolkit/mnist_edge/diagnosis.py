@@ -65,6 +65,8 @@ def _gpu() -> Finding:
         done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         return Finding(subject="GPU", found=f"nvidia-smi fails: {error}", ok=False, mend=mend)
+    if not done.stdout.strip():
+        return Finding(subject="GPU", found="nvidia-smi names none", ok=False, mend=mend)
     return Finding(subject="GPU", found="; ".join(done.stdout.strip().splitlines()), ok=True)
 
 

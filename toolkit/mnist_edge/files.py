@@ -52,20 +52,25 @@ def ensure_folder(path: Path) -> Path:
         SurroundingsError: it cannot be made or written to.
         UsageError: there is a file of that name.
     """
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"{path} is a file, not a folder", hint="choose another folder")
     with explaining_os_errors(path):
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"{path} is a file, not a folder", hint="choose another folder")
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     return path
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, previous: Path | None = None) -> None:
     """Write `data` so that `path` holds the old bytes or the new ones, whatever happens.
 
     The bytes go to a temporary file in the same folder, are forced to disk and read back,
     and take the name in one step. On any error the temporary file is removed.
+
+    Args:
+        path: the name to take.
+        data: the whole content.
+        previous: a name in the same folder under which the old content is kept, if there is any.
 
     Raises:
         SurroundingsError: the disk is full, the folder is read-only, the bytes read back differ.
@@ -80,11 +85,27 @@ def write_atomic(path: Path, data: bytes) -> None:
                 os.fsync(file.fileno())
             _check_reads_back(Path(name), data)
             Path(name).chmod(0o666 & ~_umask())
+            if previous is not None and path.exists():
+                _keep(path, previous)
             os.replace(name, path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Give a file a second name in one step; on any error no other file is left."""
+    staged = previous.with_name(".writing-" + previous.name)
+    try:
+        staged.unlink(missing_ok=True)
+        try:
+            os.link(path, staged)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, staged)
+        os.replace(staged, previous)
+    finally:
+        staged.unlink(missing_ok=True)
 
 
 def _check_reads_back(path: Path, data: bytes) -> None:
@@ -129,7 +150,11 @@ def publish_folder(staged: Path, target: Path) -> None:
             previous = target.with_name(target.name + ".previous")
             shutil.rmtree(previous, ignore_errors=True)
             os.rename(target, previous)
-            os.rename(staged, target)
+            try:
+                os.rename(staged, target)
+            except BaseException:
+                os.rename(previous, target)
+                raise
             shutil.rmtree(previous)
         sync_folder(target.parent)
 

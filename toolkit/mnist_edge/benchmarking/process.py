@@ -99,7 +99,8 @@ def judge(outputs: dict[int, Logits], groups: list[NDArray[np.intp]], expected: 
         top = np.sort(reference, axis=1)[:, -2:]
         clear = top[:, 1] - top[:, 0] > 1e-3 * np.maximum(1, np.abs(reference).max(axis=1))
         checked += len(reference)
-        wrong += int(((logits.argmax(axis=1) != reference.argmax(axis=1)) & clear).sum())
+        broken = ~np.isfinite(logits).all(axis=1)  # argmax would call NaN class 0
+        wrong += int((broken | ((logits.argmax(axis=1) != reference.argmax(axis=1)) & clear)).sum())
     return checked, wrong
 
 
@@ -149,8 +150,8 @@ def run_process(module: str, task: Task) -> Answer:
     except subprocess.TimeoutExpired:
         raise SurroundingsError(f"{what} took over {TIMEOUT_SECONDS} s", hint="try a smaller --batch") from None
     try:
-        content = json.loads(done.stdout)
-    except ValueError:
+        content = dict(json.loads(done.stdout))
+    except (ValueError, TypeError):
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise SurroundingsError(
             f"the process {what} died: {lines[-1]}", hint="try a smaller --batch, or mnist-edge doctor"

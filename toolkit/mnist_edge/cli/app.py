@@ -19,7 +19,7 @@ from mnist_edge.cli.verify import verify
 from mnist_edge.errors import MnistEdgeError, StoppedError, SurroundingsError, UsageError
 from mnist_edge.interrupts import SignalArrived, raise_on_signals
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(pretty_exceptions_enable=False)
 app.command("run")(run)
 app.command("train")(train)
 app.command("eval")(evaluate)
@@ -40,13 +40,17 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def root(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - its callback has answered
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Train a digit classifier, export it to ONNX, prove it, time it, ship it."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(UsageError.exit_code)
 
 
 def main() -> NoReturn:

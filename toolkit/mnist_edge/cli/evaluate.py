@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from mnist_edge.records import Dataset
 
 
+PICTURES = (".png", ".svg", ".pdf")
+
+
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A run folder, checkpoint, .pth, bundle folder or any ONNX file.")],
     *,
@@ -33,6 +36,10 @@ def evaluate(
     from mnist_edge.reporting.tables import eval_table
     from mnist_edge.verification.accuracy import evaluate as judge
 
+    if plot is not None and plot.suffix not in PICTURES:
+        raise UsageError(
+            f"--plot {plot}: expected a name that ends in {', '.join(PICTURES)}", hint="--plot confusion.png"
+        )
     data, logits = _answers(model, dataset, data_dir, provider, normalize)
     report = judge(model, logits, data)
     if plot is not None:

@@ -88,12 +88,16 @@ class Classifier:
         except Exception as error:  # onnxruntime's own exceptions share no base class
             reason = str(error).strip().splitlines()[0]
             raise RefusedModelError(f"onnxruntime cannot run {self.name}: {reason}", hint="export it again") from error
+        if not isinstance(answer, np.ndarray):
+            raise RefusedModelError(
+                f"{self.name} answers no tensor", hint="give a classifier whose output is (batch, classes)"
+            )
         if answer.dtype != np.float32 or answer.ndim != 2 or len(answer) != len(feed):
             raise RefusedModelError(
                 f"{self.name} answers {answer.dtype} {answer.shape} to {len(feed)} images, expected float32 ({len(feed)}, classes)",
                 hint="give a classifier whose output is (batch, classes)",
             )
-        return answer  # type: ignore[no-any-return]
+        return answer
 
 
 def open_classifier(model: Path | bytes, provider: ProviderName, threads: int = 1, name: str = "") -> Classifier:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
-import shutil
+import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from mnist_edge.training.model import build_model, check_state, model_from_state
 from mnist_edge.training.recipes import Settings
 
 SCHEMA = "mnist-edge/checkpoint/1"
+ENTRY = "mnist_edge"
 LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
 
 
@@ -100,38 +100,20 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
     tensors |= {f"momentum.{key}": value for key, value in checkpoint.momentum.items()}
     tensors |= {"rng.sampler": checkpoint.sampler, "epoch.loss_sum": checkpoint.loss_sum, "curve": checkpoint.curve}
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    metadata = {
+    metadata: dict[str, Any] = {
         "schema": SCHEMA,
-        "settings": json.dumps(asdict(checkpoint.settings)),
-        "progress": json.dumps(asdict(checkpoint.progress)),
-        "surroundings": json.dumps(checkpoint.surroundings),
+        "settings": asdict(checkpoint.settings),
+        "progress": asdict(checkpoint.progress),
+        "surroundings": checkpoint.surroundings,
     }
     checkpoint.sha256 = _digest(tensors, metadata)
-    last = run / LAST
-    data = save(tensors, {**metadata, "sha256": checkpoint.sha256})
-    if last.exists():
-        _keep_previous(last, run / PREVIOUS)
-    write_atomic(last, data)
-    return last
+    # One entry: safetensors writes several in no fixed order, and equal content shall give equal bytes.
+    entry = json.dumps({**metadata, "sha256": checkpoint.sha256})
+    write_atomic(run / LAST, save(tensors, {ENTRY: entry}), previous=run / PREVIOUS)
+    return run / LAST
 
 
-def _keep_previous(last: Path, previous: Path) -> None:
-    staged = previous.with_name(".writing-previous")
-    try:
-        staged.unlink(missing_ok=True)
-        try:
-            os.link(last, staged)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(last, staged)
-        os.replace(staged, previous)
-    except OSError as error:
-        staged.unlink(missing_ok=True)
-        raise SurroundingsError(
-            f"{previous}: {error.strerror}", hint="free some space or choose another --run"
-        ) from error
-
-
-def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+def _digest(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> str:
     """sha256 over the metadata and every tensor's name, dtype, shape and bytes."""
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for key in sorted(tensors):
@@ -165,9 +147,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         hint = f"the one before is kept: --resume {previous}"
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
+            metadata = dict(json.loads((file.metadata() or {}).get(ENTRY, "{}")))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
         raise BadFileError(f"{path} is not a whole safetensors file ({error})", hint=hint) from error
     found = metadata.pop("sha256", None)
     if metadata.get("schema") != SCHEMA:
@@ -176,9 +158,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise BadFileError(f"{path} is damaged: its content does not match its sha256", hint=hint)
     try:
         checkpoint = Checkpoint(
-            settings=TypeAdapter(Settings).validate_json(metadata["settings"]),
-            progress=TypeAdapter(Progress).validate_json(metadata["progress"]),
-            surroundings=json.loads(metadata["surroundings"]),
+            settings=TypeAdapter(Settings).validate_python(metadata["settings"]),
+            progress=TypeAdapter(Progress).validate_python(metadata["progress"]),
+            surroundings=metadata["surroundings"],
             weights=_part(tensors, "model."),
             momentum=_part(tensors, "momentum."),
             sampler=tensors["rng.sampler"],
@@ -209,12 +191,21 @@ def load_state_dict(path: Path) -> nn.Sequential:
     """
     hint = "give a file written by torch.save(net.state_dict(), ...)"
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # torch.load checks no CRC
+                damaged = archive.testzip()
+            if damaged:
+                raise ValueError(f"the CRC of {damaged} differs")  # noqa: TRY301 - one place tells it all
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, OSError, AttributeError) as error:
-        reason = "it asks for more than tensors" if isinstance(error, pickle.UnpicklingError) else "it is damaged"
-        raise BadFileError(f"{path} is not a PyTorch state_dict: {reason}", hint=hint) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise BadFileError(f"{path} is not a PyTorch state_dict: it holds something else", hint=hint)
+    except pickle.UnpicklingError as error:
+        raise BadFileError(f"{path} is not a PyTorch state_dict: it asks for more than tensors", hint=hint) from error
+    except Exception as error:  # a damaged pickle can make the reader fail in any way
+        raise BadFileError(f"{path} is not a PyTorch state_dict: it is damaged", hint=hint) from error
+    if not isinstance(state, dict):
+        raise BadFileError(f"{path} is not a PyTorch state_dict: it holds a {type(state).__name__}", hint=hint)
+    for key, value in state.items():
+        if not (isinstance(key, str) and isinstance(value, Tensor)):
+            raise BadFileError(f"{path}: {key!r} is a {type(value).__name__}, not a named tensor", hint=hint)
     return model_from_state(state, path)
 
 

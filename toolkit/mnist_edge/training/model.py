@@ -39,12 +39,14 @@ def model_from_state(state: Mapping[str, Tensor], source: Path) -> nn.Sequential
     Raises:
         BadFileError: names the key: missing, unexpected, of another shape or dtype, NaN or infinite.
     """
-    keys = [key for key in state if key.endswith(".weight")]
-    widths = [int(state[f"{2 * i}.weight"].shape[0]) for i in range(len(keys) - 1) if f"{2 * i}.weight" in state]
     hint = "give a checkpoint of mnist-edge, or a state_dict with keys 0.weight, 0.bias, 2.weight, ..."
-    if len(widths) != len(keys) - 1:
-        raise BadFileError(f"{source}: keys {', '.join(state)} are not those of a 784-...-10 network", hint=hint)
-    model = build_model(widths)
+    sizes: list[int] = []
+    while (key := f"{2 * len(sizes)}.weight") in state and state[key].ndim == 2:
+        sizes.append(int(state[key].shape[0]))
+    if not sizes or min(sizes) < 1:
+        found = ", ".join(list(state)[:4]) or "none"
+        raise BadFileError(f"{source}: no matrix 0.weight of a 784-...-10 network (keys: {found})", hint=hint)
+    model = build_model(sizes[:-1])
     check_state(model, state, source, hint)
     model.load_state_dict(dict(state))
     return model

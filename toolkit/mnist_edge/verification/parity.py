@@ -104,6 +104,8 @@ def _judge(answers: Logits, expected: Logits, where: str, errors: list[float], r
     if not np.isfinite(answers).all():
         bad = int(np.flatnonzero(~np.isfinite(answers).all(axis=1))[0])
         return f"{where} the logits of image {bad} are NaN or infinite"
+    if not np.isfinite(expected).all():
+        return f"{where} PyTorch's own logits are NaN or infinite: there is nothing to hold it against"
     if len(answers) == 0:
         return f"{where} there is no image to compare"
     difference = np.abs(answers.astype(np.float64) - expected)
@@ -122,7 +124,11 @@ def _judge(answers: Logits, expected: Logits, where: str, errors: list[float], r
 
 
 def _comparable(answers: Logits | None, expected: Logits) -> NDArray[np.intp] | None:
-    if answers is None or answers.shape != expected.shape or not np.isfinite(answers).all():
+    if (
+        answers is None
+        or answers.shape != expected.shape
+        or not (np.isfinite(answers).all() and np.isfinite(expected).all())
+    ):
         return None
     return np.asarray(answers.argmax(axis=1))
 

@@ -1,0 +1,293 @@
+"""The bundle: every byte is vouched for, and nothing in it is taken on trust."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import pickle
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mnist_edge.bundle import (
+    GOLDEN,
+    MANIFEST,
+    golden_bytes,
+    golden_inputs,
+    load_bundle,
+    manifest_bytes,
+    sha256_of_test_set,
+)
+from mnist_edge.errors import BadFileError, SurroundingsError
+from mnist_edge.files import sha256_bytes
+from mnist_edge.records import Dataset
+
+FILES = ("model.onnx", GOLDEN, MANIFEST)
+
+
+def rewrite_bundle(
+    source: Path, target: Path, *, model: bytes | None = None, golden: bytes | None = None, **changes: Any
+) -> Path:
+    """Copy a bundle with other content and every hash renewed: what no hash can tell from an honest one."""
+    manifest = load_bundle(source).manifest
+    shutil.copytree(source, target)
+    if model is not None:
+        (target / "model.onnx").write_bytes(model)
+        (variant,) = manifest.variants
+        variant = dataclasses.replace(variant, bytes=len(model), sha256=sha256_bytes(model))
+        manifest = dataclasses.replace(manifest, variants=(variant,))
+    if golden is not None:
+        (target / GOLDEN).write_bytes(golden)
+        manifest = dataclasses.replace(manifest, golden_sha256=sha256_bytes(golden))
+    (target / MANIFEST).write_bytes(manifest_bytes(dataclasses.replace(manifest, **changes)))
+    return target
+
+
+@pytest.fixture
+def copy(bundle_folder: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(bundle_folder, tmp_path / "digits")
+
+
+@pytest.fixture(scope="module")
+def shared_copy(bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One copy for many small changes; whoever changes it puts it right again."""
+    folder = shutil.copytree(bundle_folder, tmp_path_factory.mktemp("changed") / "digits")
+    load_bundle(folder)
+    yield folder
+    load_bundle(folder)
+
+
+@settings(max_examples=120, deadline=None)
+@given(name=st.sampled_from(FILES), where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_one_changed_bit_anywhere_is_found_and_its_file_named(
+    shared_copy: Path, name: str, where: float, bit: int
+) -> None:
+    """A copy damaged on its way is never run, and the user learns which file to copy again."""
+    path = shared_copy / name
+    whole = path.read_bytes()
+    changed = bytearray(whole)
+    changed[int(where * len(whole))] ^= 1 << bit
+    path.write_bytes(changed)
+    try:
+        with pytest.raises(BadFileError) as caught:
+            load_bundle(shared_copy)
+    finally:
+        path.write_bytes(whole)
+    assert str(path) in caught.value.message
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("how", ["cut", "longer", "empty"])
+def test_a_file_of_another_length_is_found(copy: Path, name: str, how: str) -> None:
+    """A copy that was cut off, or that something was added to, does not load."""
+    data = (copy / name).read_bytes()
+    (copy / name).write_bytes({"cut": data[:-1], "longer": data + b"\n", "empty": b""}[how])
+    with pytest.raises(BadFileError, match=name):
+        load_bundle(copy)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", GOLDEN])
+def test_a_missing_file_is_named(copy: Path, name: str) -> None:
+    """Half a bundle is a damaged one."""
+    (copy / name).unlink()
+    with pytest.raises(BadFileError, match=name):
+        load_bundle(copy)
+
+
+def test_a_folder_without_manifest_is_no_bundle(copy: Path, tmp_path: Path) -> None:
+    """A wrong path is told apart from a damaged bundle, and says what to do."""
+    (copy / MANIFEST).unlink()
+    for folder in (copy, tmp_path / "nowhere"):
+        with pytest.raises(SurroundingsError, match="no bundle") as caught:
+            load_bundle(folder)
+        assert "export" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["model.onnx", GOLDEN])
+def test_a_symlink_is_refused_though_its_content_is_right(copy: Path, tmp_path: Path, name: str) -> None:
+    """What a link points to can change after the check."""
+    shutil.move(copy / name, tmp_path / "elsewhere")
+    (copy / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BadFileError, match=name):
+        load_bundle(copy)
+
+
+@pytest.mark.parametrize("name", ["../secret.onnx", "{outside}", "sub/secret.onnx", "..", ".", "", "a\0b"])
+def test_a_file_name_never_leads_out_of_the_folder(bundle_folder: Path, tmp_path: Path, name: str) -> None:
+    """A manifest with right hashes still cannot make us read another place."""
+    data = (bundle_folder / "model.onnx").read_bytes()
+    outside = tmp_path / "secret.onnx"
+    outside.write_bytes(data)
+    (variant,) = load_bundle(bundle_folder).manifest.variants
+    variant = dataclasses.replace(variant, file=name.format(outside=outside))
+    folder = rewrite_bundle(bundle_folder, tmp_path / "b", variants=(variant,))
+    (folder / "sub").mkdir()
+    (folder / "sub" / "secret.onnx").write_bytes(data)
+    with pytest.raises(BadFileError, match="not a plain file"):
+        load_bundle(folder)
+
+
+def sealed(content: dict[str, Any]) -> bytes:
+    """A manifest's bytes with the sha256 that its content should have, whatever the content."""
+
+    def dump(value: dict[str, Any]) -> bytes:
+        return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+    return dump({**content, "sha256": sha256_bytes(dump(content))})
+
+
+def test_a_manifest_of_another_schema_names_both(copy: Path) -> None:
+    """A bundle of a later version is told as such, not as damage."""
+    content = json.loads((copy / MANIFEST).read_text())
+    del content["sha256"]
+    assert sealed(content) == (copy / MANIFEST).read_bytes()  # the control: this is how a manifest is sealed
+    (copy / MANIFEST).write_bytes(sealed({**content, "schema": "mnist-edge/bundle/99"}))
+    with pytest.raises(BadFileError, match=r"bundle/99.*bundle/1"):
+        load_bundle(copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"opset": "many"}, {"dataset": "letters"}, {"variants": None}, {"labels": 3}, {"golden_sha256": None},
+        {"variants": [{"name": "fp32"}]},
+    ],
+)  # fmt: skip
+def test_a_sealed_manifest_with_wrong_fields_names_the_field(copy: Path, change: dict[str, Any]) -> None:
+    """A right hash over wrong content is not enough."""
+    content = json.loads((copy / MANIFEST).read_text()) | change
+    del content["sha256"]
+    (copy / MANIFEST).write_bytes(sealed(content))
+    with pytest.raises(BadFileError, match=f"{MANIFEST}: {next(iter(change))}"):
+        load_bundle(copy)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[]", b'"text"', b"3", b"null", b"{}", b"\xff\xfe", b'{"schema": 1}', b"[" * 100_000,
+        b'{"schema": "mnist-edge/bundle/1", "sha256": "x", "dataset": "\\ud800"}',
+        b'{"schema": "mnist-edge/bundle/1", "sha256": ["x"], "dataset": NaN}',
+    ],
+    ids=lambda data: data[:12].decode("latin1") + data[-8:].decode("latin1"),
+)  # fmt: skip
+def test_any_text_in_place_of_the_manifest_is_a_bad_file(copy: Path, data: bytes) -> None:
+    """Whatever JSON, or no JSON, lies there: one error that names the file."""
+    (copy / MANIFEST).write_bytes(data)
+    with pytest.raises(BadFileError, match=MANIFEST):
+        load_bundle(copy)
+
+
+def packed(**arrays: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def other_golden(bundle_folder: Path, **changes: Any) -> bytes:
+    golden = load_bundle(bundle_folder).golden
+    arrays = {field.name: getattr(golden, field.name) for field in dataclasses.fields(golden)} | changes
+    return packed(**{name: value for name, value in arrays.items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"logits": None},
+        {"logits": np.zeros((3, 10), np.float32)},
+        {"logits": np.full((376, 10), np.nan, np.float32)},
+        {"test_logits": np.full((360, 10), np.inf, np.float32)},
+        {"test_logits": np.zeros((0, 10), np.float32)},
+        {"images": np.zeros((376, 28, 28), np.float32)},
+        {"images": np.uint8(3)},
+        {"images": np.zeros((0, 28, 28), np.uint8), "labels": np.zeros(0, np.uint8)},
+        {"labels": np.zeros((376, 1), np.uint8)},
+        {"test_sha256": np.zeros(31, np.uint8)},
+    ],
+    ids=str,
+)
+def test_a_golden_file_of_another_form_is_refused(bundle_folder: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    """Missing, empty, misshapen or NaN answers can prove nothing, though their hash is right."""
+    folder = rewrite_bundle(bundle_folder, tmp_path / "b", golden=other_golden(bundle_folder, **change))
+    with pytest.raises(BadFileError, match=GOLDEN):
+        load_bundle(folder)
+
+
+class Payload:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
+def test_a_pickle_in_the_golden_file_never_runs(bundle_folder: Path, tmp_path: Path) -> None:
+    """An array of objects is code; a bundle from a stranger must not run any."""
+    mark = tmp_path / "ran"
+    payload = np.array([Payload(mark)], dtype=object)
+    folder = rewrite_bundle(bundle_folder, tmp_path / "b", golden=other_golden(bundle_folder, labels=payload))
+    with pytest.raises(BadFileError, match=GOLDEN):
+        load_bundle(folder)
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(payload))
+    assert mark.exists()  # the payload itself works
+
+
+@settings(max_examples=150, deadline=None)
+@given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_damaged_golden_file_under_a_right_hash_is_a_bad_file_or_harmless(
+    bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory, where: float, bit: int
+) -> None:
+    """Whatever the decompressor makes of it, the user gets an error that names the file."""
+    data = bytearray((bundle_folder / GOLDEN).read_bytes())
+    data[int(where * len(data))] ^= 1 << bit
+    folder = rewrite_bundle(bundle_folder, tmp_path_factory.mktemp("golden") / "b", golden=bytes(data))
+    try:
+        load_bundle(folder)
+    except BadFileError as error:
+        assert GOLDEN in error.message  # noqa: PT017 - it may also load
+
+
+def test_what_was_written_is_what_is_read(bundle_folder: Path, digits: Dataset) -> None:
+    """Both records survive the way to disk and back, byte for byte, at another time of day."""
+    bundle = load_bundle(bundle_folder)
+    assert manifest_bytes(bundle.manifest) == (bundle_folder / MANIFEST).read_bytes()
+    assert golden_bytes(bundle.golden) == (bundle_folder / GOLDEN).read_bytes()
+    with zipfile.ZipFile(bundle_folder / GOLDEN) as archive:
+        assert {entry.date_time[0] for entry in archive.infolist()} == {1980}  # no clock in the bytes
+    assert np.array_equal(bundle.golden.images[:360], digits.test_images)
+    assert np.array_equal(bundle.golden.labels[:360], digits.test_labels)
+    (variant,) = bundle.manifest.variants
+    assert bundle.file(variant).stat().st_size == variant.bytes
+
+
+def test_golden_inputs_hold_black_white_and_noise_without_labels() -> None:
+    """The first 1,024 test images, then inputs that no dataset has; the same ones every time."""
+    images = np.arange(2000 * 784, dtype=np.uint64).astype(np.uint8).reshape(2000, 28, 28)
+    labels = (np.arange(2000) % 10).astype(np.uint8)
+    chosen, told = golden_inputs(images, labels)
+    assert chosen.shape == (1024 + 2 + 14, 28, 28)
+    assert np.array_equal(chosen[:1024], images[:1024])
+    assert np.array_equal(told[:1024], labels[:1024])
+    assert (chosen[1024].max(), chosen[1025].min()) == (0, 255)
+    assert set(told[1024:].tolist()) == {255}
+    assert np.array_equal(golden_inputs(images, labels)[0], chosen)
+
+
+def test_the_hash_of_a_test_set_tells_images_and_labels_apart(digits: Dataset) -> None:
+    """Recorded answers are only compared on exactly the images that they were given for."""
+    known = sha256_of_test_set(digits.test_images, digits.test_labels)
+    changed = digits.test_images.copy()
+    changed[0, 0, 0] ^= 1
+    assert not np.array_equal(sha256_of_test_set(changed, digits.test_labels), known)
+    assert not np.array_equal(sha256_of_test_set(digits.test_images, digits.test_labels[::-1]), known)
+    assert np.array_equal(sha256_of_test_set(np.asfortranarray(digits.test_images), digits.test_labels), known)

@@ -1,0 +1,204 @@
+"""The recipes, their rates, and the loop that follows them, against the seed's own words."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from mnist_edge.errors import CheckFailedError
+from mnist_edge.records import Dataset
+from mnist_edge.training.loop import KEEP_LOSS_EVERY, Hooks, _Feed, new_run, split, train
+from mnist_edge.training.recipes import RECIPES, Recipe, learning_rate, settings_for
+
+CPU = torch.device("cpu")
+
+
+def some(digits: Dataset, count: int) -> Dataset:
+    """The same dataset with only the first `count` pictures to train on."""
+    return dataclasses.replace(
+        digits, train_images=digits.train_images[:count], train_labels=digits.train_labels[:count]
+    )
+
+
+def test_the_recipe_seed_is_the_seeds() -> None:
+    """Batch 64, rate 0.01, 100 epochs, plain SGD on every image, as the blog post has it."""
+    recipe = dataclasses.asdict(RECIPES["seed"])
+    assert recipe == {
+        "name": "seed", "epochs": 100, "small_set_factor": 1, "batch_size": 64, "lr": 0.01, "momentum": 0.0,
+        "weight_decay": 0.0, "schedule": "constant", "warmup": 0.0, "label_smoothing": 0.0, "shift": 0, "holdout": 0.0,
+    }  # fmt: skip
+    assert settings_for("seed", dataset="mnist", train_images=60_000).widths == (600, 400, 200, 100)
+    assert settings_for("seed", dataset="digits", train_images=1437).recipe == RECIPES["seed"]
+    assert {learning_rate(RECIPES["seed"], step, 93_800) for step in range(0, 93_800, 77)} == {0.01}
+
+
+def test_settings_replace_only_what_was_named() -> None:
+    """Every option replaces its own setting, 0 included, and the rest stays the recipe's."""
+    plain = settings_for("fast", dataset="mnist", train_images=60_000)
+    assert plain.recipe == RECIPES["fast"]
+    named = {"epochs": 3, "lr": 0.0, "momentum": 0.0, "weight_decay": 0.0, "batch_size": 7}
+    for key, value in named.items():
+        changed = settings_for("fast", dataset="mnist", train_images=60_000, **{key: value})
+        assert dataclasses.asdict(changed.recipe) == dataclasses.asdict(RECIPES["fast"]) | {key: value}
+    all_named = settings_for("fast", dataset="digits", train_images=60_000, widths=(5,), seed=9, **named)
+    assert (all_named.dataset, all_named.widths, all_named.seed) == ("digits", (5,), 9)
+    assert dataclasses.asdict(all_named.recipe) == dataclasses.asdict(RECIPES["fast"]) | named
+
+
+def test_a_small_set_is_passed_over_more_often() -> None:
+    """Under 10,000 images the epochs are multiplied, unless the user named them."""
+    recipe = RECIPES["fast"]
+    many = recipe.epochs * recipe.small_set_factor
+    assert many > recipe.epochs
+    for images, epochs in ((9999, many), (10_000, recipe.epochs)):
+        assert settings_for("fast", dataset="digits", train_images=images).recipe.epochs == epochs
+    assert settings_for("fast", dataset="digits", train_images=9999, epochs=4).recipe.epochs == 4
+
+
+@given(st.integers(1, 600), st.floats(0, 1), st.floats(1e-6, 10))
+def test_a_cycle_rises_and_falls_and_never_stands_still(steps: int, warmup: float, lr: float) -> None:
+    """One cycle never exceeds the rate, is never 0, rises before its peak and falls after it."""
+    recipe = dataclasses.replace(RECIPES["fast"], warmup=warmup, lr=lr)
+    rates = [learning_rate(recipe, step, steps) for step in range(steps)]
+    assert all(0 < rate <= lr for rate in rates)
+    peak = rates.index(max(rates))
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+
+
+def test_a_cycle_peaks_after_its_warmup_and_ends_near_nothing() -> None:
+    """The rise is a straight line over `warmup` of the steps; half-way down a cosine the rate is half."""
+    recipe = dataclasses.replace(RECIPES["fast"], warmup=0.2, lr=1.0)
+    rates = [learning_rate(recipe, step, 999) for step in range(999)]
+    assert rates[99] == pytest.approx(0.5)
+    assert rates[199] == pytest.approx(1.0)
+    assert rates[599] == pytest.approx(0.5)
+    assert 0 < rates[998] < 1e-4
+
+
+@pytest.mark.parametrize("holdout", [0.0, 0.05, 0.5])
+def test_the_split_takes_every_image_once(digits: Dataset, holdout: float) -> None:
+    """Images to train on and images to choose by are apart, and together they are all."""
+    recipe = dataclasses.replace(RECIPES["fast"], holdout=holdout)
+    chosen, held = split(digits, recipe)
+    assert len(held) == round(1437 * holdout)
+    assert sorted([*chosen.tolist(), *held.tolist()]) == list(range(1437))
+    assert torch.equal(split(digits, recipe)[1], held)
+
+
+def test_the_loop_is_the_seeds_loop(digits: Dataset) -> None:
+    """Recipe seed gives the blog post's losses: mean over all batches, every 30th kept, last partial batch included."""
+    data, epochs = some(digits, 500), 8
+    settings = settings_for("seed", dataset="digits", train_images=500, epochs=epochs)
+    run = new_run(settings)
+    assert train(run, data, CPU, Hooks(save=lambda _checkpoint: None))
+
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Linear(784, 600), nn.ReLU(), nn.Linear(600, 400), nn.ReLU(), nn.Linear(400, 200), nn.ReLU(),
+        nn.Linear(200, 100), nn.ReLU(), nn.Linear(100, 10),
+    )  # fmt: skip
+    criterion = nn.CrossEntropyLoss()
+    x = data.train_images.astype("float32") / 255
+    images = torch.from_numpy(((x - 0.5) / 0.5).reshape(500, 784))
+    labels = torch.from_numpy(data.train_labels.astype("int64"))
+    order_of = torch.Generator().manual_seed(0)
+    means, losses1, idx = [], [], 0
+    for _ in range(epochs):
+        order = torch.randperm(500, generator=order_of)
+        torch.randint(1, (2, 500), generator=order_of)  # the shifts that this recipe does not have
+        train_loss, batches = 0.0, order.split(64)
+        for rows in batches:
+            loss = criterion(net(images[rows]), labels[rows])
+            net.zero_grad()
+            loss.backward()
+            for param in net.parameters():
+                param.data = param.data - 1e-2 * param.grad.data
+            train_loss += loss.item()
+            if idx % 30 == 0:
+                losses1.append(loss.item())
+            idx += 1
+        means.append(train_loss / len(batches))
+        assert len(batches[-1]) == 500 - 7 * 64
+
+    history = run.progress.history
+    assert [record.epoch for record in history] == list(range(1, epochs + 1))
+    assert [record.loss for record in history] == pytest.approx(means, abs=1e-5)
+    assert KEEP_LOSS_EVERY == 30
+    assert [float(loss) for loss in run.curve] == pytest.approx(losses1, abs=1e-5)
+    assert len(losses1) == 3
+    assert means[-1] < means[0] - 0.005
+    assert list(run.model.state_dict()) == list(net.state_dict())
+    for ours, theirs in zip(run.model.state_dict().values(), net.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def train_for_epochs(data: Dataset, recipe: Recipe, widths: tuple[int, ...] = (24,), seed: int = 0):
+    settings = settings_for("fast", dataset="digits", train_images=len(data.train_images), widths=widths, seed=seed)
+    run = new_run(dataclasses.replace(settings, recipe=recipe))
+    train(run, data, CPU, Hooks(save=lambda _checkpoint: None))
+    return run
+
+
+def test_held_out_images_are_never_learnt_from(digits: Dataset) -> None:
+    """Changing the held-out pictures changes the accuracy told on them, and not one weight."""
+    recipe = dataclasses.replace(RECIPES["fast"], epochs=2, holdout=0.2)
+    images = digits.train_images.copy()
+    images[split(digits, recipe)[1].numpy()] = 0
+    real, changed = (
+        train_for_epochs(data, recipe) for data in (digits, dataclasses.replace(digits, train_images=images))
+    )
+    for one, other in zip(real.model.state_dict().values(), changed.model.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    assert real.progress.history[-1].holdout_accuracy != changed.progress.history[-1].holdout_accuracy
+
+
+def test_shifts_move_pictures_and_lose_none() -> None:
+    """With shifts, a picture of one bright pixel in the middle arrives at every place around it, and only there."""
+    images = np.zeros((600, 28, 28), dtype=np.uint8)
+    images[:, 14, 14] = 255
+    recipe = dataclasses.replace(RECIPES["fast"], shift=2, batch_size=64)
+    feed = _Feed(images, np.zeros(600, dtype=np.uint8), torch.arange(600), recipe, CPU)
+    pixels = torch.cat([part for part, _ in feed.epoch(torch.Generator().manual_seed(0), from_step=0)])
+    assert pixels.shape == (600, 784)
+    assert (pixels == 1).sum(dim=1).tolist() == [1] * 600
+    assert pixels.unique().tolist() == [-1, 1]
+    places = {(int(place) // 28, int(place) % 28) for place in pixels.argmax(dim=1)}
+    assert places == {(row, column) for row in range(12, 17) for column in range(12, 17)}
+
+
+def test_the_seed_decides_everything(digits: Dataset) -> None:
+    """The same seed gives the same weights bit for bit, another seed gives others."""
+    recipe, data = dataclasses.replace(RECIPES["fast"], epochs=1), some(digits, 300)
+    one, same, other = (train_for_epochs(data, recipe, seed=seed).model.state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(one[key], same[key]) for key in one)
+    assert not any(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_run_leaves_the_callers_random_numbers_alone() -> None:
+    """Making first weights from a seed does not reset torch's own generator."""
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    new_run(settings_for("fast", dataset="digits", train_images=100, widths=(4,)))
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(("lr", "batch_size"), [(1e6, 32), (1e6, 300), (1e40, 300)])
+def test_diverged_weights_are_never_saved(digits: Dataset, lr: float, batch_size: int) -> None:
+    """A rate far too high ends with an error, and no checkpoint with NaN or infinite weights is handed on before."""
+    finite: list[bool] = []
+    recipe = dataclasses.replace(RECIPES["seed"], lr=lr, batch_size=batch_size, epochs=6, momentum=0.9)
+    run = new_run(dataclasses.replace(settings_for("seed", dataset="digits", train_images=300), recipe=recipe))
+    hooks = Hooks(
+        save=lambda checkpoint: finite.append(all(bool(v.isfinite().all()) for v in checkpoint.weights.values()))
+    )
+    with pytest.raises(CheckFailedError, match="diverged"):
+        train(run, some(digits, 300), CPU, hooks)
+    assert all(finite)

@@ -1,0 +1,127 @@
+"""Timing one callable: what is counted, what is not, and what the timed runs answered."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mnist_edge.benchmarking.process import DISTINCT_INPUTS, judge, row_groups
+from mnist_edge.benchmarking.sampling import MIN_SAMPLES, WARMUP_LIMIT_NS, peak_rss_bytes, sample
+
+MS = 1_000_000
+
+
+class Clock:
+    """A clock that only a run moves on, by what `cost` says of the n-th run."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cost: Callable[[int], int]) -> None:
+        self.now, self.runs, self.cost, self.feeds = 1, 0, cost, []
+        monkeypatch.setattr(time, "perf_counter_ns", lambda: self.now)
+
+    def run(self, feed: str) -> str:
+        self.now += self.cost(self.runs)
+        self.runs += 1
+        self.feeds.append(feed)
+        return feed.upper()
+
+
+def test_first_run_warm_up_and_counted_runs_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slow first run and the slow runs of the warm-up are in no counted figure."""
+    clock = Clock(monkeypatch, lambda run: 50 * MS if run == 0 else 3 * MS if run < 10 else MS)
+    found = sample(clock.run, ["a", "b"], seconds=0.1)
+    assert found.first_run_ns == 50 * MS
+    assert found.run_ns == [MS] * 100
+    assert found.warmup_runs == clock.runs - 101
+    assert found.warmup_runs > 40  # the slow window, and two alike
+
+
+def test_at_least_thirty_runs_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow a model is, and however short the time given."""
+    clock = Clock(monkeypatch, lambda _: 900 * MS)
+    assert sample(clock.run, ["a"], seconds=0).run_ns == [900 * MS] * MIN_SAMPLES
+
+
+def test_a_warm_up_that_never_settles_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that grows slower and slower is timed all the same."""
+    clock = Clock(monkeypatch, lambda run: int(MS * 1.02**run))
+    found = sample(clock.run, ["a"], seconds=0)
+    warm_up = sum(clock.cost(run) for run in range(1, 1 + found.warmup_runs))
+    assert WARMUP_LIMIT_NS <= warm_up < 2 * WARMUP_LIMIT_NS
+
+
+def test_feeds_take_turns_and_each_keeps_its_own_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs can be judged against the input that they belong to."""
+    clock = Clock(monkeypatch, lambda _: MS)
+    found = sample(clock.run, ["a", "b", "c"], seconds=0.03)
+    assert found.outputs == {0: "A", 1: "B", 2: "C"}
+    assert clock.feeds[-30:] == ["a", "b", "c"] * 10
+
+
+def test_no_garbage_is_collected_in_counted_runs_and_all_is_again_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collector is off while it counts, and on afterwards, also after an error."""
+    assert gc.isenabled()
+    clock = Clock(monkeypatch, lambda _: MS)
+    states: list[bool] = []
+    sample(lambda feed: (clock.run(feed), states.append(gc.isenabled())), ["a"], seconds=0)
+    assert states[-MIN_SAMPLES:] == [False] * MIN_SAMPLES
+    assert all(states[:-MIN_SAMPLES])
+    assert gc.isenabled()
+
+    def fail(feed: str) -> None:
+        clock.run(feed)
+        if not gc.isenabled():
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        sample(fail, ["a"], seconds=0)
+    assert gc.isenabled()
+
+
+EXPECTED = np.array([[0, 9, 1], [5, 0, 5.0001], [0, 0, 7], [3, 1, 0]], np.float32)
+GROUPS = [np.array([0, 1]), np.array([2, 3])]
+
+
+def test_right_decisions_are_no_error() -> None:
+    """The control: PyTorch's own logits, and others that decide alike, are right."""
+    outputs = {0: EXPECTED[:2], 1: EXPECTED[2:] * 3}
+    assert judge(outputs, GROUPS, EXPECTED) == (4, 0)
+
+
+def test_wrong_decisions_are_counted_and_near_ties_are_not() -> None:
+    """A clear decision that changed is counted; one that PyTorch itself left open is not."""
+    outputs = {0: np.array([[9, 0, 0], [1, 0, 0]], np.float32), 1: np.array([[0, 1, 0], [2, 0, 0]], np.float32)}
+    assert judge(outputs, GROUPS, EXPECTED) == (4, 2)
+    assert judge({1: outputs[1]}, GROUPS, EXPECTED) == (2, 1)
+    assert judge({}, GROUPS, EXPECTED) == (0, 0)
+
+
+def test_nan_is_no_decision() -> None:
+    """A model that answers NaN is as wrong on class 0, which argmax would name, as on any other."""
+    outputs = {index: np.full((2, 3), np.nan, np.float32) for index in (0, 1)}
+    assert judge(outputs, GROUPS, EXPECTED) == (4, 3)
+
+
+@given(count=st.integers(1, 2000), batch=st.integers(1, 3000))
+def test_row_groups_cover_golden_rows_in_whole_batches(count: int, batch: int) -> None:
+    """Every input is one full batch of golden rows; none twice while there are enough."""
+    groups = row_groups(count, batch)
+    rows = np.concatenate(groups)
+    assert all(group.shape == (batch,) for group in groups)
+    assert set(rows.tolist()) == set(range(min(count, len(rows))))
+    assert len(groups) == max(1, min(DISTINCT_INPUTS, count // batch))
+    if batch <= count:
+        assert len(set(rows.tolist())) == len(rows)
+
+
+def test_peak_memory_is_that_of_this_process() -> None:
+    """Touching 64 MB more than ever before raises the peak by about as much."""
+    before = peak_rss_bytes()
+    block = np.ones(before // 8 + 8_000_000)
+    assert peak_rss_bytes() >= block.nbytes
+    assert peak_rss_bytes() > before

@@ -1,0 +1,178 @@
+"""The provider asked for, all nodes of it, or an error: never another one in silence."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from mnist_edge.contract import ProviderName
+from mnist_edge.errors import SurroundingsError
+from mnist_edge.runtime.session import open_session, require_provider
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+
+def three_nodes() -> bytes:
+    """A graph that no optimiser makes smaller."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Softmax", ["float"], ["soft"], axis=1),
+        helper.make_node("CumSum", ["soft", "axis"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "three",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, ["b", 784])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", 784])],
+        [helper.make_tensor("axis", TensorProto.INT64, [], [1])],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+
+
+def wheels(monkeypatch: pytest.MonkeyPatch, *installed: str) -> None:
+    """Let exactly these onnxruntime wheels be installed."""
+    real = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if not name.startswith("onnxruntime"):
+            return real(name)
+        if name in installed:
+            return "1.99"
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+
+
+def test_cuda_on_the_cpu_wheel_is_refused_with_the_remedy(bundle_folder: Path) -> None:
+    """onnxruntime itself would run on the CPU here; the hint is a command that can be pasted."""
+    if CUDA in onnxruntime.get_available_providers():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(SurroundingsError, match="cuda") as caught:
+        open_session(bundle_folder / "model.onnx", "cuda")
+    assert caught.value.hint == 'pip uninstall -y onnxruntime && pip install "mnist-edge[cuda]"'
+    silent = onnxruntime.InferenceSession(three_nodes(), providers=[CPU])
+    assert silent.get_providers() == [CPU]
+
+
+@pytest.mark.parametrize("provider", ["cpu", "cuda"])
+def test_both_wheels_overwrite_each_other(provider: ProviderName, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which one was installed last cannot be known; the command mends it."""
+    wheels(monkeypatch, "onnxruntime", "onnxruntime-gpu")
+    with pytest.raises(SurroundingsError, match="both installed") as caught:
+        require_provider(provider)
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu" in caught.value.hint
+    assert f'pip install "mnist-edge[{provider}]"' in caught.value.hint
+
+
+@pytest.mark.parametrize("provider", ["cpu", "cuda"])
+def test_no_wheel_names_the_extra(provider: ProviderName, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bare install says which extra brings the runtime."""
+    wheels(monkeypatch)
+    with pytest.raises(SurroundingsError, match="not installed") as caught:
+        require_provider(provider)
+    assert caught.value.hint == f'pip install "mnist-edge[{provider}]"'
+
+
+class Made(list[dict[str, Any]]):
+    """What a stand-in for onnxruntime was asked to open."""
+
+
+def stand_in(
+    monkeypatch: pytest.MonkeyPatch, got: list[str], nodes: dict[str, int], refusal: Exception | None = None
+) -> Made:
+    """An onnxruntime-gpu that offers CUDA and then takes what it likes."""
+    made = Made()
+
+    class Options:
+        def __init__(self) -> None:
+            self.entries: dict[str, str] = {}
+
+        def add_session_config_entry(self, key: str, value: str) -> None:
+            self.entries[key] = value
+
+    class Session:
+        def __init__(self, _model: object, sess_options: Options, providers: list[str]) -> None:
+            if refusal is not None:
+                raise refusal
+            made.append({"providers": providers, "entries": sess_options.entries})
+
+        def get_providers(self) -> list[str]:
+            return got
+
+        def get_provider_graph_assignment_info(self) -> list[SimpleNamespace]:
+            return [
+                SimpleNamespace(ep_name=name, get_nodes=lambda count=count: [object()] * count)
+                for name, count in nodes.items()
+            ]
+
+        def __getattr__(self, name: str) -> Any:  # what else a session can do is of no matter here
+            return lambda *_, **__: None
+
+    fake = ModuleType("onnxruntime")
+    fake.SessionOptions = Options  # type: ignore[attr-defined]
+    fake.InferenceSession = Session  # type: ignore[attr-defined]
+    fake.capi = onnxruntime.capi  # type: ignore[attr-defined]
+    fake.get_available_providers = lambda: [CUDA, CPU]  # type: ignore[attr-defined]
+    fake.preload_dlls = lambda *_, **__: None  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    wheels(monkeypatch, "onnxruntime-gpu")
+    return made
+
+
+def test_cuda_alone_is_asked_for_with_the_fallback_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control of the tests below: a session that is wholly on CUDA opens, and was asked for as such."""
+    made = stand_in(monkeypatch, [CUDA, CPU], {CUDA: 5})
+    assert open_session(b"model", "cuda").placement == {CUDA: 5}
+    assert made[-1]["providers"] == [CUDA]
+    assert made[-1]["entries"]["session.disable_cpu_ep_fallback"] == "1"
+
+
+def test_a_session_on_another_provider_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was got is looked at, not only what was asked for."""
+    stand_in(monkeypatch, [CPU], {CPU: 5})
+    with pytest.raises(SurroundingsError, match=f"onnxruntime took {CPU}"):
+        open_session(b"model", "cuda")
+
+
+def test_one_node_on_another_provider_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CUDA figure with a part on the CPU is no CUDA figure."""
+    stand_in(monkeypatch, [CUDA, CPU], {CUDA: 5, CPU: 1})
+    with pytest.raises(SurroundingsError, match=f"some nodes run on {CPU}"):
+        open_session(b"model", "cuda")
+
+
+def test_a_cuda_session_that_cannot_be_made_is_4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing library is the machine's fault, not the file's."""
+    stand_in(monkeypatch, [], {}, RuntimeError("libcudnn.so.9 is missing\nmore"))
+    with pytest.raises(SurroundingsError, match=r"libcudnn\.so\.9 is missing$") as caught:
+        open_session(b"model", "cuda")
+    assert caught.value.hint
+
+
+def test_placement_counts_the_nodes_of_a_real_model(bundle_folder: Path) -> None:
+    """The proof is not empty: every node of the graph is counted on the provider."""
+    assert open_session(three_nodes(), "cpu").placement == {CPU: 3}
+    placement = open_session(bundle_folder / "model.onnx", "cpu").placement
+    assert set(placement) == {CPU}
+    assert placement[CPU] >= 3  # three layers, however much is fused into each
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_number_of_threads_takes_effect(threads: int, bundle_folder: Path) -> None:
+    """A timing under a thread count was taken under it: onnxruntime starts one thread fewer than asked for."""
+
+    def running() -> int:
+        return len(os.listdir("/proc/self/task"))
+
+    before = running()
+    opened = open_session(bundle_folder / "model.onnx", "cpu", threads)
+    assert opened.session.get_session_options().intra_op_num_threads == threads
+    assert running() - before == threads - 1

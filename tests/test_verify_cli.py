@@ -1,0 +1,149 @@
+"""`mnist-edge verify`: what a device's owner relies on before the first picture is decided."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from conftest import mnist_edge
+from test_bundle import rewrite_bundle
+from test_cli import hiding, in_process, one_line
+from test_parity import change, normalised_twice
+
+ROW = {
+    "name", "images", "flips", "flip_rate_upper95", "max_abs_error", "max_relative_error", "accuracy", "ties",
+    "batches", "passed", "reason",
+}  # fmt: skip
+FAULTS: dict[str, Callable[[onnx.ModelProto], None]] = {
+    "transposed": change("layers.0.weight", lambda weight: weight.T.reshape(weight.shape)),
+    "normalised twice": normalised_twice,
+    "NaN": change("layers.4.bias", lambda bias: bias * np.nan),
+}
+
+
+def broken(bundle: Path, target: Path, fault: str) -> Path:
+    """A bundle whose hashes are right and whose model is wrong."""
+    proto = onnx.load(bundle / "model.onnx")
+    FAULTS[fault](proto)
+    return rewrite_bundle(bundle, target, model=proto.SerializeToString())
+
+
+def test_an_untouched_bundle_passes(bundle_folder: Path, tmp_path: Path) -> None:
+    """The real command, from another folder, with the keys that scripts read."""
+    done = mnist_edge("verify", bundle_folder, "--json", cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    report = done.json
+    assert (report["schema"], report["passed"], report["provider"]) == ("mnist-edge/verify/1", True, "cpu")
+    assert report["test_set"] is True
+    (row,) = report["variants"]
+    assert set(row) == ROW
+    assert (row["name"], row["images"], row["flips"], row["passed"], row["reason"]) == ("fp32", 360, 0, True, "")
+    assert row["flip_rate_upper95"] == pytest.approx(1 - 0.05 ** (1 / 360))
+
+
+def test_the_newest_bundle_is_the_default(bundle_folder: Path, tmp_path: Path) -> None:
+    """Without a name the bundle exported last is verified; without any, the command says how to make one."""
+    assert in_process("verify", cwd=tmp_path).code == 4
+    for name in ("old", "new"):
+        shutil.copytree(bundle_folder, tmp_path / "exported" / name)
+    (tmp_path / "exported" / "new" / "manifest.json").touch()
+    assert in_process("verify", "--json", cwd=tmp_path).json["bundle"] == "exported/new"
+
+
+def test_a_changed_byte_is_3(bundle_folder: Path, tmp_path: Path) -> None:
+    """Damage is told apart from a wrong model, and the file is named."""
+    folder = shutil.copytree(bundle_folder, tmp_path / "b")
+    data = bytearray((folder / "model.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / "model.onnx").write_bytes(data)
+    done = in_process("verify", folder, "--json", cwd=tmp_path)
+    assert (done.code, done.json["error"]["kind"]) == (3, "bad-file")
+    assert str(folder / "model.onnx") in one_line(done.err)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_model_under_right_hashes_is_1(fault: str, bundle_folder: Path, tmp_path: Path) -> None:
+    """Hashes vouch for bytes, not for answers: the report is still printed, and the exit code is 1."""
+    folder = broken(bundle_folder, tmp_path / "b", fault)
+    done = in_process("verify", folder, "--json", cwd=tmp_path)
+    assert (done.code, done.json["passed"]) == (1, False)
+    (row,) = done.json["variants"]
+    assert not row["passed"]
+    assert row["reason"] in one_line(done.err)
+    table = in_process("verify", folder, cwd=tmp_path)
+    assert table.code == 1
+    assert "FAILED" in table.out
+
+
+def test_cuda_on_a_machine_without_it_is_4(bundle_folder: Path, tmp_path: Path) -> None:
+    """Never a CPU verdict under the name of CUDA."""
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this machine has CUDA")
+    done = in_process("verify", bundle_folder, "--provider", "cuda", "--json", cwd=tmp_path)
+    assert (done.code, set(done.json)) == (4, {"error"})
+    assert 'pip install "mnist-edge[cuda]"' in one_line(done.err)
+
+
+def test_against_a_run_folder_compares_with_live_pytorch(workplace: Path, bundle_folder: Path, tmp_path: Path) -> None:
+    """The weights that the bundle was made of pass; other weights do not."""
+    torch = pytest.importorskip("torch")
+    from mnist_edge.training.checkpoint import read_model
+
+    run = workplace / "runs" / "digits"
+    done = in_process("verify", bundle_folder, "--against", run, "--json", cwd=tmp_path)
+    assert (done.code, done.json["passed"]) == (0, True)
+    assert str(run) in done.json["reference"]
+    state = read_model(run)[0].state_dict()
+    state["4.bias"][3] += 1
+    torch.save(state, tmp_path / "other.pth")
+    done = in_process("verify", bundle_folder, "--against", "other.pth", "--json", cwd=tmp_path)
+    assert (done.code, done.json["passed"]) == (1, False)
+
+
+def test_a_missing_bundle_is_4(tmp_path: Path) -> None:
+    """A wrong path is named, with how a bundle comes to be."""
+    done = in_process("verify", tmp_path / "nowhere", cwd=tmp_path)
+    assert (done.code, done.out) == (4, "")
+    assert "nowhere" in one_line(done.err)
+    assert "mnist-edge export" in done.err
+
+
+def test_a_device_without_torch_onnx_and_digits_verifies_on_the_golden_inputs(
+    bundle_folder: Path, tmp_path: Path
+) -> None:
+    """onnxruntime and numpy are enough, and the report says that the test set was not at hand."""
+    workshop = ("torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "safetensors", "sklearn", "matplotlib")
+    environment = hiding(tmp_path / "site", *workshop)
+    done = mnist_edge("verify", bundle_folder, "--json", cwd=tmp_path, **environment)
+    assert done.code == 0, done.err
+    assert (done.json["passed"], done.json["test_set"], done.json["variants"][0]["images"]) == (True, False, 376)
+    assert "only the golden inputs" in one_line(done.err)
+
+
+@pytest.mark.parametrize(("fault", "code"), [("", 0), ("transposed", 1)])
+@pytest.mark.parametrize("form", ["--json", "--threads=1"])
+def test_a_reader_that_left_changes_neither_verdict_nor_manners(
+    fault: str, code: int, form: str, bundle_folder: Path, tmp_path: Path
+) -> None:
+    """`| head -1` gets no traceback, and a script with pipefail still gets the verdict."""
+    folder = broken(bundle_folder, tmp_path / "b", fault) if fault else bundle_folder
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mnist_edge", "verify", folder, form],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    with process.stderr as stream:
+        said = stream.read()
+    assert process.wait() == code
+    assert "Traceback" not in said
+    assert "Exception" not in said
+    assert "BrokenPipe" not in said
