@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -17,6 +18,15 @@ from mnist_edge.training.loop import KEEP_LOSS_EVERY, Hooks, _Feed, new_run, spl
 from mnist_edge.training.recipes import RECIPES, Recipe, learning_rate, settings_for
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Two threads wait for each other where several tests share the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def some(digits: Dataset, count: int) -> Dataset:

@@ -99,7 +99,7 @@ def train_stage(
     else:
         data = load_dataset(dataset or "mnist", data_dir, say)
         folder = run or RUNS / data.name
-        start = _fresh(resume, recipe, data.name, len(data.train_images), folder, changes)
+        start = _fresh(resume, recipe, data.name, len(data.train_images), changes)
     epochs = start.run.settings.recipe.epochs
     title = f"{data.name}, recipe {start.run.settings.recipe.name}"
     with stop_requests() as request, progress("training") as on_step:
@@ -138,22 +138,16 @@ def _fresh(
     recipe: RecipeName | None,
     dataset: DatasetName,
     images: int,
-    folder: Path,
     changes: dict[str, Any],
 ) -> Start:
-    """A run from first weights or from those of a .pth; never over one that was interrupted."""
+    """A run from first weights or from those of a .pth."""
     from mnist_edge.training.checkpoint import checkpoint_path
     from mnist_edge.training.loop import new_run
     from mnist_edge.training.recipes import settings_for
-    from mnist_edge.training.run import Start, started_from, unfinished
+    from mnist_edge.training.run import Start, started_from
 
     if weights is not None and changes["widths"] is not None:
         raise UsageError("--widths cannot change: the .pth file has its own", hint="leave --widths out")
     given = {**changes, "seed": changes["seed"] or 0, "widths": changes["widths"] or WIDTHS}
     settings = settings_for(recipe or "fast", dataset=dataset, train_images=images, **given)
-    if unfinished(folder) is not None:
-        raise UsageError(
-            f"{folder} holds a run that was interrupted; it is not overwritten",
-            hint=f"--resume {folder} to go on, or another --run, or remove the folder",
-        )
     return Start(run=new_run(settings)) if weights is None else started_from(checkpoint_path(weights), settings)

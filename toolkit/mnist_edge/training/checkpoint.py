@@ -90,8 +90,8 @@ def surroundings(device: torch.device) -> dict[str, Any]:
     }
 
 
-def save_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
-    """Write `last.safetensors` into the run folder, keeping the one before as `previous.safetensors`.
+def save_checkpoint(run: Path, checkpoint: Checkpoint, *, keep: bool = True) -> Path:
+    """Write `last.safetensors` into the run folder; `keep` has the one before stay as `previous.safetensors`.
 
     Raises:
         SurroundingsError: disk full or folder read-only; both files are as they were.
@@ -109,7 +109,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
     checkpoint.sha256 = _digest(tensors, metadata)
     # One entry: safetensors writes several in no fixed order, and equal content shall give equal bytes.
     entry = json.dumps({**metadata, "sha256": checkpoint.sha256})
-    write_atomic(run / LAST, save(tensors, {ENTRY: entry}), previous=run / PREVIOUS)
+    write_atomic(run / LAST, save(tensors, {ENTRY: entry}), previous=run / PREVIOUS if keep else None)
     return run / LAST
 
 
@@ -144,7 +144,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     previous = path.with_name(PREVIOUS)
     hint = "give another checkpoint"
     if path.name == LAST and previous.exists():
-        hint = f"the one before is kept: --resume {previous}"
+        hint = f"the one before is kept: {previous}"
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(json.loads((file.metadata() or {}).get(ENTRY, "{}")))

@@ -131,10 +131,10 @@ def train(run: Run, dataset: Dataset, device: torch.device, hooks: Hooks) -> boo
             hooks.on_step(done + 1, recipe.epochs * steps)
             if progress.step < steps and hooks.stop():
                 progress.seconds = time.perf_counter() - started
-                _check_finite(run.loss_sum, progress)
+                _check_run(run)
                 hooks.save(checkpoint_of(run, at_start, device))
                 return False
-        _check_finite(run.loss_sum, progress)
+        _check_run(run)
         record = EpochRecord(
             epoch=progress.epoch + 1,
             loss=float(run.loss_sum) / steps,
@@ -183,12 +183,19 @@ class _Feed:
                 yield pixels[row : row + batch], targets[row : row + batch]
 
 
-def _check_finite(loss: Tensor, progress: Progress) -> None:
-    if not bool(torch.isfinite(loss)):
+def _check_finite(figures: Tensor, progress: Progress, what: str = "the loss") -> None:
+    if not bool(torch.isfinite(figures).all()):
         raise CheckFailedError(
-            f"the loss became {float(loss)} in epoch {progress.epoch + 1}: training has diverged",
+            f"{what} became NaN or infinite in epoch {progress.epoch + 1}: training has diverged",
             hint="train with a smaller --lr; the last good checkpoint is kept",
         )
+
+
+def _check_run(run: Run) -> None:
+    """Nothing is saved that cannot be gone on from: a loss can still be finite when its step was not."""
+    _check_finite(run.loss_sum, run.progress)
+    for key, value in run.model.state_dict().items():
+        _check_finite(value, run.progress, key)
 
 
 def checkpoint_of(run: Run, sampler: Tensor, device: torch.device) -> Checkpoint:

@@ -29,10 +29,11 @@ from mnist_edge.training.recipes import Settings
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Where a run begins: fresh settings, or a checkpoint to go on from, or bare weights to start with."""
+    """Where a run begins: fresh settings, bare weights, or the checkpoint file that it goes on from."""
 
     run: Run
     note: str = ""
+    checkpoint: Path | None = None
 
 
 def resumed(path: Path, epochs: int | None) -> Start:
@@ -43,7 +44,11 @@ def resumed(path: Path, epochs: int | None) -> Start:
         checkpoint.settings = dataclasses.replace(checkpoint.settings, recipe=recipe)
     run = continued_run(checkpoint)
     done, total = run.progress.epoch, run.settings.recipe.epochs
-    return Start(run=run, note=f"resuming {path}: {done} of {total} epochs and {run.progress.step} steps are done")
+    return Start(
+        run=run,
+        note=f"resuming {path}: {done} of {total} epochs and {run.progress.step} steps are done",
+        checkpoint=path,
+    )
 
 
 def started_from(path: Path, settings: Settings) -> Start:
@@ -81,7 +86,7 @@ def train_run(
         The report, or None where `stop` ended it; the checkpoint then holds the last finished step.
 
     Raises:
-        UsageError: the checkpoint is of another dataset.
+        UsageError: the checkpoint is of another dataset, or the folder holds another run that was interrupted.
         SurroundingsError: folder in use or not writable, no such device.
     """
     settings = start.run.settings
@@ -93,15 +98,18 @@ def train_run(
     target = resolve_device(device)
     ensure_folder(folder)
     with locked(folder):
+        _refuse_to_overwrite(start, folder)
         if start.note:
             say(start.note)
 
-        def save(checkpoint: Checkpoint) -> None:
-            save_checkpoint(folder, checkpoint)
+        def save(checkpoint: Checkpoint, *, keep: bool = True) -> None:
+            save_checkpoint(folder, checkpoint, keep=keep)
             _write_histories(folder, checkpoint)
 
-        if not (folder / LAST).exists():  # also proves, before the long work, that it can be written
-            save(checkpoint_of(start.run, start.run.sampler.get_state(), target))
+        last = folder / LAST
+        if not last.exists() or (start.checkpoint is not None and start.checkpoint.resolve() != last.resolve()):
+            # Proves before the long work that it can be written. What it replaces may be damaged: not kept.
+            save(checkpoint_of(start.run, start.run.sampler.get_state(), target), keep=False)
         hooks = Hooks(save=save, on_step=on_step, on_epoch=on_epoch, stop=stop)
         if not train(start.run, dataset, target, hooks):
             return None
@@ -117,6 +125,17 @@ def train_run(
             seconds=seconds,
             seconds_per_epoch=seconds / max(1, len(history)),
             device=surroundings(target)["device"],
+        )
+
+
+def _refuse_to_overwrite(start: Start, folder: Path) -> None:
+    """An interrupted run is gone on with or left alone."""
+    if start.checkpoint is not None and start.checkpoint.resolve().parent == folder.resolve():
+        return
+    if unfinished(folder) is not None:
+        raise UsageError(
+            f"{folder} holds a run that was interrupted; it is not overwritten",
+            hint=f"--resume {folder} to go on, or another --run, or remove the folder",
         )
 
 

@@ -58,8 +58,7 @@ def sgd_step(layers: list[Layer], pixels: Tensor, targets: Tensor, recipe: Recip
     logits = torch.addmm(layers[-1].bias, inputs[-1], layers[-1].weight.t())
     log_probabilities = torch.log_softmax(logits, dim=1)
     loss = torch.dot(log_probabilities.flatten(), targets.flatten()).div_(-count)
-    # The gradient of `count` times the mean loss; the 1 / count goes into the update below.
-    delta = log_probabilities.exp_().sub_(targets)  # (n, 10)
+    delta = log_probabilities.exp_().sub_(targets).div_(count)  # (n, 10), the gradient of the mean loss
     for index in range(len(layers) - 1, -1, -1):
         layer, entered = layers[index], inputs[index]
         below = delta @ layer.weight if index else None  # before the weight changes
@@ -67,11 +66,11 @@ def sgd_step(layers: list[Layer], pixels: Tensor, targets: Tensor, recipe: Recip
             _nesterov_step(layer, delta, entered, recipe, lr)
         elif recipe.weight_decay:
             decay = 1 - lr * recipe.weight_decay
-            layer.weight.addmm_(delta.t(), entered, beta=decay, alpha=-lr / count)
-            layer.bias.mul_(decay).add_(delta.sum(dim=0), alpha=-lr / count)
+            layer.weight.addmm_(delta.t(), entered, beta=decay, alpha=-lr)
+            layer.bias.mul_(decay).add_(delta.sum(dim=0), alpha=-lr)
         else:
-            layer.weight.addmm_(delta.t(), entered, alpha=-lr / count)
-            layer.bias.add_(delta.sum(dim=0), alpha=-lr / count)
+            layer.weight.addmm_(delta.t(), entered, alpha=-lr)
+            layer.bias.add_(delta.sum(dim=0), alpha=-lr)
         if below is not None:
             # ReLU passes what was positive: after relu_, that is what is still above 0.
             delta = torch.ops.aten.threshold_backward(below, entered, 0)
@@ -80,11 +79,9 @@ def sgd_step(layers: list[Layer], pixels: Tensor, targets: Tensor, recipe: Recip
 
 def _nesterov_step(layer: Layer, delta: Tensor, entered: Tensor, recipe: Recipe, lr: float) -> None:
     """Momentum = mu * momentum + g; parameter -= lr * (g + mu * momentum), with g = gradient + decay * parameter."""
-    count = len(entered)
-    gradients = (torch.mm(delta.t(), entered).div_(count), delta.sum(dim=0).div_(count))
     sgd(
         [layer.weight, layer.bias],
-        list(gradients),
+        [torch.mm(delta.t(), entered), delta.sum(dim=0)],
         list(layer.momentum),
         fused=True,  # one pass over memory
         weight_decay=recipe.weight_decay,
