@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+# Two workers with two spinning threads each on two cores wait for each other: a step takes ten times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from mnist_edge.data.digits import load_digits
 from mnist_edge.records import Dataset
 

@@ -32,7 +32,7 @@ def percentile(samples: Sequence[float], share: float) -> float | None:
 
     The value is the smallest sample with at least `share` of all samples at or below it. It is
     given only where the chance that every sample lies below the true percentile is at most 5 %
-    (`share ** n <= 0.05`), so that some sample bounds it: 14 samples for p90, 299 for p99.
+    (`share ** n <= 0.05`), so that some sample bounds it: 29 samples for p90, 299 for p99.
 
     Args:
         samples: any order, any unit.

@@ -15,13 +15,17 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from mnist_edge.errors import SurroundingsError
+from mnist_edge.errors import BadFileError, SurroundingsError
 from mnist_edge.files import ensure_folder, explaining_os_errors
 
 IDLE_SECONDS = 10
 """A server that sends nothing for so long is given up."""
 TOTAL_SECONDS = 300
 """The whole download may take so long."""
+
+_HINT = (
+    "check the network, or put the four raw files into the data folder (--data-dir); --dataset digits needs no network"
+)
 
 
 def download(
@@ -52,7 +56,10 @@ def download(
     with explaining_os_errors(root), tempfile.TemporaryDirectory(prefix=".downloading-", dir=root) as staging:
         _fetch(class_name, Path(staging), total_seconds)
         raw = Path(staging, class_name, "raw")
-        check(raw)
+        try:
+            check(raw)
+        except BadFileError as error:
+            raise SurroundingsError(f"what was downloaded is not {class_name}: {error.message}", hint=_HINT) from error
         for archive in raw.glob("*.gz"):
             archive.unlink()
         target = root / class_name / "raw"
@@ -64,14 +71,10 @@ def download(
 
 def _fetch(class_name: str, staging: Path, total_seconds: float) -> None:
     command = [sys.executable, "-m", "mnist_edge.data.torchvision_process", class_name, str(staging)]
-    hint = (
-        "check the network, or put the four raw files into the data folder (--data-dir); "
-        "--dataset digits needs no network"
-    )
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=total_seconds, check=False)
     except subprocess.TimeoutExpired:
-        raise SurroundingsError(f"downloading {class_name} took over {total_seconds:g} s", hint=hint) from None
+        raise SurroundingsError(f"downloading {class_name} took over {total_seconds:g} s", hint=_HINT) from None
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["no reason given"]
-        raise SurroundingsError(f"{class_name} could not be downloaded: {lines[-1]}", hint=hint)
+        raise SurroundingsError(f"{class_name} could not be downloaded: {lines[-1]}", hint=_HINT)
