@@ -167,7 +167,7 @@ def test_a_download_that_fails_its_check_leaves_what_was_there(monkeypatch: pyte
         assert (raw / NAMES[0]).exists()
         raise BadFileError("not the one of mnist")
 
-    with pytest.raises(BadFileError):
+    with pytest.raises(SurroundingsError, match="not MNIST"):
         download("MNIST", root, refuse)
     assert [path for path in root.rglob("*") if path.is_file()] == [old]
     assert [path.name for path in root.iterdir()] == ["MNIST"]
