@@ -98,18 +98,16 @@ def parity_table(report: ParityReport) -> RenderableType:
 
 def bench_table(report: BenchReport) -> RenderableType:
     """One line a candidate, the surroundings and notes below."""
-    table = Table(box=box.SIMPLE, title=f"{report.model}: microseconds a run, single-stream")
-    headings = (
-        "engine", "variant", "provider", "batch", "threads", "samples", "p50", "p90", "p99",
-        "images/s", "cold start ms", "memory MB", "of torch",
-    )  # fmt: skip
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in {"engine", "variant", "provider"} else "right")
+    provider = report.results[0].provider
+    table = Table(box=box.SIMPLE, title=f"{report.model} on {provider}: microseconds a run, single-stream")
+    names = ("engine", "variant")
+    figures = ("batch", "threads", "samples", "p50", "p90", "p99", "images/s", "cold ms", "MB", "of torch")
+    for heading in (*names, *figures):
+        table.add_column(heading, justify="left" if heading in names else "right", no_wrap=heading not in names)
     for row in report.results:
         table.add_row(
             row.engine,
             row.variant,
-            row.provider,
             str(row.batch),
             str(row.threads),
             f"{row.samples:,}",
