@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -14,19 +13,10 @@ from torch import nn
 
 from mnist_edge.errors import CheckFailedError
 from mnist_edge.records import Dataset
-from mnist_edge.training.loop import KEEP_LOSS_EVERY, Hooks, _Feed, new_run, split, train
+from mnist_edge.training.loop import KEEP_LOSS_EVERY, Feed, Hooks, new_run, split, train
 from mnist_edge.training.recipes import RECIPES, Recipe, learning_rate, settings_for
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Two threads wait for each other where several tests share the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def some(digits: Dataset, count: int) -> Dataset:
@@ -174,7 +164,7 @@ def test_shifts_move_pictures_and_lose_none() -> None:
     images = np.zeros((600, 28, 28), dtype=np.uint8)
     images[:, 14, 14] = 255
     recipe = dataclasses.replace(RECIPES["fast"], shift=2, batch_size=64)
-    feed = _Feed(images, np.zeros(600, dtype=np.uint8), torch.arange(600), recipe, CPU)
+    feed = Feed(images, np.zeros(600, dtype=np.uint8), torch.arange(600), recipe, CPU)
     pixels = torch.cat([part for part, _ in feed.epoch(torch.Generator().manual_seed(0), from_step=0)])
     assert pixels.shape == (600, 784)
     assert (pixels == 1).sum(dim=1).tolist() == [1] * 600

@@ -27,15 +27,6 @@ EPOCHS = 80
 RECIPE = ("--dataset", "digits", "--epochs", str(EPOCHS), "--widths", "24,16", "--seed", "4")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Bit-equal runs share their number of threads, and two threads wait for each other where tests share the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def assert_same_end(one: Checkpoint, other: Checkpoint) -> None:
     """Weights, momentum, sampler and losses are equal to the last bit; only the seconds may differ."""
     assert one.settings == other.settings

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_edge.cli.options import DATASET_HELP, DataDir, Json
+from mnist_edge.cli.options import DATASET_HELP, DataDir, Json, newest_with
 from mnist_edge.cli.train import RUNS
 from mnist_edge.contract import OPSET, OPSETS, DatasetChoice, InputKind
-from mnist_edge.errors import SurroundingsError
 
 if TYPE_CHECKING:
     from mnist_edge.records import ExportReport
@@ -67,14 +66,7 @@ def export_stage(
 
 
 def newest_run() -> Path:
-    """Return the run folder whose checkpoint was written last.
-
-    Raises:
-        SurroundingsError: there is none.
-    """
+    """Return the run folder whose checkpoint was written last; errors as `newest_with`."""
     from mnist_edge.training.checkpoint import LAST
 
-    checkpoints = sorted(RUNS.glob(f"*/{LAST}"), key=lambda path: path.stat().st_mtime_ns)
-    if not checkpoints:
-        raise SurroundingsError(f"{RUNS}/ holds no run", hint="mnist-edge train, or name one with --run")
-    return checkpoints[-1].parent
+    return newest_with(LAST, RUNS, "mnist-edge train, or name one with --run")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mnist_edge.errors import UsageError
+from mnist_edge.errors import SurroundingsError, UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 DataDir = Annotated[
@@ -30,3 +30,15 @@ def positive_numbers(text: str, option: str) -> tuple[int, ...]:
     if min(numbers) < 1:
         raise UsageError(f"{option} {text}: expected whole numbers from 1, with commas", hint=f"{option} 1,64")
     return numbers
+
+
+def newest_with(file: str, root: Path, hint: str) -> Path:
+    """Return the folder in `root` whose `file` was written last.
+
+    Raises:
+        SurroundingsError: there is none.
+    """
+    found = sorted(root.glob(f"*/{file}"), key=lambda path: path.stat().st_mtime_ns)
+    if not found:
+        raise SurroundingsError(f"{root}/ holds no folder with {file}", hint=hint)
+    return found[-1].parent

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_edge.cli.options import DataDir, Json
+from mnist_edge.cli.options import DataDir, Json, newest_with
 from mnist_edge.contract import ProviderName
 from mnist_edge.errors import SurroundingsError
 
@@ -81,15 +81,8 @@ def _test_set(bundle: Bundle, data_dir: Path | None) -> Dataset | None:
 
 
 def newest_bundle() -> Path:
-    """Return the bundle in `exported/` whose manifest was written last.
-
-    Raises:
-        SurroundingsError: there is none.
-    """
+    """Return the bundle in `exported/` whose manifest was written last; errors as `newest_with`."""
     from mnist_edge.bundle import MANIFEST
     from mnist_edge.cli.export import EXPORTED
 
-    manifests = sorted(EXPORTED.glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime_ns)
-    if not manifests:
-        raise SurroundingsError(f"{EXPORTED}/ holds no bundle", hint="mnist-edge export, or name a bundle folder")
-    return manifests[-1].parent
+    return newest_with(MANIFEST, EXPORTED, "mnist-edge export, or name a bundle folder")

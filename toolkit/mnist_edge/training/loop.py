@@ -111,7 +111,7 @@ def train(run: Run, dataset: Dataset, device: torch.device, hooks: Hooks) -> boo
             run.momentum[key] = buffer
     chosen, held = split(dataset, recipe)
     held_images, held_labels = dataset.train_images[held.numpy()], dataset.train_labels[held.numpy()]
-    feed = _Feed(dataset.train_images, dataset.train_labels, chosen, recipe, device)
+    feed = Feed(dataset.train_images, dataset.train_labels, chosen, recipe, device)
     steps = math.ceil(len(chosen) / recipe.batch_size)
     run.loss_sum = run.loss_sum.to(device)
 
@@ -151,7 +151,7 @@ def train(run: Run, dataset: Dataset, device: torch.device, hooks: Hooks) -> boo
     return True
 
 
-class _Feed:
+class Feed:
     """Batches of the training set, ordered and shifted anew each epoch.
 
     The images stay uint8 (N, 28 + 2 s, 28 + 2 s) on the device; `windows` is a view of them with
