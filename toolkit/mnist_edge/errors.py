@@ -11,7 +11,7 @@ from typing import ClassVar
 class MnistEdgeError(Exception):
     """Base of every error a user may see; never raised itself."""
 
-    exit_code: ClassVar[int]
+    exit_code: int
     kind: ClassVar[str]
 
     def __init__(self, message: str, *, hint: str = "") -> None:
@@ -56,4 +56,11 @@ class StoppedError(MnistEdgeError):
     def __init__(self, message: str, *, signal_number: int, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         # The shell's convention: 130 for SIGINT, 143 for SIGTERM.
-        self.signal_exit_code = 128 + signal_number
+        self.exit_code = 128 + signal_number
+
+
+class UnexpectedError(MnistEdgeError):
+    """A bug of ours, told in one line; no check has passed, so it counts as one that failed."""
+
+    exit_code = 1
+    kind = "bug"

@@ -16,7 +16,7 @@ from mnist_edge.cli.export import export
 from mnist_edge.cli.run import run
 from mnist_edge.cli.train import train
 from mnist_edge.cli.verify import verify
-from mnist_edge.errors import MnistEdgeError, StoppedError, SurroundingsError, UsageError
+from mnist_edge.errors import MnistEdgeError, StoppedError, SurroundingsError, UnexpectedError, UsageError
 from mnist_edge.interrupts import SignalArrived, raise_on_signals
 
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -76,7 +76,7 @@ def _tell(error: Exception, as_json: bool) -> int:
 
     known = _known(error)
     emit_error(known, as_json)
-    return known.signal_exit_code if isinstance(known, StoppedError) else known.exit_code
+    return known.exit_code
 
 
 def _known(error: Exception) -> MnistEdgeError:
@@ -94,8 +94,6 @@ def _known(error: Exception) -> MnistEdgeError:
         )
     if hasattr(error, "format_message"):  # typer's own: unknown option, missing value, bad choice
         return UsageError(error.format_message(), hint="mnist-edge --help, or --help after the command")
-    unexpected = MnistEdgeError(
+    return UnexpectedError(
         f"unexpected {type(error).__name__}: {error}", hint="MNIST_EDGE_TRACEBACK=1 shows where; please report it"
     )
-    unexpected.kind, unexpected.exit_code = "bug", 1  # type: ignore[misc]
-    return unexpected
