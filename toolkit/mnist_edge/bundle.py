@@ -23,9 +23,10 @@ from mnist_edge.files import sha256_bytes, sha256_file
 from mnist_edge.pixels import Images, Logits
 from mnist_edge.records import VariantFile
 
-SCHEMA = "mnist-edge/bundle/1"
+SCHEMA = "mnist-edge/bundle/2"
 MANIFEST, GOLDEN = "manifest.json", "golden.npz"
 GOLDEN_IMAGES = 1024
+STAGE_IMAGES = 32
 NOISE_SEED, NOISE_IMAGES = 20201, 14
 NO_LABEL = 255
 _HINT = "export it again, or copy the whole folder anew"
@@ -41,6 +42,12 @@ class Golden:
         logits: float32 (M, 10), PyTorch's.
         test_logits: float32 (N, 10), PyTorch's on the whole test set, for devices that have it.
         test_sha256: uint8 (32,), of the test images and labels that `test_logits` are for.
+        weights_sha256: uint8 (32,), of the weights that gave all these answers.
+        stage_rows: int64 (K,), rows of `images` for which the network's inside is kept: the first
+            test images (at most 32), and all that are no test images.
+        stage_widths: int64 (L,), outputs of each linear layer, input side first.
+        stage_sums: float32 (K, sum of the widths), what each linear layer gives for these rows
+            before its ReLU, layer after layer.
     """
 
     images: Images
@@ -48,6 +55,10 @@ class Golden:
     logits: Logits
     test_logits: Logits
     test_sha256: NDArray[np.uint8]
+    weights_sha256: NDArray[np.uint8]
+    stage_rows: NDArray[np.int64]
+    stage_widths: NDArray[np.int64]
+    stage_sums: NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +94,7 @@ class Bundle:
 
 def sha256_of_test_set(images: Images, labels: Images) -> NDArray[np.uint8]:
     """Hash a test set, uint8 (32,), so that recorded answers are only ever compared on the same images."""
-    digest = sha256_bytes(np.ascontiguousarray(images).tobytes() + np.ascontiguousarray(labels).tobytes())
-    return np.frombuffer(bytes.fromhex(digest), dtype=np.uint8)
+    return sha256_array(sha256_bytes(np.ascontiguousarray(images).tobytes() + np.ascontiguousarray(labels).tobytes()))
 
 
 def golden_inputs(test_images: Images, test_labels: Images) -> tuple[Images, Images]:
@@ -94,6 +104,16 @@ def golden_inputs(test_images: Images, test_labels: Images) -> tuple[Images, Ima
     images = np.concatenate([test_images[:GOLDEN_IMAGES], plain, noise])
     unlabelled = np.full(len(plain) + len(noise), NO_LABEL, np.uint8)
     return images, np.concatenate([test_labels[:GOLDEN_IMAGES], unlabelled])
+
+
+def stage_rows(labels: Images) -> NDArray[np.int64]:
+    """Choose the golden images for which the network's inside is kept: see `Golden.stage_rows`."""
+    return np.concatenate([np.flatnonzero(labels != NO_LABEL)[:STAGE_IMAGES], np.flatnonzero(labels == NO_LABEL)])
+
+
+def sha256_array(digest: str) -> NDArray[np.uint8]:
+    """A sha256 in hex as uint8 (32,)."""
+    return np.frombuffer(bytes.fromhex(digest), dtype=np.uint8)
 
 
 def golden_bytes(golden: Golden) -> bytes:
@@ -181,6 +201,10 @@ def _read_golden(path: Path) -> Golden:
         "logits": ((count, CLASSES), np.float32),
         "test_logits": ((tests, CLASSES), np.float32),
         "test_sha256": ((32,), np.uint8),
+        "weights_sha256": ((32,), np.uint8),
+        "stage_rows": ((len(golden.stage_rows.reshape(-1)),), np.int64),
+        "stage_widths": ((len(golden.stage_widths.reshape(-1)),), np.int64),
+        "stage_sums": ((golden.stage_rows.size, int(golden.stage_widths.sum())), np.float32),
     }
     for name, (shape, dtype) in expected.items():
         found = getattr(golden, name)
@@ -188,6 +212,8 @@ def _read_golden(path: Path) -> Golden:
             raise BadFileError(
                 f"{path}: {name} is {found.dtype} {found.shape}, expected {np.dtype(dtype)} {shape}", hint=_HINT
             )
-    if not (np.isfinite(golden.logits).all() and np.isfinite(golden.test_logits).all()):
-        raise BadFileError(f"{path} holds NaN or infinite logits", hint=_HINT)
+    if not all(np.isfinite(values).all() for values in (golden.logits, golden.test_logits, golden.stage_sums)):
+        raise BadFileError(f"{path} holds NaN or infinite answers", hint=_HINT)
+    if golden.stage_rows.min() < 0 or golden.stage_rows.max() >= count or golden.stage_widths.min() < 1:
+        raise BadFileError(f"{path}: its stages are for images that it does not hold", hint=_HINT)
     return golden

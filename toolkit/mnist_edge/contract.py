@@ -30,8 +30,16 @@ Normalization = Literal["raw", "unit", "seed", "mnist"]
 MNIST's mean 0 and standard deviation 1."""
 NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 
+Precision = Literal["fp32", "fp16", "int8"]
+"""What a variant computes in. fp32 must answer as PyTorch does to rounding; the others are lossy."""
+
 ProviderName = Literal["cpu", "cuda"]
+Optimization = Literal["none", "basic", "extended", "all"]
+"""How far onnxruntime may rewrite a graph before it runs it; `all` is its own default."""
 DeviceName = Literal["auto", "cpu", "cuda"]
+ScenarioName = Literal["single-stream", "multi-stream", "server", "offline", "idle"]
+"""How requests come, named as MLPerf Inference names it; `idle` is one request after a pause."""
+
 RecipeName = Literal["fast", "seed"]
 
 LABELS: dict[DatasetName, tuple[str, ...]] = {

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from mnist_edge.contract import DatasetName, InputKind, Normalization
+from mnist_edge.contract import (
+    DatasetName,
+    InputKind,
+    Normalization,
+    Optimization,
+    Precision,
+    ProviderName,
+    ScenarioName,
+)
 from mnist_edge.pixels import Images
+
+NOT_IN_JSON = {"json": False}
 
 
 def _jsonable(value: Any) -> Any:
@@ -19,7 +29,8 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _jsonable(item) for key, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        shown = (field for field in dataclasses.fields(value) if field.metadata != NOT_IN_JSON)
+        return {field.name: _jsonable(getattr(value, field.name)) for field in shown}
     return value
 
 
@@ -106,60 +117,143 @@ class VariantFile:
     """One exported file of a bundle."""
 
     name: str
+    precision: Precision
     file: str
     bytes: int
     sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tie:
-    """An image on which the reference itself is undecided at the precision seen."""
+class Uncertified:
+    """An image whose top-2 gap in the reference is too small for the error seen to leave its decision certain."""
 
     image: int
+    margin: float
     reference: int
     decided: int
-    margin: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarginCertificate:
+    """How many decisions the largest logit error seen cannot have changed.
+
+    Attributes:
+        error: that error, over every image and batch size that was run.
+        certified: share of the images, 0 to 1, whose top-2 gap in the reference is over twice that error:
+            no error of this size can change their decision.
+        uncertified: all the others.
+    """
+
+    error: float
+    certified: float
+    uncertified: tuple[Uncertified, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedAccuracy:
+    """Both models on the same labelled images. Shares are fractions of 1, `max_drop` too.
+
+    Attributes:
+        only_reference_right, only_variant_right: images on which one of the two is right.
+        mcnemar_p: exact two-sided p-value of no difference in accuracy.
+        drop_upper95: one-sided 95 % upper bound on the accuracy lost (Tango's score interval).
+        non_inferior: whether that bound is at most `max_drop`.
+    """
+
+    images: int
+    reference: float
+    variant: float
+    only_reference_right: int
+    only_variant_right: int
+    mcnemar_p: float
+    drop_upper95: float
+    max_drop: float
+    non_inferior: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerDrift:
+    """One stage of a network held against the reference's.
+
+    Attributes:
+        layer: 1-based number of the matrix product.
+        stage: `sums`, the product with its bias, or `activations`, what the next product is fed.
+        tensor: its name in the ONNX graph.
+        drift: error of the worst unit, root mean square over the images, over that of all units of the reference.
+        allowed: what the precision explains.
+    """
+
+    layer: int
+    stage: str
+    tensor: str
+    drift: float
+    allowed: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerReport:
+    """Layer by layer on a few images: the first that drifts, and how.
+
+    Attributes:
+        images: how many were run.
+        stages: input side first; a stage after the first that drifts inherits its error.
+        first: number of the first layer that drifts; None where none does.
+        symptom: what the figures show, in one term; empty where none drifts.
+        detail: the same in a sentence.
+    """
+
+    images: int
+    stages: tuple[LayerDrift, ...]
+    first: int | None
+    symptom: str
+    detail: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class VariantParity:
-    """One variant held against PyTorch.
+    """One variant held against the reference.
 
     Attributes:
         images: how many images decisions were compared on (the whole test set where it is at hand).
-        flips: decisions that changed and are no ties.
+        flips: decisions that changed; for fp32, those that are no ties.
         flip_rate_upper95: exact one-sided 95 % bound on the rate of flips.
+        ties: decisions that changed where the reference is undecided at the precision seen (fp32 only).
         max_abs_error, max_relative_error: largest logit error over every input and batch size;
             relative to the largest logit of the same image, or to 1 where that is smaller; None
             where the model cannot be run at all.
-        accuracy: on the compared images that have a label; None where none has.
-        ties: images whose top-2 gap in the reference is under twice the largest error.
+        accuracy: None without labels, or where the answers cannot be compared; `margins` likewise.
         batches: the batch sizes that were run.
+        layers: on failure or on request, where the stages can be had.
         reason: why it failed, in a sentence; empty where it passed.
     """
 
     name: str
+    precision: Precision
     images: int
     flips: int
     flip_rate_upper95: float
+    ties: int
     max_abs_error: float | None
     max_relative_error: float | None
-    accuracy: float | None
-    ties: tuple[Tie, ...]
+    accuracy: PairedAccuracy | None
+    margins: MarginCertificate | None
     batches: tuple[int, ...]
+    layers: LayerReport | None
     passed: bool
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParityReport(Report):
-    """What `verify` found."""
+    """What `verify` found, and the provider and settings it holds for."""
 
-    schema: ClassVar[str] = "mnist-edge/verify/1"
+    schema: ClassVar[str] = "mnist-edge/verify/2"
     passed: bool
-    bundle: str
+    model: str
     dataset: DatasetName
     provider: str
+    optimization: Optimization
+    threads: int
     reference: str
     test_set: bool
     variants: tuple[VariantParity, ...]
@@ -189,15 +283,85 @@ class ModelInput:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """How requests come to a model while it is timed.
+
+    Attributes:
+        seconds: length of the counted part of one process (`offline` counts images instead).
+        rate_per_s: requests a second that `server` sends, whether the model keeps up or not.
+        gap_ms: pause before each request of `idle`.
+    """
+
+    name: ScenarioName = "single-stream"
+    seconds: float
+    rate_per_s: float | None = None
+    gap_ms: float | None = None
+
+    @property
+    def described(self) -> str:
+        """The name with what sets it: `server at 500/s`, `idle, gap 100 ms`."""
+        if self.rate_per_s is not None:
+            return f"{self.name} at {self.rate_per_s:g}/s"
+        return f"{self.name}, gap {self.gap_ms:g} ms" if self.gap_ms is not None else self.name
+
+
+@dataclass(frozen=True, kw_only=True)
 class Candidate:
     """One thing to time: an engine on a file, with the settings it runs under."""
 
     engine: str
     variant: str
     file: Path
-    provider: str
+    provider: ProviderName
     batch: int
     threads: int
+    scenario: Scenario
+    cuda_graph: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessTiming:
+    """What one fresh process measured: the unit of sampling. Percentiles are None where its runs are too few."""
+
+    runs: int
+    p50_us: float
+    p90_us: float | None
+    p99_us: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerFigures:
+    """The open loop of scenario `server`: latency counts from the moment a request was due.
+
+    Attributes:
+        asked_per_s, achieved_per_s: requests a second that were sent, and answered.
+        service_p50_us: microseconds of the runs alone.
+        wait_p50_us, wait_p99_us: from the moment a request was due to the start of its run.
+        utilization: share of the time, 0 to 1, that the model was busy.
+    """
+
+    asked_per_s: float
+    achieved_per_s: float
+    service_p50_us: float
+    wait_p50_us: float
+    wait_p99_us: float | None
+    utilization: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfers:
+    """The parts of a run on a GPU, medians in microseconds, each up to its own synchronisation.
+
+    Attributes:
+        whole_us: the same work timed as one, synchronised at its end only.
+        explained: sum of the parts over the whole; 0.95 to 1.05 where they account for it.
+    """
+
+    host_to_device_us: float
+    compute_us: float
+    device_to_host_us: float
+    whole_us: float
+    explained: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,47 +369,149 @@ class BenchRow:
     """Timing of one candidate over all its processes.
 
     Attributes:
+        processes: what each fresh process measured, in the order of the rounds.
         samples: timed runs in all; no sample is dropped.
-        p50_us, p90_us, p99_us: microseconds a run (a whole batch); None where the samples are too few.
+        outliers: runs above the third quartile by over three times the interquartile range; counted, not dropped.
+        p50_us, p90_us, p99_us, p999_us: microseconds a request, over all samples; None where these are too few.
+        intervals: 95 % bootstrap intervals over processes, by the name of the figure.
         throughput_per_s: images a second, from the total time of all runs.
-        session_ms, first_run_ms: medians over processes; `cold_start_ms` is the median of their sum.
+        process_ms, session_ms, first_run_ms: medians over processes: interpreter and imports, model
+            loading, first answer; `cold_start_ms` is the median of their sum.
         peak_rss_mb: largest resident memory of one process, in 10**6 bytes.
         bytes: size of the model file.
-        ratio_to_torch: p50 over the p50 of PyTorch eager at the same batch and threads; under 1 is faster.
+        ratio_to_torch: p50 over the p50 of PyTorch eager at the same batch, threads and scenario; under 1 is faster.
+        server: of scenario `server` only.
+        transfers: on a GPU only.
         placement: which provider each node ran on, as onnxruntime tells it.
         outputs: how the outputs of the timed runs were checked.
+        run_us: every sample by process; too long for the JSON.
     """
 
     engine: str
     variant: str
-    provider: str
+    provider: ProviderName
     batch: int
     threads: int
-    processes: int
+    scenario: Scenario
+    cuda_graph: bool
+    processes: tuple[ProcessTiming, ...]
     samples: int
+    outliers: int
     p50_us: float
     p90_us: float | None
     p99_us: float | None
+    p999_us: float | None
+    intervals: dict[str, tuple[float, float]]
     throughput_per_s: float
     cold_start_ms: float
+    process_ms: float
     session_ms: float
     first_run_ms: float
     peak_rss_mb: float
     bytes: int
     ratio_to_torch: float | None
+    server: ServerFigures | None
+    transfers: Transfers | None
     placement: dict[str, int]
     outputs: str
+    run_us: tuple[tuple[float, ...], ...] = field(default=(), repr=False, metadata=NOT_IN_JSON)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorTime:
+    """Time that onnxruntime spends in one kind of operator, from its own profile."""
+
+    operator: str
+    provider: str
+    calls: int
+    us_per_run: float
+    share: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchReport(Report):
-    """Timings with the surroundings that they were taken in."""
+    """Timings with the surroundings that they were taken in.
 
-    schema: ClassVar[str] = "mnist-edge/bench/1"
+    Attributes:
+        weights_sha256: which weights were timed: the bundle's own, or the hash of the file.
+        order_seed: of the order in which the candidates were run, and of the arrivals of `server`.
+        pace_ms: a fixed piece of work, timed before each round: it shows whether the machine slowed down.
+        gpu_from_batch: smallest batch from which the GPU beats the CPU; None where that was not timed or seen.
+        profile: time by operator, where it was asked for.
+    """
+
+    schema: ClassVar[str] = "mnist-edge/bench/2"
+    model: str
+    weights_sha256: str
+    environment: dict[str, Any]
+    order_seed: int
+    pace_ms: tuple[float, ...]
+    results: tuple[BenchRow, ...]
+    gpu_from_batch: int | None
+    profile: tuple[OperatorTime, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """How one set of processes compares with another.
+
+    Attributes:
+        ratio: candidate over baseline, geometric means of the p50 of each process; above 1 is slower.
+        low, high: its 99 % bootstrap interval over processes.
+        verdict: `undecided` unless the whole interval lies on one side of 1.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    verdict: Literal["faster", "slower", "undecided"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareRow:
+    """One candidate in both results; `differences` says what else differed, where it was compared all the same."""
+
+    what: str
+    baseline_p50_us: float
+    candidate_p50_us: float
+    effect: Effect
+    beyond_tolerance: bool
+    differences: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareReport(Report):
+    """Two results held against each other. `tolerance` is a fraction of 1."""
+
+    schema: ClassVar[str] = "mnist-edge/compare/1"
+    baseline: str
+    candidate: str
+    tolerance: float
+    rows: tuple[CompareRow, ...]
+    unmatched: tuple[str, ...]
+    passed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfCheckReport(Report):
+    """A candidate compared with itself: how often noise would have been called news.
+
+    Attributes:
+        false_alarms: comparisons that did not end undecided.
+        upper95: exact one-sided 95 % bound on their rate.
+        effects: of every comparison.
+    """
+
+    schema: ClassVar[str] = "mnist-edge/self-check/1"
     model: str
     environment: dict[str, Any]
-    results: tuple[BenchRow, ...]
-    notes: tuple[str, ...]
+    comparisons: int
+    rounds: int
+    false_alarms: int
+    upper95: float
+    effects: tuple[Effect, ...]
+    passed: bool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,6 +44,7 @@ def measure(task: Task) -> Answer:
         raise BadFileError(f"{task.model} has no golden inputs", hint="bench a bundle to compare with PyTorch")
     if task.provider == "cuda" and not torch.cuda.is_available():
         raise SurroundingsError("PyTorch finds no CUDA device", hint="mnist-edge doctor")
+    process_ns = time.monotonic_ns() - task.started_ns
     torch.set_num_threads(task.threads)
     device = torch.device(task.provider)
     started = time.perf_counter_ns()
@@ -57,9 +58,10 @@ def measure(task: Task) -> Answer:
     ]
     with torch.inference_mode():
         # From host memory to host memory, as onnxruntime's run does; on the CPU both moves are no-ops.
-        samples = sample(lambda feed: model(feed.to(device)).cpu(), feeds, task.seconds)
-    judged = judge({index: answer.numpy() for index, answer in samples.outputs.items()}, groups, golden[1])
-    return answer_from(samples, session_ns, {}, judged)
+        samples = sample(lambda feed: model(feed.to(device)).cpu(), feeds, task.scenario, task.batch, task.seed)
+    outputs = {index: answer.numpy() for index, answer in samples.timed.outputs.items()}
+    judged = judge(outputs, groups, golden[1])
+    return answer_from(samples, process_ns=process_ns, session_ns=session_ns, placement={}, judged=judged)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import importlib.metadata
 import os
 import platform
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from mnist_edge.runtime.session import available_providers
 PACKAGES = ("mnist-edge", "numpy", "onnxruntime", "onnxruntime-gpu", "torch")
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm")
 """CPU features that decide which kernels run."""
+WORK_BYTES = 8_000_000
 
 
 def environment() -> dict[str, Any]:
@@ -49,6 +52,17 @@ def package_versions() -> dict[str, str]:
 def free_cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def pace_ms() -> float:
+    """Milliseconds of a fixed piece of work in one thread, the best of three: it grows where the machine slows down."""
+    block = bytes(WORK_BYTES)
+    best = float("inf")
+    for _ in range(3):
+        started = time.perf_counter()
+        hashlib.sha256(block).digest()
+        best = min(best, time.perf_counter() - started)
+    return 1000 * best
 
 
 def _cpuinfo() -> dict[str, Any]:

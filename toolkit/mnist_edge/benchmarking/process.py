@@ -10,6 +10,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_edge.benchmarking.sampling import Samples, peak_rss_bytes
-from mnist_edge.contract import ProviderName
+from mnist_edge.contract import Normalization, ProviderName
 from mnist_edge.errors import (
     BadFileError,
     CheckFailedError,
@@ -27,12 +28,13 @@ from mnist_edge.errors import (
     SurroundingsError,
     UsageError,
 )
-from mnist_edge.pixels import Images, Logits
-from mnist_edge.records import ModelInput
+from mnist_edge.pixels import Images, Logits, normalize
+from mnist_edge.records import ModelInput, Scenario, Transfers
 
 DISTINCT_INPUTS = 64
 RANDOM_SEED = 7
 TIMEOUT_SECONDS = 300
+"""Besides ten times the counted part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,10 @@ class Task:
         model: path of the ONNX file.
         golden: path of the golden file whose images are run and whose logits judge the outputs, or
             None for random inputs.
-        seconds: length of the counted part.
+        how: what a float model expects of its pixels, where it does not say so itself.
+        seed: of the arrivals of scenario `server`.
+        cuda_graph: capture the run as a CUDA graph.
+        started_ns: `time.monotonic_ns()` when the process was asked for.
     """
 
     model: str
@@ -51,21 +56,37 @@ class Task:
     batch: int
     threads: int
     golden: str | None
-    seconds: float
+    scenario: Scenario
+    how: Normalization | None = None
+    seed: int = 0
+    cuda_graph: bool = False
+    started_ns: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What one process measured; `wrong` counts decisions of timed runs that differ from the golden ones."""
+    """What one process measured.
 
+    Attributes:
+        process_ns: from the wish for a process to the end of its imports.
+        wait_ns: of each run, the wait for its turn (scenario `server`).
+        elapsed_ns: length of the counted part.
+        wrong: decisions of timed runs that differ from the golden ones, of `checked`.
+        transfers: on a GPU, medians of the parts.
+    """
+
+    process_ns: int
     session_ns: int
     first_run_ns: int
     warmup_runs: int
     run_ns: list[int]
+    wait_ns: list[int]
+    elapsed_ns: int
     peak_rss_bytes: int
     placement: dict[str, int]
     checked: int
     wrong: int
+    transfers: Transfers | None = None
 
 
 def load_golden(path: str | None) -> tuple[Images, Logits] | None:
@@ -82,13 +103,17 @@ def row_groups(count: int, batch: int) -> list[NDArray[np.intp]]:
     return [np.arange(start * batch, (start + 1) * batch) % count for start in range(inputs)]
 
 
-def random_feeds(model_input: ModelInput, batch: int) -> list[NDArray[Any]]:
-    """Random inputs for a model of unknown origin: all byte values, or floats from 0 to 1."""
+def random_feeds(model_input: ModelInput, batch: int, how: Normalization | None = None) -> list[NDArray[Any]]:
+    """Random inputs for a model of unknown origin: all byte values, normalised if it is known how, or floats 0 to 1."""
     random = np.random.default_rng(RANDOM_SEED)
     shape = (batch, *(side or 0 for side in model_input.shape[1:]))
-    if model_input.dtype == "uint8":
-        return [random.integers(0, 256, shape, dtype=np.uint8) for _ in range(8)]
-    return [random.random(shape, dtype=np.float32) for _ in range(8)]
+    known = how or model_input.normalization
+    if model_input.dtype == "float32" and known is None:
+        return [random.random(shape, dtype=np.float32) for _ in range(8)]
+    pixels = [random.integers(0, 256, shape, dtype=np.uint8) for _ in range(8)]
+    if model_input.dtype == "uint8" or known is None:
+        return list(pixels)
+    return [normalize(images, known) for images in pixels]
 
 
 def judge(outputs: dict[int, Logits], groups: list[NDArray[np.intp]], expected: Logits) -> tuple[int, int]:
@@ -104,23 +129,36 @@ def judge(outputs: dict[int, Logits], groups: list[NDArray[np.intp]], expected: 
     return checked, wrong
 
 
-def answer_from(samples: Samples, session_ns: int, placement: dict[str, int], judged: tuple[int, int]) -> Answer:
+def answer_from(
+    samples: Samples,
+    *,
+    process_ns: int,
+    session_ns: int,
+    placement: dict[str, int],
+    judged: tuple[int, int],
+    transfers: Transfers | None = None,
+) -> Answer:
     """Put an answer together at the end of a process."""
     return Answer(
+        process_ns=process_ns,
         session_ns=session_ns,
         first_run_ns=samples.first_run_ns,
         warmup_runs=samples.warmup_runs,
-        run_ns=samples.run_ns,
+        run_ns=samples.timed.run_ns,
+        wait_ns=samples.timed.wait_ns,
+        elapsed_ns=samples.timed.elapsed_ns,
         peak_rss_bytes=peak_rss_bytes(),
         placement=placement,
         checked=judged[0],
         wrong=judged[1],
+        transfers=transfers,
     )
 
 
 def serve(measure: Callable[[Task], Answer]) -> None:
     """Be a timing process: read a task, measure, write the answer, or the error with its exit code."""
-    task = Task(**json.load(sys.stdin))
+    asked = json.load(sys.stdin)
+    task = Task(**{**asked, "scenario": Scenario(**asked["scenario"])})
     try:
         answer = measure(task)
     except MnistEdgeError as error:
@@ -134,21 +172,23 @@ def run_process(module: str, task: Task) -> Answer:
 
     Raises:
         MnistEdgeError: what the process raised, as it raised it.
-        SurroundingsError: the process died or took over 300 s.
+        SurroundingsError: the process died or took far too long.
     """
     command = [sys.executable, "-m", module]
     what = f"timing {Path(task.model).name} at batch {task.batch}"
+    timeout = TIMEOUT_SECONDS + 10 * task.scenario.seconds
+    task = dataclasses.replace(task, started_ns=time.monotonic_ns())
     try:
         done = subprocess.run(
             command,
             input=json.dumps(dataclasses.asdict(task)),
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_SECONDS,
+            timeout=timeout,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise SurroundingsError(f"{what} took over {TIMEOUT_SECONDS} s", hint="try a smaller --batch") from None
+        raise SurroundingsError(f"{what} took over {timeout:.0f} s", hint="try a smaller --batch") from None
     try:
         content = dict(json.loads(done.stdout))
     except (ValueError, TypeError):
@@ -160,4 +200,5 @@ def run_process(module: str, task: Task) -> Answer:
         name, message, hint = content["error"]
         kinds = {kind.__name__: kind for kind in (CheckFailedError, UsageError, SurroundingsError)}
         raise kinds.get(name, BadFileError)(message, hint=hint)
-    return Answer(**content)
+    transfers = content.pop("transfers")
+    return Answer(**content, transfers=Transfers(**transfers) if transfers else None)

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import random
-import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from mnist_edge.benchmarking.environment import environment, free_cores
+from mnist_edge.benchmarking.environment import environment, free_cores, pace_ms
+from mnist_edge.benchmarking.gpu import gpu_from_batch
 from mnist_edge.benchmarking.process import Answer, Task, run_process
+from mnist_edge.benchmarking.row import make_row, with_ratios
 from mnist_edge.bundle import GOLDEN, load_bundle
-from mnist_edge.contract import ProviderName
-from mnist_edge.errors import CheckFailedError, UsageError
-from mnist_edge.records import BenchReport, BenchRow, Candidate
+from mnist_edge.contract import Normalization, ProviderName
+from mnist_edge.errors import UsageError
+from mnist_edge.files import sha256_file
+from mnist_edge.records import BenchReport, BenchRow, Candidate, OperatorTime, Scenario
 from mnist_edge.runtime.classifier import open_classifier
 from mnist_edge.runtime.session import require_provider
-from mnist_edge.stats import percentile
 
 ENGINES = {"onnxruntime": "mnist_edge.benchmarking.worker", "torch": "mnist_edge.baseline.eager"}
 """The module that is the process of each engine; PyTorch's belongs to the workshop and is only named here."""
 ROUNDS = 5
 SECONDS = 0.4
 ORDER_SEED = 11
+SINGLE_STREAM = Scenario(seconds=SECONDS)
+SLOWED = 1.15
+"""A fixed piece of work that takes so much longer in one round than in another is told."""
+
+OnProcess = Callable[[int, int], object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +40,25 @@ class Plan:
     """What to time: a bundle folder or one ONNX file, and the settings to time it under."""
 
     model: Path
-    provider: ProviderName
-    batches: tuple[int, ...] | None
-    threads: tuple[int, ...]
-    rounds: int
-    seconds: float
+    provider: ProviderName = "cpu"
+    batches: tuple[int, ...] | None = None
+    threads: tuple[int, ...] = (1,)
+    rounds: int = ROUNDS
+    scenario: Scenario = SINGLE_STREAM
+    how: Normalization | None = None
 
 
-def bench(plan: Plan, on_process: Callable[[int, int], object] = lambda _done, _all: None) -> BenchReport:
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What a plan comes to: its candidates, the golden file if there is one, and what the user should know."""
+
+    candidates: tuple[Candidate, ...]
+    golden: Path | None
+    weights_sha256: str
+    notes: tuple[str, ...]
+
+
+def bench(plan: Plan, on_process: OnProcess = lambda _done, _all: None) -> BenchReport:
     """Time every candidate of a plan.
 
     Args:
@@ -50,109 +68,143 @@ def bench(plan: Plan, on_process: Callable[[int, int], object] = lambda _done, _
     Raises:
         SurroundingsError: the provider cannot be had; no figure is given then.
         CheckFailedError: a timed run decided otherwise than the golden answers.
-        UsageError: a batch that a fixed-batch model does not take; more threads than cores.
+        UsageError: a batch that a fixed-batch model does not take; more threads than cores; a rate
+            far above what the model can serve.
     """
+    surroundings, crowded = surroundings_for(plan)
+    subject = choose(plan)
+    answers, pace = run_rounds(plan, subject, subject.candidates, ORDER_SEED, on_process)
+    rows = with_ratios([make_row(candidate, answers[candidate]) for candidate in subject.candidates])
+    return BenchReport(
+        model=str(plan.model),
+        weights_sha256=subject.weights_sha256,
+        environment=surroundings,
+        order_seed=ORDER_SEED,
+        pace_ms=tuple(pace),
+        results=tuple(rows),
+        gpu_from_batch=gpu_from_batch(rows),
+        profile=(),
+        notes=(*crowded, *subject.notes, *_notes(rows, pace)),
+    )
+
+
+def surroundings_for(plan: Plan) -> tuple[dict[str, Any], list[str]]:
+    """Check that a plan can be timed here; return the surroundings, and a warning where the machine is busy."""
     require_provider(plan.provider)
     cores = free_cores()
     if max(plan.threads) > cores:
         raise UsageError(
             f"{max(plan.threads)} threads on {cores} cores only wait for each other", hint=f"--threads {cores}"
         )
-    surroundings = environment()
-    candidates, golden, notes = _candidates(plan)
-    if surroundings["load_1min"] is not None and surroundings["load_1min"] > cores:
-        notes.append(f"the machine is busy: load {surroundings['load_1min']} on {cores} cores; expect noise")
+    found = environment()
+    load = found["load_1min"]
+    busy = load is not None and load > cores
+    return found, [f"the machine is busy: load {load} on {cores} cores; expect noise"] if busy else []
+
+
+def run_rounds(
+    plan: Plan, subject: Subject, candidates: Sequence[Candidate], seed: int, on_process: OnProcess
+) -> tuple[dict[Candidate, list[Answer]], list[float]]:
+    """Run every candidate once a round in an order drawn anew; also time a fixed piece of work before each round."""
     answers: dict[Candidate, list[Answer]] = defaultdict(list)
-    order = random.Random(ORDER_SEED)  # noqa: S311 - no secret depends on it
+    pace: list[float] = []
+    order = random.Random(seed)  # noqa: S311 - no secret depends on it
     done = 0
-    for _ in range(plan.rounds):
+    for turn in range(plan.rounds):
+        pace.append(pace_ms())
         for candidate in order.sample(candidates, len(candidates)):
             task = Task(
                 model=str(candidate.file),
-                provider=plan.provider,
+                provider=candidate.provider,
                 batch=candidate.batch,
                 threads=candidate.threads,
-                golden=str(golden) if golden else None,
-                seconds=plan.seconds,
+                golden=str(subject.golden) if subject.golden else None,
+                scenario=candidate.scenario,
+                how=plan.how,
+                seed=seed + turn,
+                cuda_graph=candidate.cuda_graph,
             )
             answers[candidate].append(run_process(ENGINES[candidate.engine], task))
             done += 1
             on_process(done, plan.rounds * len(candidates))
-    rows = [_row(candidate, answers[candidate]) for candidate in candidates]
-    return BenchReport(
-        model=str(plan.model),
-        environment=surroundings,
-        results=tuple(_with_ratio(row, rows) for row in rows),
-        notes=tuple(notes),
-    )
+    return answers, pace
 
 
-def _candidates(plan: Plan) -> tuple[list[Candidate], Path | None, list[str]]:
-    """Return what to time, the golden file if there is one, and what the user should know."""
+def choose(plan: Plan) -> Subject:
+    """Work out what to time."""
     notes: list[str] = []
+    engines = ["onnxruntime"]
+    golden: Path | None = None
     if plan.model.is_dir():
         bundle = load_bundle(plan.model)
         files = {variant.name: bundle.file(variant) for variant in bundle.manifest.variants}
-        golden: Path | None = plan.model / GOLDEN
-        engines = ["onnxruntime"]
-        if find_spec("torch") and find_spec("onnx"):
+        golden = plan.model / GOLDEN
+        weights, batches = bundle.manifest.weights_sha256, plan.batches or (1,)
+        if plan.scenario.name in {"server", "idle"}:
+            notes.append(f"PyTorch is not timed in scenario {plan.scenario.name}")
+        elif find_spec("torch") and find_spec("onnx"):
             engines.append("torch")
         else:
             notes.append("PyTorch is not installed here: no baseline, no ratio")
-        batches = plan.batches or (1,)
     else:
-        classifier = open_classifier(plan.model, plan.provider)
-        files, golden, engines = {plan.model.stem: plan.model}, None, ["onnxruntime"]
+        fixed = open_classifier(plan.model, plan.provider).fixed_batch
+        files, weights = {plan.model.stem: plan.model}, sha256_file(plan.model)
         notes.append("inputs are random: the file brings no golden inputs, so its decisions were not checked")
-        fixed = classifier.fixed_batch
         batches = plan.batches or (fixed or 1,)
         if fixed and set(batches) != {fixed}:
             raise UsageError(f"{plan.model} takes only batch {fixed}", hint=f"--batch {fixed}")
-    candidates = [
-        Candidate(engine=engine, variant=name, file=file, provider=plan.provider, batch=batch, threads=threads)
+    scenarios = [plan.scenario]
+    if plan.scenario.name == "idle":
+        scenarios.append(dataclasses.replace(plan.scenario, name="single-stream", gap_ms=None))
+    plain = [
+        Candidate(
+            engine=engine,
+            variant=name,
+            file=file,
+            provider=plan.provider,
+            batch=batch,
+            threads=threads,
+            scenario=scenario,
+        )
+        for scenario in scenarios
         for batch in batches
         for threads in plan.threads
         for name, file in files.items()
         for engine in engines
     ]
-    return candidates, golden, notes
-
-
-def _row(candidate: Candidate, answers: Sequence[Answer]) -> BenchRow:
-    wrong, checked = sum(a.wrong for a in answers), sum(a.checked for a in answers)
-    if wrong:
-        raise CheckFailedError(
-            f"{candidate.variant} on {candidate.engine}: {wrong} of {checked} timed decisions differ from the golden ones",
-            hint="mnist-edge verify shows where",
-        )
-    times = [ns / 1000 for answer in answers for ns in answer.run_ns]
-    session = [answer.session_ns / 1e6 for answer in answers]
-    first = [answer.first_run_ns / 1e6 for answer in answers]
-    return BenchRow(
-        engine=candidate.engine,
-        variant=candidate.variant,
-        provider=candidate.provider,
-        batch=candidate.batch,
-        threads=candidate.threads,
-        processes=len(answers),
-        samples=len(times),
-        p50_us=percentile(times, 0.5) or 0.0,
-        p90_us=percentile(times, 0.9),
-        p99_us=percentile(times, 0.99),
-        throughput_per_s=candidate.batch * len(times) / (sum(times) / 1e6),
-        cold_start_ms=statistics.median(s + f for s, f in zip(session, first, strict=True)),
-        session_ms=statistics.median(session),
-        first_run_ms=statistics.median(first),
-        peak_rss_mb=max(answer.peak_rss_bytes for answer in answers) / 1e6,
-        bytes=candidate.file.stat().st_size,
-        ratio_to_torch=None,
-        placement=answers[0].placement,
-        outputs=f"{checked} decisions checked against golden.npz" if checked else "random inputs, not checked",
+    return Subject(
+        candidates=(*plain, *_beside_the_gpu(plain)), golden=golden, weights_sha256=weights, notes=tuple(notes)
     )
 
 
-def _with_ratio(row: BenchRow, rows: Sequence[BenchRow]) -> BenchRow:
-    for other in rows:
-        if other.engine == "torch" and (other.batch, other.threads) == (row.batch, row.threads):
-            return dataclasses.replace(row, ratio_to_torch=row.p50_us / other.p50_us)
-    return row
+def _beside_the_gpu(plain: Sequence[Candidate]) -> list[Candidate]:
+    """What a GPU is held against: the same as a CUDA graph, and the CPU."""
+    ours = [candidate for candidate in plain if (candidate.provider, candidate.engine) == ("cuda", "onnxruntime")]
+    graphs = [dataclasses.replace(candidate, cuda_graph=True) for candidate in ours]
+    return graphs + [dataclasses.replace(candidate, provider="cpu") for candidate in ours]
+
+
+def _notes(rows: Sequence[BenchRow], pace: Sequence[float]) -> list[str]:
+    notes = []
+    if max(pace) > SLOWED * min(pace):
+        slowest = pace.index(max(pace)) + 1
+        notes.append(
+            f"the machine slowed down between rounds: a fixed piece of work took {max(pace) / min(pace):.2f} times as "
+            f"long in round {slowest} as in the fastest; throttled, or shared: compare with care"
+        )
+    for row in rows:
+        if row.transfers is not None and abs(row.transfers.explained - 1) > 0.05:
+            notes.append(
+                f"batch {row.batch}: the parts of a GPU run add up to {row.transfers.explained:.0%} of the whole"
+            )
+        if row.server is not None and row.server.achieved_per_s < 0.98 * row.server.asked_per_s:
+            notes.append(
+                f"batch {row.batch}, {row.threads} thread(s): {row.server.asked_per_s:,.0f} requests a second are more "
+                f"than the model can serve ({row.server.achieved_per_s:,.0f}): the queue grows as long as they come"
+            )
+    return notes
+
+
+def with_profile(report: BenchReport, profile: tuple[OperatorTime, ...]) -> BenchReport:
+    """The report with time by operator beside it."""
+    return dataclasses.replace(report, profile=profile)

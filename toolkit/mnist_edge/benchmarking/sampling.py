@@ -1,4 +1,4 @@
-"""Time one callable inside its own process: first run, warm-up until stable, then every run counted."""
+"""Time one callable inside its own process: first run, warm-up until stable, then a scenario's loop."""
 
 from __future__ import annotations
 
@@ -11,60 +11,55 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mnist_edge.benchmarking.scenarios import LOOPS, RealClock, Timed, refuse_overload
+from mnist_edge.records import Scenario
+
 WINDOW_NS = 20_000_000
 """Warm-up is judged in windows of at least 20 ms and five runs."""
 STABLE = 0.03
 """Two windows in a row whose medians differ by less are stable."""
 WARMUP_LIMIT_NS = 2_000_000_000
-MIN_SAMPLES = 30
 
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """Times in nanoseconds, and the last output for each distinct input that was run."""
+    """Times in nanoseconds of the first run and of the scenario's loop."""
 
     first_run_ns: int
     warmup_runs: int
-    run_ns: list[int]
-    outputs: dict[int, Any]
+    timed: Timed
 
 
-def sample(run: Callable[[Any], Any], feeds: Sequence[Any], seconds: float) -> Samples:
-    """Time `run(feed)` over the feeds in turn for about `seconds`, at least 30 times.
+def sample(run: Callable[[Any], Any], feeds: Sequence[Any], scenario: Scenario, batch: int, seed: int) -> Samples:
+    """Time `run(feed)` over the feeds in turn, as the scenario sends them.
 
     Args:
         run: returns only when its output is ready.
         feeds: prepared inputs; more than one keeps the caches honest.
-        seconds: length of the counted part; first run and warm-up come before it.
+        scenario: first run and warm-up come before its counted part.
+        batch: images of one feed.
+        seed: of the arrivals of `server`.
+
+    Raises:
+        UsageError: a rate far above what the model can serve.
     """
     clock = time.perf_counter_ns
     started = clock()
     run(feeds[0])
     first = clock() - started
-    warmup = _warm_up(run, feeds)
-    times: list[int] = []
-    outputs: dict[int, Any] = {}
-    count = len(feeds)
+    runs, service_ns = _warm_up(run, feeds)
+    refuse_overload(scenario, service_ns)
     gc.collect()
     gc.disable()
     try:
-        end = clock() + int(seconds * 1e9)
-        turn = 0
-        while clock() < end or len(times) < MIN_SAMPLES:
-            index = turn % count
-            feed = feeds[index]
-            before = clock()
-            output = run(feed)
-            after = clock()
-            times.append(after - before)
-            outputs[index] = output
-            turn += 1
+        timed = LOOPS[scenario.name](run, feeds, scenario, batch, seed, RealClock())
     finally:
         gc.enable()
-    return Samples(first_run_ns=first, warmup_runs=warmup, run_ns=times, outputs=outputs)
+    return Samples(first_run_ns=first, warmup_runs=runs, timed=timed)
 
 
-def _warm_up(run: Callable[[Any], Any], feeds: Sequence[Any]) -> int:
+def _warm_up(run: Callable[[Any], Any], feeds: Sequence[Any]) -> tuple[int, float]:
+    """Run until stable; return how often, and the last median in nanoseconds."""
     clock = time.perf_counter_ns
     begun, runs, last = clock(), 0, 0.0
     while clock() - begun < WARMUP_LIMIT_NS:
@@ -76,10 +71,11 @@ def _warm_up(run: Callable[[Any], Any], feeds: Sequence[Any]) -> int:
             window.append(clock() - before)
             runs += 1
         median = statistics.median(window)
-        if last and abs(median - last) < STABLE * last:
-            break
+        stable = last and abs(median - last) < STABLE * last
         last = median
-    return runs
+        if stable:
+            break
+    return runs, last
 
 
 def peak_rss_bytes() -> int:

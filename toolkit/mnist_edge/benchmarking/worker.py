@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from mnist_edge.benchmarking.gpu import GpuRun, measure_transfers
 from mnist_edge.benchmarking.process import (
     Answer,
     Task,
@@ -23,20 +24,36 @@ from mnist_edge.runtime.session import require_provider
 def measure(task: Task) -> Answer:
     """Create the session, run, warm up, time, and judge what the timed runs answered."""
     require_provider(task.provider)  # imports onnxruntime, which is no part of creating a session
+    process_ns = time.monotonic_ns() - task.started_ns
     started = time.perf_counter_ns()
-    classifier = open_classifier(Path(task.model), task.provider, task.threads)
+    classifier = open_classifier(Path(task.model), task.provider, task.threads, cuda_graph=task.cuda_graph)
     session_ns = time.perf_counter_ns() - started
     golden = load_golden(task.golden)
     if golden is None:
-        groups, feeds = [], random_feeds(classifier.input, task.batch)
+        groups, feeds = [], random_feeds(classifier.input, task.batch, task.how)
     else:
         groups = row_groups(len(golden[0]), task.batch)
         feeds = [classifier.prepare(golden[0][rows]) for rows in groups]
-    run, names, key = classifier.session.run, [classifier.output], classifier.input.name
-    samples = sample(lambda feed: run(names, feed), [{key: feed} for feed in feeds], task.seconds)
-    outputs = {index: answer[0] for index, answer in samples.outputs.items()}
-    judged = (0, 0) if golden is None else judge(outputs, groups, golden[1])
-    return answer_from(samples, session_ns, classifier.placement, judged)
+    transfers = None
+    if task.provider == "cpu":
+        run, names, key = classifier.session.run, [classifier.output], classifier.input.name
+        samples = sample(
+            lambda feed: run(names, feed), [{key: feed} for feed in feeds], task.scenario, task.batch, task.seed
+        )
+        outputs = {index: answer[0] for index, answer in samples.timed.outputs.items()}
+    else:
+        gpu = GpuRun(classifier, feeds[0])
+        samples = sample(gpu.whole, feeds, task.scenario, task.batch, task.seed)
+        outputs = samples.timed.outputs
+        transfers = measure_transfers(gpu, feeds)
+    return answer_from(
+        samples,
+        process_ns=process_ns,
+        session_ns=session_ns,
+        placement=classifier.placement,
+        judged=(0, 0) if golden is None else judge(outputs, groups, golden[1]),
+        transfers=transfers,
+    )
 
 
 if __name__ == "__main__":

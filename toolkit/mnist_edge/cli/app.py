@@ -10,6 +10,7 @@ import typer
 
 from mnist_edge import __version__
 from mnist_edge.cli.bench import bench
+from mnist_edge.cli.compare import compare
 from mnist_edge.cli.doctor import doctor
 from mnist_edge.cli.evaluate import evaluate
 from mnist_edge.cli.export import export
@@ -26,11 +27,12 @@ app.command("eval")(evaluate)
 app.command("export")(export)
 app.command("verify")(verify)
 app.command("bench")(bench)
+app.command("compare")(compare)
 app.command("doctor")(doctor)
 
 EXTRAS = {
-    "onnxruntime": "cpu",
-    **dict.fromkeys(("torch", "torchvision", "onnx", "onnx_ir", "onnxscript", "safetensors", "matplotlib"), "train"),
+    **dict.fromkeys(("onnxruntime", "onnx"), "cpu"),
+    **dict.fromkeys(("torch", "torchvision", "onnx_ir", "onnxscript", "safetensors", "matplotlib"), "train"),
 }
 
 

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_edge.cli.options import Json, positive_numbers
-from mnist_edge.contract import ProviderName
+from mnist_edge.cli.options import Json, picture, positive_numbers
+from mnist_edge.contract import Normalization, ProviderName, ScenarioName
+from mnist_edge.errors import UsageError
 
 if TYPE_CHECKING:
-    from mnist_edge.records import BenchReport
+    from mnist_edge.benchmarking.rounds import Plan
+    from mnist_edge.records import BenchReport, Report, Scenario
 
 
 def bench(
@@ -24,44 +26,114 @@ def bench(
         str | None, typer.Option(help="Batch sizes, with commas. Default: 1, or a fixed-batch model's own.")
     ] = None,
     threads: Annotated[str, typer.Option(help="Thread counts, with commas.")] = "1",
+    scenario: Annotated[ScenarioName, typer.Option(help="How requests come.")] = "single-stream",
+    rate: Annotated[float | None, typer.Option(min=0.01, help="Requests a second, for server.")] = None,
+    gap: Annotated[
+        float | None, typer.Option(min=0.1, help="Milliseconds of pause before a request, for idle.")
+    ] = None,
+    duration: Annotated[float | None, typer.Option(min=0.01, help="Seconds that one process is timed.")] = None,
+    rounds: Annotated[int, typer.Option(min=2, help="Fresh processes a candidate.")] = 5,
+    normalize: Annotated[
+        Normalization | None, typer.Option(help="What a float ONNX file expects of its pixels, where it does not say.")
+    ] = None,
+    compare: Annotated[Path | None, typer.Option(help="Hold the result against this one.")] = None,
+    tolerance: Annotated[float, typer.Option(min=0, help="Percent of slowdown that --compare lets pass.")] = 5,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Compare although the surroundings differ.")] = False,
+    self_check: Annotated[
+        bool, typer.Option("--self-check", help="Compare the model with itself 40 times: is noise called news?")
+    ] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Also show time by operator.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the latency distributions into this file.")] = None,
     output: Annotated[Path | None, typer.Option(help="Also write the JSON into this file.")] = None,
     json: Json = False,
 ) -> None:
     """Time onnxruntime, and PyTorch eager beside it, in fresh processes taken in turn."""
+    from mnist_edge.benchmarking.rounds import Plan
     from mnist_edge.cli.verify import newest_bundle
     from mnist_edge.reporting.console import emit, say
-    from mnist_edge.reporting.tables import bench_table
+    from mnist_edge.reporting.tables import bench_table, self_check_table
 
-    report = bench_stage(
-        model or newest_bundle(),
-        provider,
-        None if batch is None else positive_numbers(batch, "--batch"),
-        positive_numbers(threads, "--threads"),
+    picture(plot)
+    plan = Plan(
+        model=model or newest_bundle(),
+        provider=provider,
+        batches=None if batch is None else positive_numbers(batch, "--batch"),
+        threads=positive_numbers(threads, "--threads"),
+        rounds=rounds,
+        scenario=_scenario(scenario, rate, gap, duration),
+        how=normalize,
     )
-    if output is not None:
-        from json import dumps
+    if self_check:
+        from mnist_edge.benchmarking.compare import self_check as check
+        from mnist_edge.reporting.console import progress
 
-        from mnist_edge.files import write_atomic
+        if compare or profile or plot:
+            raise UsageError("--self-check stands alone", hint="leave out --compare, --profile and --plot")
+        with progress("comparing with itself") as on_process:
+            checked = check(plan, on_process=on_process)
+        _write(output, checked)
+        emit(checked, json, self_check_table)
+        raise typer.Exit(0 if checked.passed else 1)
+    from mnist_edge.benchmarking.compare import read_result
 
-        write_atomic(output, (dumps(report.to_json(), indent=2, allow_nan=False) + "\n").encode())
-        say(f"wrote {output}")
-    emit(report, json, bench_table)
+    baseline = None if compare is None else read_result(compare)
+    report = bench_stage(plan)
+    if profile:
+        from mnist_edge.benchmarking.profile import profile as by_operator
+        from mnist_edge.benchmarking.rounds import with_profile
+
+        report = with_profile(report, by_operator(plan))
+    _write(output, report)
+    if plot is not None:
+        from mnist_edge.reporting.plots import latencies
+
+        say(f"wrote {latencies(report, plot)}")
+    if baseline is None:
+        emit(report, json, bench_table)
+        return
+    from mnist_edge.cli.compare import judge
+
+    if not json:
+        emit(report, False, bench_table)
+    judge(baseline, report, (str(compare), "this run"), tolerance, anyway, json)
 
 
-def bench_stage(
-    model: Path, provider: ProviderName, batches: tuple[int, ...] | None, threads: tuple[int, ...]
-) -> BenchReport:
+def bench_stage(plan: Plan) -> BenchReport:
     """Time with a progress bar on standard error."""
     from mnist_edge.benchmarking import rounds
     from mnist_edge.reporting.console import progress
 
     with progress("timing") as on_process:
-        plan = rounds.Plan(
-            model=model,
-            provider=provider,
-            batches=batches,
-            threads=threads,
-            rounds=rounds.ROUNDS,
-            seconds=rounds.SECONDS,
-        )
         return rounds.bench(plan, on_process)
+
+
+def _scenario(name: ScenarioName, rate: float | None, gap: float | None, duration: float | None) -> Scenario:
+    """Options that belong to one scenario are refused with another.
+
+    Raises:
+        UsageError: names the option that is missing or does not belong.
+    """
+    from mnist_edge.benchmarking.rounds import SECONDS
+    from mnist_edge.records import Scenario
+
+    for option, value, owner in (("--rate", rate, "server"), ("--gap", gap, "idle")):
+        if value is None and name == owner:
+            raise UsageError(f"scenario {name} needs {option}", hint=f"{option} {'500' if name == 'server' else '100'}")
+        if value is not None and name != owner:
+            raise UsageError(f"{option} belongs to --scenario {owner}", hint=f"--scenario {owner}, or leave it out")
+    if duration is not None and name == "offline":
+        raise UsageError("offline counts images, not seconds", hint="leave --duration out")
+    usual = {"server": 2.0, "idle": 2.0}.get(name, SECONDS)
+    return Scenario(name=name, seconds=usual if duration is None else duration, rate_per_s=rate, gap_ms=gap)
+
+
+def _write(output: Path | None, report: Report) -> None:
+    if output is None:
+        return
+    from json import dumps
+
+    from mnist_edge.files import write_atomic
+    from mnist_edge.reporting.console import say
+
+    write_atomic(output, (dumps(report.to_json(), indent=2, allow_nan=False) + "\n").encode())
+    say(f"wrote {output}")

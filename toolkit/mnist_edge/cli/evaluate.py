@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_edge.cli.options import DATASET_HELP, DataDir, Json
+from mnist_edge.cli.options import DATASET_HELP, DataDir, Json, picture
 from mnist_edge.contract import DatasetChoice, Normalization, ProviderName
 from mnist_edge.errors import SurroundingsError, UsageError
 
 if TYPE_CHECKING:
     from mnist_edge.pixels import Logits
     from mnist_edge.records import Dataset
-
-
-PICTURES = (".png", ".svg", ".pdf")
 
 
 def evaluate(
@@ -36,10 +33,7 @@ def evaluate(
     from mnist_edge.reporting.tables import eval_table
     from mnist_edge.verification.accuracy import evaluate as judge
 
-    if plot is not None and plot.suffix not in PICTURES:
-        raise UsageError(
-            f"--plot {plot}: expected a name that ends in {', '.join(PICTURES)}", hint="--plot confusion.png"
-        )
+    picture(plot)
     data, logits = _answers(model, dataset, data_dir, provider, normalize)
     report = judge(model, logits, data)
     if plot is not None:

@@ -17,6 +17,19 @@ DataDir = Annotated[
 DATASET_HELP = "mnist, fashion-mnist, kmnist, digits (needs no network), or auto: mnist, else digits."
 
 
+PICTURES = (".png", ".svg", ".pdf")
+
+
+def picture(path: Path | None) -> None:
+    """Refuse a `--plot` that is no picture, before any work is done.
+
+    Raises:
+        UsageError: another ending.
+    """
+    if path is not None and path.suffix not in PICTURES:
+        raise UsageError(f"--plot {path}: expected a name that ends in {', '.join(PICTURES)}", hint="--plot plot.png")
+
+
 def positive_numbers(text: str, option: str) -> tuple[int, ...]:
     """Read `1,64,1024`; every number at least 1.
 

@@ -29,6 +29,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Train (or go on with an interrupted run), export, verify and time, and print one summary."""
+    from mnist_edge.benchmarking.rounds import Plan
     from mnist_edge.cli.bench import bench_stage
     from mnist_edge.cli.export import export_stage
     from mnist_edge.cli.train import RUNS, train_stage
@@ -39,6 +40,7 @@ def run(
     from mnist_edge.reporting.tables import run_table
     from mnist_edge.runtime.session import require_provider
     from mnist_edge.training.run import unfinished
+    from mnist_edge.verification.verify import Settings
 
     require_provider(provider)
     data: Dataset = load_dataset(dataset, data_dir, say)
@@ -56,12 +58,12 @@ def run(
     )
     exported = export_stage(run=folder, output=output, dataset=data.name, data_dir=data_dir)
     say(f"verifying {exported.bundle} on {provider}")
-    verified = verify_stage(exported.bundle, provider, 1, None, data_dir)
+    verified, _ = verify_stage(exported.bundle, None, Settings(provider=provider), data_dir)
     if not verified.passed:
         reasons = "; ".join(variant.reason for variant in verified.variants if variant.reason)
         raise CheckFailedError(
             f"{exported.bundle} does not decide as PyTorch does: {reasons}", hint="mnist-edge verify"
         )
     say("timing it against PyTorch eager, in fresh processes")
-    timed = bench_stage(exported.bundle, provider, None, (1,))
+    timed = bench_stage(Plan(model=exported.bundle, provider=provider))
     emit(RunReport(train=trained, export=exported, verify=verified, bench=timed), json, run_table)

@@ -7,72 +7,147 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_edge.cli.options import DataDir, Json, newest_with
-from mnist_edge.contract import ProviderName
-from mnist_edge.errors import SurroundingsError
+from mnist_edge.cli.options import DataDir, Json, newest_with, picture, positive_numbers
+from mnist_edge.contract import DatasetChoice, DatasetName, Normalization, Optimization, ProviderName
+from mnist_edge.errors import SurroundingsError, UsageError
 
 if TYPE_CHECKING:
-    from mnist_edge.bundle import Bundle
+    from mnist_edge.pixels import Images
     from mnist_edge.records import Dataset, ParityReport
+    from mnist_edge.verification.verify import Settings, Truth
 
 
 def verify(
-    bundle: Annotated[Path | None, typer.Argument(help="Bundle folder. Default: the newest in exported/.")] = None,
+    model: Annotated[
+        Path | None, typer.Argument(help="Bundle folder, or any ONNX file. Default: the newest in exported/.")
+    ] = None,
     *,
-    provider: Annotated[ProviderName, typer.Option(help="The one that will be deployed; no other is used.")] = "cpu",
-    threads: Annotated[int, typer.Option(min=1, help="Threads of onnxruntime.")] = 1,
     against: Annotated[
-        Path | None, typer.Option(help="Compare with this run folder, checkpoint or .pth, live in PyTorch.")
+        Path | None,
+        typer.Option(help="Compare with this run folder, checkpoint or .pth, live in PyTorch, or ONNX file."),
+    ] = None,
+    provider: Annotated[ProviderName, typer.Option(help="The one that will be deployed; no other is used.")] = "cpu",
+    optimization: Annotated[Optimization, typer.Option(help="How far onnxruntime may rewrite the graph.")] = "all",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of onnxruntime.")] = 1,
+    batch: Annotated[
+        str | None, typer.Option(help="Batch sizes to check besides 1, 7, 64 and all, with commas.")
+    ] = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Compare layer by layer, also where the answers agree.")
+    ] = False,
+    max_accuracy_drop: Annotated[
+        float, typer.Option(min=0, max=100, help="Percentage points that a lossy variant may lose.")
+    ] = 0.1,
+    dataset: Annotated[
+        DatasetChoice | None, typer.Option(help="For an ONNX file. Default: the one that it names.")
+    ] = None,
+    normalize: Annotated[
+        Normalization | None, typer.Option(help="What a float ONNX file expects of its pixels, where it does not say.")
     ] = None,
     data_dir: DataDir = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the images nearest to a change of decision.")] = None,
     json: Json = False,
 ) -> None:
-    """Check hashes, logits and every decision of a bundle. Exit 1 if anything differs, 3 if a byte was changed."""
+    """Check hashes, logits, every decision and accuracy. Exit 1 if anything is wrong, 3 if a byte was changed."""
     from mnist_edge.reporting.console import emit, say
     from mnist_edge.reporting.tables import parity_table
+    from mnist_edge.runtime.session import require_provider
+    from mnist_edge.verification.verify import Settings
 
-    report = verify_stage(bundle or newest_bundle(), provider, threads, against, data_dir)
+    picture(plot)
+    require_provider(provider)
+    settings = Settings(
+        provider=provider,
+        optimization=optimization,
+        threads=threads,
+        batches=() if batch is None else positive_numbers(batch, "--batch"),
+        max_drop=max_accuracy_drop / 100,
+        layers=layers,
+        how=normalize,
+    )
+    chosen = model or newest_bundle()
+    if chosen.suffix == ".onnx":
+        report, truth = verify_file(chosen, against, settings, dataset, data_dir)
+    elif normalize is not None or dataset is not None:
+        raise UsageError("--normalize and --dataset are for ONNX files; a bundle knows its own", hint="leave them out")
+    else:
+        report, truth = verify_stage(chosen, against, settings, data_dir)
+    if plot is not None:
+        from mnist_edge.reporting.plots import margin_sheet
+
+        counted = truth.test_set or truth.golden
+        say(f"wrote {margin_sheet(report.variants, counted.images, counted.logits, plot)}")
     emit(report, json, parity_table)
     if not report.passed:
         reasons = "; ".join(f"{v.name}: {v.reason}" for v in report.variants if v.reason)
-        say(f"mnist-edge: {report.bundle} does not decide as PyTorch does: {reasons}")
+        say(f"mnist-edge: {report.model} does not decide as {truth.said}: {reasons}")
         raise typer.Exit(1)
 
 
 def verify_stage(
-    folder: Path, provider: ProviderName, threads: int, against: Path | None, data_dir: Path | None
-) -> ParityReport:
-    """Verify on the golden inputs, and on the test set where it is at hand."""
+    folder: Path, against: Path | None, settings: Settings, data_dir: Path | None
+) -> tuple[ParityReport, Truth]:
+    """Verify a bundle on the golden inputs, and on the test set where it is at hand."""
     from mnist_edge.bundle import load_bundle
-    from mnist_edge.runtime.session import require_provider
-    from mnist_edge.verification.verify import golden_reference, reference_on_test_set, verify_bundle
+    from mnist_edge.verification.verify import recorded_truth, verify_bundle
 
-    require_provider(provider)
     bundle = load_bundle(folder)
-    dataset = _test_set(bundle, data_dir)
+    data = _test_set(bundle.manifest.dataset, data_dir)
     if against is None:
-        golden = golden_reference(bundle)
-        test_set = None if dataset is None else reference_on_test_set(bundle, dataset)
-        said = "PyTorch's answers in golden.npz"
+        truth = recorded_truth(bundle, data)
     else:
-        from mnist_edge.training.checkpoint import read_model
-        from mnist_edge.training.model import reference_logits
-
-        model, _ = read_model(against)
-        golden = golden_reference(bundle, reference_logits(model, bundle.golden.images))
-        live = None if dataset is None else reference_logits(model, dataset.test_images)
-        test_set = None if dataset is None else reference_on_test_set(bundle, dataset, live)
-        said = f"PyTorch, live, {against}"
-    return verify_bundle(bundle, provider, golden, test_set, said, threads)
+        golden = bundle.golden
+        truth = _truth_of(against, golden.images, golden.labels, data, settings)
+    return verify_bundle(bundle, truth, settings), truth
 
 
-def _test_set(bundle: Bundle, data_dir: Path | None) -> Dataset | None:
+def verify_file(
+    model: Path, against: Path | None, settings: Settings, dataset: DatasetChoice | None, data_dir: Path | None
+) -> tuple[ParityReport, Truth]:
+    """Verify an ONNX file of any origin against another model, on a test set."""
+    from mnist_edge.bundle import golden_inputs
+    from mnist_edge.data.sources import load_dataset
+    from mnist_edge.reporting.console import say
+    from mnist_edge.runtime.classifier import dataset_of, open_classifier
+    from mnist_edge.verification.verify import verify_model
+
+    if against is None:
+        raise UsageError(f"{model} brings no reference", hint="--against OTHER.onnx, or a checkpoint, or name a bundle")
+    classifier = open_classifier(model, settings.provider)
+    data = load_dataset(dataset or dataset_of(classifier) or "auto", data_dir, say)
+    images, labels = golden_inputs(data.test_images, data.test_labels)
+    truth = _truth_of(against, images, labels, data, settings)
+    return verify_model(model, data.name, truth, settings), truth
+
+
+def _truth_of(against: Path, images: Images, labels: Images, data: Dataset | None, settings: Settings) -> Truth:
+    """What the model that is compared with answers: an ONNX file, or PyTorch, live."""
+    from mnist_edge.verification.verify import onnx_truth
+
+    if against.suffix == ".onnx":
+        return onnx_truth(against, images, labels, data, settings.how)
+    from mnist_edge.training.checkpoint import read_model
+    from mnist_edge.training.model import reference_logits, reference_sums
+    from mnist_edge.verification.verify import truth_from, with_relu
+
+    network, _ = read_model(against)
+    return truth_from(
+        images,
+        labels,
+        data,
+        lambda pictures: reference_logits(network, pictures),
+        lambda pictures: with_relu(reference_sums(network, pictures)),
+        f"PyTorch, live, {against}",
+    )
+
+
+def _test_set(name: DatasetName, data_dir: Path | None) -> Dataset | None:
     """The bundle's dataset where it is at hand; a device need not have it, and nothing is downloaded."""
     from mnist_edge.data.sources import load_dataset
     from mnist_edge.reporting.console import say
 
     try:
-        return load_dataset(bundle.manifest.dataset, data_dir, may_download=False)
+        return load_dataset(name, data_dir, may_download=False)
     except SurroundingsError as error:
         if data_dir is not None:
             raise

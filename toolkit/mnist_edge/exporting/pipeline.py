@@ -6,6 +6,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from mnist_edge.bundle import (
@@ -18,20 +19,22 @@ from mnist_edge.bundle import (
     is_bundle,
     load_bundle,
     manifest_bytes,
+    sha256_array,
     sha256_of_test_set,
+    stage_rows,
 )
-from mnist_edge.contract import LABELS, InputKind
+from mnist_edge.contract import LABELS, InputKind, Precision
 from mnist_edge.errors import CheckFailedError, UsageError
 from mnist_edge.exporting import graph
 from mnist_edge.files import ensure_folder, publish_folder, sha256_bytes
 from mnist_edge.records import Dataset, ExportReport, ParityReport, VariantFile
 from mnist_edge.runtime.classifier import describe, open_classifier
 from mnist_edge.runtime.session import RefusedModelError, require_provider
-from mnist_edge.training.model import reference_logits
-from mnist_edge.verification.parity import Reference, check_parity
-from mnist_edge.verification.verify import refused
+from mnist_edge.training.model import reference_logits, reference_sums
+from mnist_edge.verification.parity import Reference, check_parity, refused
 
-VARIANT, MODEL_FILE = "fp32", "model.onnx"
+VARIANT: Precision = "fp32"
+MODEL_FILE = "model.onnx"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +59,10 @@ def export_bundle(order: Order) -> ExportReport:
     require_provider("cpu")
     _refuse_strangers(order.output)
     parent = ensure_folder(order.output.resolve().parent)
-    golden = _golden(order.model, order.dataset)
     origin = graph.Origin(dataset=order.dataset.name, weights_sha256=graph.weights_sha256(order.model))
+    golden = _golden(order.model, order.dataset, origin)
     data = graph.export_graph(order.model, order.input, origin, order.opset)
-    variant = VariantFile(name=VARIANT, file=MODEL_FILE, bytes=len(data), sha256=sha256_bytes(data))
+    variant = VariantFile(name=VARIANT, precision=VARIANT, file=MODEL_FILE, bytes=len(data), sha256=sha256_bytes(data))
     parity, description = _prove(data, order, golden)
     accuracy = float((golden.test_logits.argmax(axis=1) == order.dataset.test_labels).mean())
     packed = golden_bytes(golden)
@@ -88,14 +91,20 @@ def export_bundle(order: Order) -> ExportReport:
     )
 
 
-def _golden(model: nn.Sequential, dataset: Dataset) -> Golden:
+def _golden(model: nn.Sequential, dataset: Dataset, origin: graph.Origin) -> Golden:
     images, labels = golden_inputs(dataset.test_images, dataset.test_labels)
+    rows = stage_rows(labels)
+    sums = reference_sums(model, images[rows])
     return Golden(
         images=images,
         labels=labels,
         logits=reference_logits(model, images),
         test_logits=reference_logits(model, dataset.test_images),
         test_sha256=sha256_of_test_set(dataset.test_images, dataset.test_labels),
+        weights_sha256=sha256_array(origin.weights_sha256),
+        stage_rows=rows,
+        stage_widths=np.array([values.shape[1] for values in sums]),
+        stage_sums=np.concatenate(sums, axis=1),
     )
 
 
@@ -109,7 +118,7 @@ def _prove(data: bytes, order: Order, golden: Golden) -> tuple[ParityReport, str
         description = describe(classifier.input)
         found = check_parity(VARIANT, classifier, reference, test_set)
     except RefusedModelError as error:
-        found = refused(VARIANT, error.message, test_set)
+        found = refused(VARIANT, error.message, len(test_set.images), VARIANT)
     if not found.passed:
         raise CheckFailedError(
             f"{VARIANT} does not answer as PyTorch does: {found.reason}; nothing was published",
@@ -117,9 +126,11 @@ def _prove(data: bytes, order: Order, golden: Golden) -> tuple[ParityReport, str
         )
     report = ParityReport(
         passed=True,
-        bundle=str(order.output),
+        model=str(order.output),
         dataset=order.dataset.name,
         provider="cpu",
+        optimization="all",
+        threads=1,
         reference="PyTorch, live",
         test_set=True,
         variants=(found,),

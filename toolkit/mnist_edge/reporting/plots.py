@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mnist_edge.files import write_atomic
-from mnist_edge.records import EvalReport
+from mnist_edge.pixels import Images, Logits
+from mnist_edge.records import BenchReport, EvalReport, VariantParity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREY = "#2563a8", "#d9822b", "#9aa5b1"
+BLUE, ORANGE, GREY, RED, GREEN = "#2563a8", "#d9822b", "#9aa5b1", "#c0392b", "#2e8b57"
+SHEET = 12
 
 
 def loss_curve(run: Path, title: str) -> Path:
@@ -87,6 +91,77 @@ def confusion_matrix(report: EvalReport, path: Path) -> Path:
     axes.set_xlabel("decision")
     axes.set_ylabel("label")
     axes.set_title(f"{report.dataset}: {report.accuracy:.2%} of {report.images:,} right", loc="left")
+    return _save(figure, path)
+
+
+def margin_sheet(variants: Sequence[VariantParity], images: Images, logits: Logits, path: Path) -> Path:
+    """Draw the images nearest to a change of decision, one row of pictures a variant.
+
+    Args:
+        variants: whose certificates are shown.
+        images: uint8 (N, 28, 28), those the decisions were counted on.
+        logits: float32 (N, 10), the reference's.
+        path: of the picture.
+    """
+    top = np.sort(logits, axis=1)
+    gaps = top[:, -1] - top[:, -2]
+    nearest = np.argsort(gaps)[:SHEET]
+    figure = _figure(1.1 * len(nearest), 1.75 * len(variants))
+    grid = figure.subplots(len(variants), len(nearest), squeeze=False)
+    for row, variant in zip(grid, variants, strict=True):
+        open_cases = {} if variant.margins is None else {case.image: case for case in variant.margins.uncertified}
+        for axes, image in zip(row, nearest, strict=True):
+            reference = int(logits[image].argmax())
+            case = open_cases.get(int(image))
+            decided = reference if case is None else case.decided
+            colour = GREY if case is None else (ORANGE if decided == reference else RED)
+            axes.imshow(images[image], cmap="gray_r", vmin=0, vmax=255)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            for side in axes.spines.values():
+                side.set_color(colour)
+                side.set_linewidth(1 if case is None else 3)
+            said = f"{reference}" if decided == reference else f"{reference} → {decided}"
+            axes.set_title(
+                f"#{image}: {said}\n{gaps[image]:.2g}", fontsize=8, color="black" if case is None else colour
+            )
+        error = "none: it cannot be run" if variant.margins is None else f"{variant.margins.error:.2g}"
+        row[0].set_ylabel(f"{variant.name}\nerror {error}", fontsize=8)
+    figure.suptitle(
+        "smallest margins; orange: the error seen could change the decision; red: it did", fontsize=9, x=0.01, ha="left"
+    )
+    return _save(figure, path)
+
+
+def latencies(report: BenchReport, path: Path) -> Path:
+    """Draw the share of requests answered within a time, a line a candidate, percentiles marked."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    figure = _figure(8, 4.6)
+    axes = figure.subplots()
+    for row, colour in zip(report.results, cycle((BLUE, ORANGE, GREEN, RED, GREY, "black"))):
+        times = np.sort(np.concatenate([np.asarray(group) for group in row.run_us]))
+        shares = np.arange(1, len(times) + 1) / len(times)
+        label = f"{row.engine} {row.variant}, batch {row.batch}, {row.threads} thread(s), {row.scenario.described}"
+        axes.step(times, shares, where="post", color=colour, linewidth=1.6, label=label)
+        for share, value in ((0.5, row.p50_us), (0.9, row.p90_us), (0.99, row.p99_us)):
+            if value is not None:
+                axes.plot(value, share, "o", color=colour, markersize=4)
+                axes.annotate(
+                    f"p{100 * share:g} {value:,.4g}", (value, share), xytext=(5, -9), textcoords="offset points",
+                    fontsize=7, color=colour,
+                )  # fmt: skip
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.2, 1.5, 2, 3, 5, 7)))
+    axes.xaxis.set_major_formatter(lambda value, _position: f"{value:,.4g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.tick_params(axis="x", labelsize=8)
+    axes.set_xlabel("microseconds a request")
+    axes.set_ylabel("share of requests answered")
+    axes.set_ylim(0, 1.02)
+    axes.set_title(f"{report.model}: {report.results[0].scenario.name}", loc="left")
+    axes.grid(visible=True, alpha=0.25)
+    axes.legend(loc="lower right", frameon=False, fontsize=8)
     return _save(figure, path)
 
 

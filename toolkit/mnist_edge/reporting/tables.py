@@ -8,14 +8,21 @@ from rich.table import Table
 
 from mnist_edge.records import (
     BenchReport,
+    BenchRow,
+    CompareReport,
     DoctorReport,
     EpochRecord,
     EvalReport,
     ExportReport,
     ParityReport,
     RunReport,
+    SelfCheckReport,
     TrainReport,
+    VariantParity,
 )
+
+LISTED = 8
+"""Images of one kind that a table lists; the JSON has them all."""
 
 
 def percent(share: float | None) -> str:
@@ -70,58 +77,194 @@ def export_table(report: ExportReport) -> RenderableType:
 
 
 def parity_table(report: ParityReport) -> RenderableType:
-    """One line a variant, the reasons of failures and the ties below."""
-    table = Table(box=box.SIMPLE, title=f"held against {report.reference} on {report.provider}")
-    for heading in ("variant", "images", "flips", "flip rate <= (95 %)", "max error", "accuracy", "ties", "verdict"):
+    """One line a variant; reasons of failures, accuracy, margins and layers below."""
+    where = f"{report.provider}, optimization {report.optimization}, {report.threads} thread(s)"
+    table = Table(box=box.SIMPLE, title=f"held against {report.reference} on {where}")
+    for heading in (
+        "variant",
+        "images",
+        "flips",
+        "flip rate <= (95 %)",
+        "max error",
+        "accuracy",
+        "certified",
+        "verdict",
+    ):
         table.add_column(heading, justify="left" if heading in {"variant", "verdict"} else "right")
     for v in report.variants:
         table.add_row(
-            v.name,
+            v.name if v.name == v.precision else f"{v.name} ({v.precision})",
             f"{v.images:,}",
             str(v.flips),
             f"{v.flip_rate_upper95:.3%}",
             "-" if v.max_abs_error is None else f"{v.max_abs_error:.2g}",
-            percent(v.accuracy),
-            str(len(v.ties)),
+            percent(None if v.accuracy is None else v.accuracy.variant),
+            percent(None if v.margins is None else v.margins.certified),
             "passed" if v.passed else "FAILED",
         )
     lines = [f"{v.name}: {v.reason}" for v in report.variants if v.reason]
-    lines += [
-        f"{v.name}: image {tie.image} is a tie: PyTorch says {tie.reference}, it says {tie.decided}, margin {tie.margin:.2g}"
-        for v in report.variants
-        for tie in v.ties
-    ]
+    for v in report.variants:
+        lines += [*_accuracy_lines(v), *_margin_lines(v)]
     if not report.test_set:
         lines.append(f"only the golden inputs were compared: the {report.dataset} test set is not at hand")
-    return Group(table, *lines)
+    return Group(table, *lines, *(_layer_table(v) for v in report.variants if v.layers and v.layers.stages))
+
+
+def _accuracy_lines(v: VariantParity) -> list[str]:
+    a = v.accuracy
+    if a is None:
+        return []
+    told = (
+        f"{v.name}: accuracy {a.reference:.2%} to {a.variant:.2%} on {a.images:,} labelled images "
+        f"({a.only_reference_right} lost, {a.only_variant_right} won; McNemar p = {a.mcnemar_p:.2g})"
+    )
+    verdict = "not inferior" if a.non_inferior else "not shown to be as accurate"
+    return [f"{told}; it loses at most {a.drop_upper95:.3%} (95 % confidence): {verdict} at {a.max_drop:.2%}"]
+
+
+def _margin_lines(v: VariantParity) -> list[str]:
+    m = v.margins
+    if m is None or not m.uncertified:
+        return []
+    shown = m.uncertified[:LISTED]
+    lines = [
+        f"{v.name}: {len(m.uncertified)} images have a margin of at most twice the largest error {m.error:.2g}"
+        + (f"; {len(shown)} of them, all with --json:" if len(shown) < len(m.uncertified) else ":")
+    ]
+    return lines + [
+        f"  image {image.image}: margin {image.margin:.2g}, the reference says {image.reference}, it says {image.decided}"
+        for image in shown
+    ]
+
+
+def _layer_table(v: VariantParity) -> Table:
+    assert v.layers is not None
+    table = Table(box=box.SIMPLE, title=f"{v.name}, layer by layer on {v.layers.images} images")
+    for heading in ("layer", "stage", "tensor", "drift", "allowed", ""):
+        table.add_column(heading, justify="right" if heading in {"layer", "drift", "allowed"} else "left")
+    for stage in v.layers.stages:
+        drifts = "drifts" if stage.drift > stage.allowed else ""
+        table.add_row(str(stage.layer), stage.stage, stage.tensor, f"{stage.drift:.2g}", f"{stage.allowed:g}", drifts)
+    return table
 
 
 def bench_table(report: BenchReport) -> RenderableType:
-    """One line a candidate, the surroundings and notes below."""
+    """One line a candidate; the scenario's own figures, surroundings and notes below."""
     provider = report.results[0].provider
-    table = Table(box=box.SIMPLE, title=f"{report.model} on {provider}: microseconds a run, single-stream")
-    names = ("engine", "variant")
-    figures = ("batch", "threads", "samples", "p50", "p90", "p99", "images/s", "cold ms", "MB", "of torch")
-    for heading in (*names, *figures):
-        table.add_column(heading, justify="left" if heading in names else "right", no_wrap=heading not in names)
+    table = Table(
+        box=box.SIMPLE,
+        title=f"{report.model} on {provider}, {report.results[0].scenario.described}: microseconds a request, [95 % interval]",
+    )
+    figures = ("batch", "threads", "samples", "p50", "", "p90", "p99", "images/s", "cold ms", "MB", "of torch")
+    table.add_column("what")
+    for heading in figures:
+        table.add_column(heading, justify="left" if heading == "" else "right", no_wrap=True)
     for row in report.results:
         table.add_row(
-            row.engine,
-            row.variant,
+            _what(row, provider),
             str(row.batch),
             str(row.threads),
             f"{row.samples:,}",
-            *(_micro(value) for value in (row.p50_us, row.p90_us, row.p99_us)),
+            _micro(row.p50_us),
+            _interval(row, "p50_us"),
+            *(_micro(value) for value in (row.p90_us, row.p99_us)),
             f"{row.throughput_per_s:,.0f}",
-            f"{row.cold_start_ms:.1f}",
+            f"{row.cold_start_ms:,.0f}",
             f"{row.peak_rss_mb:.0f}",
-            "-" if row.ratio_to_torch is None else f"x{row.ratio_to_torch:.2f}",
+            "-" if row.ratio_to_torch is None else f"x{row.ratio_to_torch:.2f} {_interval(row, 'ratio_to_torch')}",
         )
     env = report.environment
     where = f"{env['cpu']}, {env['cores']} cores, load {env['load_1min']}; " + ", ".join(
         f"{name} {version}" for name, version in env["versions"].items()
     )
-    return Group(table, where, *report.notes)
+    lines = [line for row in report.results for line in _scenario_lines(row)]
+    outliers = sum(row.outliers for row in report.results)
+    lines.append(
+        f"{outliers:,} of {sum(row.samples for row in report.results):,} runs are far outliers; all are counted"
+    )
+    if report.gpu_from_batch is not None:
+        lines.append(f"the GPU beats the CPU from batch {report.gpu_from_batch}")
+    return Group(table, *([_profile_table(report)] if report.profile else []), *lines, where, *report.notes)
+
+
+def _what(row: BenchRow, provider: str) -> str:
+    extras = [f"on {row.provider}"] if row.provider != provider else []
+    extras += ["CUDA graph"] if row.cuda_graph else []
+    extras += [row.scenario.described] if row.scenario.name != "single-stream" else []
+    return ", ".join([f"{row.engine} {row.variant}", *extras])
+
+
+def _interval(row: BenchRow, name: str) -> str:
+    if name not in row.intervals or (name == "ratio_to_torch" and row.engine == "torch"):
+        return ""
+    low, high = row.intervals[name]
+    return f"[{low:.2f}, {high:.2f}]" if name == "ratio_to_torch" else f"[{low:,.4g}, {high:,.4g}]"
+
+
+def _scenario_lines(row: BenchRow) -> list[str]:
+    lines = []
+    if row.server is not None:
+        s = row.server
+        lines.append(
+            f"batch {row.batch}, {row.threads} thread(s): {s.achieved_per_s:,.1f} requests a second of {s.asked_per_s:,.1f} "
+            f"asked, busy {s.utilization:.0%}; service p50 {_micro(s.service_p50_us)} us, "
+            f"wait p50 {_micro(s.wait_p50_us)}, p99 {_micro(s.wait_p99_us)} us"
+        )
+    if row.p999_us is not None:
+        lines.append(
+            f"{row.engine} {row.variant}, batch {row.batch}: p99.9 {_micro(row.p999_us)} {_interval(row, 'p999_us')} us"
+        )
+    if row.transfers is not None:
+        t = row.transfers
+        lines.append(
+            f"batch {row.batch}{', CUDA graph' if row.cuda_graph else ''}: host to device {_micro(t.host_to_device_us)}, "
+            f"compute {_micro(t.compute_us)}, device to host {_micro(t.device_to_host_us)}, "
+            f"whole {_micro(t.whole_us)} us ({t.explained:.0%} explained)"
+        )
+    return lines
+
+
+def _profile_table(report: BenchReport) -> Table:
+    table = Table(box=box.SIMPLE, title="time by operator, from onnxruntime's profile (which itself costs time)")
+    for heading in ("operator", "provider", "us a run", "share"):
+        table.add_column(heading, justify="right" if heading in {"us a run", "share"} else "left")
+    for line in report.profile:
+        table.add_row(line.operator, line.provider, _micro(line.us_per_run), f"{line.share:.1%}")
+    return table
+
+
+def compare_table(report: CompareReport) -> RenderableType:
+    """One line a row that both results have."""
+    table = Table(box=box.SIMPLE, title=f"{report.candidate} against {report.baseline}: p50, 99 % intervals")
+    for heading in ("what", "before us", "after us", "effect", "interval", "verdict"):
+        table.add_column(heading, justify="left" if heading in {"what", "verdict"} else "right")
+    for row in report.rows:
+        verdict = f"{row.effect.verdict}{', BEYOND THE TOLERANCE' if row.beyond_tolerance else ''}"
+        differs = f" (differs: {'; '.join(row.differences)})" if row.differences else ""
+        table.add_row(
+            row.what,
+            _micro(row.baseline_p50_us),
+            _micro(row.candidate_p50_us),
+            f"{row.effect.ratio - 1:+.1%}",
+            f"{row.effect.low - 1:+.1%} to {row.effect.high - 1:+.1%}",
+            verdict + differs,
+        )
+    return Group(table, *report.unmatched)
+
+
+def self_check_table(report: SelfCheckReport) -> RenderableType:
+    """How often noise was called news."""
+    widths = sorted(effect.high / effect.low - 1 for effect in report.effects)
+    return _facts(
+        "bench --self-check",
+        {
+            "model": report.model,
+            "comparisons": f"{report.comparisons} of the same thing, {report.rounds} processes a side",
+            "false alarms": f"{report.false_alarms} (rate at most {report.upper95:.1%} with 95 % confidence)",
+            "interval": f"{widths[len(widths) // 2]:.1%} wide in the median",
+            "verdict": "passed" if report.passed else "FAILED: the machine is too noisy to compare timings on",
+        },
+    )
 
 
 def doctor_table(report: DoctorReport) -> RenderableType:
@@ -147,7 +290,7 @@ def run_table(report: RunReport) -> RenderableType:
         "mnist-edge run",
         {
             "dataset": report.train.dataset,
-            "accuracy": f"{percent(report.train.test_accuracy)} (PyTorch), {percent(parity.accuracy)} (onnxruntime)",
+            "accuracy": f"{percent(report.train.test_accuracy)} (PyTorch), {percent(parity.accuracy.variant if parity.accuracy else None)} (onnxruntime)",
             "training": f"recipe {report.train.recipe}, {report.train.epochs} epochs in {report.train.seconds:.1f} s",
             "parity": f"{parity.flips} flips on {parity.images:,} images (rate at most {parity.flip_rate_upper95:.3%} "
             f"with 95 % confidence), largest logit error {error}",

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_edge.contract import LABELS, NORMALIZATIONS, PIXELS, SIDE, DatasetName, Normalization, ProviderName
+from mnist_edge.contract import (
+    LABELS,
+    NORMALIZATIONS,
+    PIXELS,
+    SIDE,
+    DatasetName,
+    Normalization,
+    Optimization,
+    ProviderName,
+)
 from mnist_edge.errors import BadFileError, UsageError
 from mnist_edge.pixels import Images, Logits, normalize
 from mnist_edge.records import ModelInput
@@ -30,6 +40,7 @@ class Classifier:
     input: ModelInput
     output: str
     placement: dict[str, int]
+    metadata: dict[str, str]
 
     @property
     def fixed_batch(self) -> int | None:
@@ -81,13 +92,17 @@ class Classifier:
             )
         return normalize(shaped, chosen)
 
-    def run(self, feed: NDArray[np.uint8] | NDArray[np.float32]) -> Logits:
-        """Run one prepared batch and check the form of the answer."""
+    def run_for(self, names: Sequence[str], feed: NDArray[np.uint8] | NDArray[np.float32]) -> list[NDArray[Any]]:
+        """Run one prepared batch for the outputs named, whatever their form."""
         try:
-            (answer,) = self.session.run([self.output], {self.input.name: feed})
+            return list(self.session.run(list(names), {self.input.name: feed}))
         except Exception as error:  # onnxruntime's own exceptions share no base class
             reason = str(error).strip().splitlines()[0]
             raise RefusedModelError(f"onnxruntime cannot run {self.name}: {reason}", hint="export it again") from error
+
+    def run(self, feed: NDArray[np.uint8] | NDArray[np.float32]) -> Logits:
+        """Run one prepared batch and check the form of the answer."""
+        (answer,) = self.run_for([self.output], feed)
         if not isinstance(answer, np.ndarray):
             raise RefusedModelError(
                 f"{self.name} answers no tensor", hint="give a classifier whose output is (batch, classes)"
@@ -100,10 +115,21 @@ class Classifier:
         return answer
 
 
-def open_classifier(model: Path | bytes, provider: ProviderName, threads: int = 1, name: str = "") -> Classifier:
+def open_classifier(
+    model: Path | bytes,
+    provider: ProviderName,
+    threads: int = 1,
+    name: str = "",
+    *,
+    optimization: Optimization = "all",
+    profile_prefix: Path | None = None,
+    cuda_graph: bool = False,
+) -> Classifier:
     """Open a model and read its one input from the graph; errors as `open_session`, and BadFileError for several inputs."""
     name = name or str(model if isinstance(model, Path) else "the model")
-    opened = open_session(model, provider, threads, name)
+    opened = open_session(
+        model, provider, threads, name, optimization=optimization, profile_prefix=profile_prefix, cuda_graph=cuda_graph
+    )
     inputs, outputs = opened.session.get_inputs(), opened.session.get_outputs()
     if len(inputs) != 1 or inputs[0].type not in DTYPES or not inputs[0].shape:
         found = ", ".join(f"{value.name} {value.type} {value.shape}" for value in inputs)
@@ -128,12 +154,13 @@ def open_classifier(model: Path | bytes, provider: ProviderName, threads: int = 
         ),
         output=outputs[0].name,
         placement=opened.placement,
+        metadata=dict(metadata),
     )
 
 
 def dataset_of(classifier: Classifier) -> DatasetName | None:
     """Return the dataset that the file says it was trained on, or None."""
-    stated = classifier.session.get_modelmeta().custom_metadata_map.get("mnist_edge.dataset")
+    stated = classifier.metadata.get("mnist_edge.dataset")
     return next((name for name in LABELS if name == stated), None)
 
 

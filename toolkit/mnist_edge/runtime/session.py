@@ -15,13 +15,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from mnist_edge.contract import ProviderName
+from mnist_edge.contract import Optimization, ProviderName
 from mnist_edge.errors import BadFileError, SurroundingsError
 
 if TYPE_CHECKING:
     import onnxruntime
 
 EXECUTION_PROVIDERS: dict[ProviderName, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+LEVELS: dict[Optimization, str] = {
+    "none": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
 WHEELS: dict[ProviderName, str] = {"cpu": "onnxruntime", "cuda": "onnxruntime-gpu"}
 
 
@@ -85,7 +91,16 @@ class OpenSession:
     placement: dict[str, int]
 
 
-def open_session(model: Path | bytes, provider: ProviderName, threads: int = 1, name: str = "") -> OpenSession:
+def open_session(
+    model: Path | bytes,
+    provider: ProviderName,
+    threads: int = 1,
+    name: str = "",
+    *,
+    optimization: Optimization = "all",
+    profile_prefix: Path | None = None,
+    cuda_graph: bool = False,
+) -> OpenSession:
     """Open a model on one provider, all nodes of it.
 
     Args:
@@ -93,6 +108,9 @@ def open_session(model: Path | bytes, provider: ProviderName, threads: int = 1, 
         provider: no other is used, not even for a single node.
         threads: of onnxruntime's intra-op pool.
         name: what to call the model in an error; the file's path by default.
+        optimization: how far the graph may be rewritten.
+        profile_prefix: makes onnxruntime profile itself, into a file whose path begins so.
+        cuda_graph: capture the first run as a CUDA graph; inputs and outputs must then stay bound.
 
     Raises:
         SurroundingsError: the provider cannot be had, or would run only a part.
@@ -110,6 +128,10 @@ def open_session(model: Path | bytes, provider: ProviderName, threads: int = 1, 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, LEVELS[optimization])
+    if profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_prefix)
     options.log_severity_level = 4  # errors come as exceptions; warnings have no reader here
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if provider != "cpu":
@@ -117,7 +139,9 @@ def open_session(model: Path | bytes, provider: ProviderName, threads: int = 1, 
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
         session = onnxruntime.InferenceSession(
-            str(model) if isinstance(model, Path) else model, sess_options=options, providers=[wanted]
+            str(model) if isinstance(model, Path) else model,
+            sess_options=options,
+            providers=[(wanted, {"enable_cuda_graph": "1"}) if cuda_graph else wanted],
         )
     except (state.InvalidProtobuf, state.NoSuchFile) as error:
         raise BadFileError(f"{name} is not an ONNX model", hint="export it again") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mnist_edge.contract import CLASSES, PIXELS, DeviceName
@@ -85,6 +86,19 @@ def reference_logits(model: nn.Sequential, images: Images, batch: int = 1000) ->
         for start in range(0, len(images), batch)
     ]
     return np.concatenate(parts)
+
+
+@torch.no_grad()
+def reference_sums(model: nn.Sequential, images: Images) -> tuple[NDArray[np.float32], ...]:
+    """What each linear layer gives before its ReLU, float32 (N, width) each, for uint8 images (N, 28, 28)."""
+    device = next(model.parameters()).device
+    values = normalize_pixels(torch.tensor(images).to(device).flatten(1))
+    sums = []
+    for layer in model:
+        values = layer(values)
+        if isinstance(layer, nn.Linear):
+            sums.append(values.cpu().numpy())
+    return tuple(sums)
 
 
 def accuracy(model: nn.Sequential, images: Images, labels: Images) -> float:

@@ -1,33 +1,38 @@
-"""Hold one model against PyTorch's logits: count, shape, finiteness, every number, every decision.
+"""Hold one model against the reference's logits: count, shape, finiteness, every number, every decision.
 
 `np.allclose` would broadcast and pass on zero rows, and mean errors hide a single wrong answer; so
 count and shape come first, then finiteness, then the largest error, then the decisions one by one.
+A lossy variant cannot meet the tolerance; it must not lose accuracy instead, as far as the images can show.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mnist_edge.bundle import NO_LABEL
+from mnist_edge.contract import Normalization, Precision
 from mnist_edge.pixels import Images, Logits
-from mnist_edge.records import Tie, VariantParity
+from mnist_edge.records import PairedAccuracy, VariantParity
 from mnist_edge.runtime.classifier import Classifier
 from mnist_edge.runtime.session import RefusedModelError
-from mnist_edge.stats import upper_bound95
+from mnist_edge.stats import mcnemar_exact, paired_drop_upper95, upper_bound95
+from mnist_edge.verification.margins import certify
 
 TOLERANCE = 1e-4
-"""Largest logit error allowed, relative to the image's largest logit (or to 1 where that is smaller).
+"""Largest logit error allowed in fp32, relative to the image's largest logit (or to 1 where that is smaller).
 float32 rounding over 784 terms stays near 1e-6; one weight row scaled by 1 % gives about 1e-3."""
 BATCHES = (1, 7, 64)
 """Besides all at once: alone, an odd size, a usual one."""
+MAX_DROP = 0.001
+"""Accuracy that a lossy variant may lose, as a fraction of 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """Inputs with PyTorch's answers.
+    """Inputs with the reference's answers.
 
     Attributes:
         images: uint8 (N, 28, 28).
@@ -40,104 +45,240 @@ class Reference:
     logits: Logits
 
 
-def check_parity(name: str, classifier: Classifier, golden: Reference, test_set: Reference | None) -> VariantParity:
-    """Compare a model with PyTorch on the golden inputs, and on the test set where it is at hand.
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """What a variant is held to.
+
+    Attributes:
+        precision: fp32 must meet the tolerance, a lossy one must not lose accuracy.
+        max_drop: of accuracy, a fraction of 1.
+        batches: batch sizes to run besides the usual ones.
+        how: what a float model expects of its pixels, where it does not say so itself.
+    """
+
+    precision: Precision = "fp32"
+    max_drop: float = MAX_DROP
+    batches: tuple[int, ...] = ()
+    how: Normalization | None = None
+
+
+@dataclass
+class _Seen:
+    """What the runs so far have shown; the first reason stays."""
+
+    exact: bool
+    reason: str = ""
+    errors: list[float] = field(default_factory=lambda: [0.0])
+    relative: list[float] = field(default_factory=lambda: [0.0])
+
+
+def check_parity(
+    name: str,
+    classifier: Classifier,
+    golden: Reference,
+    test_set: Reference | None,
+    demand: Demand = Demand(),
+) -> VariantParity:
+    """Compare a model with the reference on the golden inputs, and on the test set where it is at hand.
 
     Args:
         name: of the variant.
         classifier: the open model.
-        golden: run at batch 1, 7, 64 and all (a fixed-batch model at its own).
-        test_set: all test images, run at once; decisions are then counted on these.
+        golden: run at batch 1, 7, 64, all and those demanded (a fixed-batch model at its own).
+        test_set: all test images; decisions are then counted on these.
+        demand: what it is held to.
 
     Returns:
         The findings; `passed` is False with a reason at the first thing that is wrong.
     """
-    batches = (classifier.fixed_batch,) if classifier.fixed_batch else (*BATCHES, len(golden.images))
-    errors = [0.0]
-    relative = [0.0]
     counted = test_set or golden
-    reason = ""
-    answers: Logits | None = None
-    try:
-        for batch in batches:
-            answers = classifier.logits(golden.images, batch)
-            reason = reason or _judge(answers, golden.logits, f"at batch {batch}", errors, relative)
-        if test_set is not None:
-            answers = classifier.logits(test_set.images, batch=1000)
-            reason = reason or _judge(answers, test_set.logits, "on the test set", errors, relative)
-    except RefusedModelError as error:
-        reason, answers = reason or error.message, None
-    within = reason == ""
-    decided = _comparable(answers, counted.logits)
-    ties: tuple[Tie, ...] = ()
-    flips = len(counted.images)
-    accuracy = None
-    if decided is not None:
-        # Only an error within the tolerance makes a tie: a broken model is not excused by its size.
-        ties = _ties(counted.logits, decided, 2 * max(errors)) if within else ()
-        changed = set(np.flatnonzero(decided != counted.logits.argmax(axis=1)).tolist())
-        flips = len(changed - {tie.image for tie in ties})
-        labelled = counted.labels != NO_LABEL
-        if labelled.any():
-            accuracy = float((decided[labelled] == counted.labels[labelled]).mean())
-    if within and flips:
-        reason = f"{flips} of {len(counted.images)} decisions differ from PyTorch's"
+    if min(len(golden.images), len(counted.images)) == 0:
+        return refused(name, "there is no image to compare", 0, demand.precision)
+    usual = (*BATCHES, *demand.batches, len(golden.images))
+    batches = (classifier.fixed_batch,) if classifier.fixed_batch else tuple(dict.fromkeys(usual))
+    seen = _Seen(exact=demand.precision == "fp32")
+    answers = _run_golden(classifier, golden, batches, demand, seen)
+    golden_passed = not seen.reason
+    if test_set is not None:
+        try:
+            answers = classifier.logits(test_set.images, batch=1000, how=demand.how)
+            _judge(answers, test_set, "on the test set", seen)
+        except RefusedModelError as error:
+            seen.reason, answers = seen.reason or error.message, None
+        if golden_passed and seen.reason:
+            seen.reason += "; the golden inputs alone pass: it may know these by heart"
+    return _verdict(name, seen, counted, answers, batches, demand)
+
+
+def refused(name: str, reason: str, images: int, precision: Precision) -> VariantParity:
+    """What cannot even be run decides nothing as the reference does."""
     return VariantParity(
         name=name,
+        precision=precision,
+        images=images,
+        flips=images,
+        flip_rate_upper95=1.0,
+        ties=0,
+        max_abs_error=None,
+        max_relative_error=None,
+        accuracy=None,
+        margins=None,
+        batches=(),
+        layers=None,
+        passed=False,
+        reason=reason,
+    )
+
+
+def _run_golden(
+    classifier: Classifier, golden: Reference, batches: tuple[int, ...], demand: Demand, seen: _Seen
+) -> Logits | None:
+    """Judge the golden inputs at every batch size; return the answers of the last."""
+    answers: Logits | None = None
+    failed: dict[int, str] = {}
+    for batch in batches:
+        try:
+            answers = classifier.logits(golden.images, batch, demand.how)
+        except RefusedModelError as error:
+            failed[batch] = error.message
+            continue
+        _judge(answers, golden, f"at batch {batch}", seen)
+    if failed:
+        first, message = next(iter(failed.items()))
+        ran = [str(batch) for batch in batches if batch not in failed]
+        baked = f"it runs only at batch {', '.join(ran)}, its batch size is baked in: " if ran else ""
+        seen.reason = seen.reason or f"at batch {first} {baked}{message}"
+        return None
+    return answers
+
+
+def _verdict(
+    name: str,
+    seen: _Seen,
+    counted: Reference,
+    answers: Logits | None,
+    batches: tuple[int, ...],
+    demand: Demand,
+) -> VariantParity:
+    decided = _comparable(answers, counted.logits)
+    if decided is None:
+        found = refused(name, seen.reason, len(counted.images), demand.precision)
+        return _replace(found, seen, batches)
+    margins = certify(counted.logits, decided, max(seen.errors))
+    changed = set(np.flatnonzero(decided != counted.logits.argmax(axis=1)).tolist())
+    # Only an error within the tolerance makes a tie: a broken model is not excused by its size.
+    undecided = {image.image for image in margins.uncertified} if seen.exact and not seen.reason else set()
+    flips = len(changed - undecided)
+    accuracy = _paired(decided, counted, demand.max_drop)
+    reason = seen.reason
+    if not reason and seen.exact and flips:
+        reason = f"{flips} of {len(counted.images)} decisions differ from the reference's"
+    if not reason and not seen.exact:
+        reason = _lost(accuracy)
+    return VariantParity(
+        name=name,
+        precision=demand.precision,
         images=len(counted.images),
         flips=flips,
         flip_rate_upper95=upper_bound95(flips, len(counted.images)),
-        max_abs_error=max(errors),
-        max_relative_error=max(relative),
+        ties=len(changed & undecided),
+        max_abs_error=max(seen.errors),
+        max_relative_error=max(seen.relative),
         accuracy=accuracy,
-        ties=ties,
-        batches=tuple(batch for batch in batches if batch is not None),
+        margins=margins,
+        batches=batches,
+        layers=None,
         passed=reason == "",
         reason=reason,
     )
 
 
-def _judge(answers: Logits, expected: Logits, where: str, errors: list[float], relative: list[float]) -> str:
-    """Return what is wrong in a sentence, or nothing; note the largest errors seen."""
+def _replace(found: VariantParity, seen: _Seen, batches: tuple[int, ...]) -> VariantParity:
+    import dataclasses
+
+    return dataclasses.replace(
+        found, max_abs_error=max(seen.errors), max_relative_error=max(seen.relative), batches=batches
+    )
+
+
+def _judge(answers: Logits, expected: Reference, where: str, seen: _Seen) -> None:
+    """Note the largest errors, and what is wrong if it is the first."""
+    problem = _form(answers, expected.logits, where)
+    if problem:
+        seen.reason = seen.reason or problem
+        return
+    # A lossy model owes nothing on noise: it was calibrated on pictures.
+    real = expected.labels != NO_LABEL
+    rows = np.arange(len(answers)) if seen.exact or not real.any() else np.flatnonzero(real)
+    logits = expected.logits[rows]
+    difference = np.abs(answers[rows].astype(np.float64) - logits)
+    by_image = difference.max(axis=1) / np.maximum(1.0, np.abs(logits).max(axis=1))
+    seen.errors.append(float(difference.max()))
+    seen.relative.append(float(by_image.max()))
+    if seen.exact and by_image.max() > TOLERANCE:
+        worst = int(by_image.argmax())
+        flips = int((answers.argmax(axis=1) != expected.logits.argmax(axis=1)).sum())
+        seen.reason = seen.reason or (
+            f"{where} logits differ by up to {difference.max():.3g} (image {worst}: {by_image[worst]:.2g} of its largest, "
+            f"allowed {TOLERANCE:g}), and {flips} of {len(answers)} decisions"
+        )
+
+
+def _form(answers: Logits, expected: Logits, where: str) -> str:
+    """Return what is wrong with the form of the answers in a sentence, or nothing."""
     if answers.shape != expected.shape:
-        return f"{where} it answers {answers.shape}, PyTorch {expected.shape}"
+        return f"{where} it answers {answers.shape}, the reference {expected.shape}"
     if not np.isfinite(answers).all():
         bad = int(np.flatnonzero(~np.isfinite(answers).all(axis=1))[0])
         return f"{where} the logits of image {bad} are NaN or infinite"
     if not np.isfinite(expected).all():
-        return f"{where} PyTorch's own logits are NaN or infinite: there is nothing to hold it against"
-    if len(answers) == 0:
-        return f"{where} there is no image to compare"
-    difference = np.abs(answers.astype(np.float64) - expected)
-    scale = np.maximum(1.0, np.abs(expected).max(axis=1))
-    by_image = difference.max(axis=1) / scale
-    errors.append(float(difference.max()))
-    relative.append(float(by_image.max()))
-    if by_image.max() > TOLERANCE:
-        worst = int(by_image.argmax())
-        flips = int((answers.argmax(axis=1) != expected.argmax(axis=1)).sum())
-        return (
-            f"{where} logits differ by up to {difference.max():.3g} (image {worst}: {by_image[worst]:.2g} of its largest, "
-            f"allowed {TOLERANCE:g}), and {flips} of {len(answers)} decisions"
-        )
+        return f"{where} the reference's own logits are NaN or infinite: there is nothing to hold it against"
     return ""
 
 
 def _comparable(answers: Logits | None, expected: Logits) -> NDArray[np.intp] | None:
-    if (
-        answers is None
-        or answers.shape != expected.shape
-        or not (np.isfinite(answers).all() and np.isfinite(expected).all())
-    ):
+    if answers is None or _form(answers, expected, ""):
         return None
     return np.asarray(answers.argmax(axis=1))
 
 
-def _ties(expected: Logits, decided: NDArray[np.intp], gap: float) -> tuple[Tie, ...]:
-    """Images whose two best classes are closer in the reference than `gap`."""
-    top = np.sort(expected, axis=1)[:, -2:].astype(np.float64)
-    margins = top[:, 1] - top[:, 0]
-    return tuple(
-        Tie(image=int(i), reference=int(expected[i].argmax()), decided=int(decided[i]), margin=float(margins[i]))
-        for i in np.flatnonzero(margins < gap)
+def _paired(decided: NDArray[np.intp], counted: Reference, max_drop: float) -> PairedAccuracy | None:
+    """Accuracy of both models on the labelled images, and what the two together show."""
+    labelled = counted.labels != NO_LABEL
+    count = int(labelled.sum())
+    if count == 0:
+        return None
+    truth = counted.labels[labelled]
+    ours = decided[labelled] == truth
+    theirs = counted.logits[labelled].argmax(axis=1) == truth
+    lost, won = int((theirs & ~ours).sum()), int((ours & ~theirs).sum())
+    bound = paired_drop_upper95(lost, won, count)
+    return PairedAccuracy(
+        images=count,
+        reference=float(theirs.mean()),
+        variant=float(ours.mean()),
+        only_reference_right=lost,
+        only_variant_right=won,
+        mcnemar_p=mcnemar_exact(lost, won),
+        drop_upper95=bound,
+        max_drop=max_drop,
+        non_inferior=bound <= max_drop,
+    )
+
+
+def _lost(accuracy: PairedAccuracy | None) -> str:
+    """Why a lossy variant is not shown to be as accurate, or nothing."""
+    if accuracy is None:
+        return "no image has a label: a lossy variant cannot be judged"
+    if accuracy.non_inferior:
+        return ""
+    if paired_drop_upper95(0, 0, accuracy.images) > accuracy.max_drop:
+        return (
+            f"{accuracy.images} images cannot show that it loses at most {accuracy.max_drop:.2%} accuracy: "
+            "give the test set, or a larger --max-accuracy-drop"
+        )
+    return (
+        f"it may lose up to {accuracy.drop_upper95:.3%} accuracy (95 % confidence; allowed {accuracy.max_drop:.2%}): "
+        f"{accuracy.reference:.2%} becomes {accuracy.variant:.2%}, {accuracy.only_reference_right} images lost, "
+        f"{accuracy.only_variant_right} won"
     )

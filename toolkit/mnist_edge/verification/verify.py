@@ -1,23 +1,93 @@
-"""Verify a whole bundle: every variant, on the golden inputs and on the test set where it is at hand."""
+"""Verify a whole bundle, or one model against another: answers first, then where they go wrong."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 
-from mnist_edge.bundle import Bundle, sha256_of_test_set
-from mnist_edge.contract import ProviderName
-from mnist_edge.pixels import Logits
-from mnist_edge.records import Dataset, ParityReport, VariantParity
+from mnist_edge.bundle import (
+    NO_LABEL,
+    Bundle,
+    sha256_array,
+    sha256_of_test_set,
+    stage_rows,
+)
+from mnist_edge.contract import LABELS, DatasetName, Normalization, Optimization, Precision, ProviderName
+from mnist_edge.pixels import Images, Logits
+from mnist_edge.records import Dataset, LayerReport, ParityReport, VariantParity
 from mnist_edge.runtime.classifier import open_classifier
 from mnist_edge.runtime.session import RefusedModelError
-from mnist_edge.stats import upper_bound95
-from mnist_edge.verification.parity import Reference, check_parity
+from mnist_edge.verification.layers import Floats, ReferenceStages, compare_layers
+from mnist_edge.verification.parity import MAX_DROP, Demand, Reference, check_parity, refused
+from mnist_edge.verification.stages import precision_of, run_stages
+
+Inside = tuple[tuple[Floats | None, ...], tuple[Floats | None, ...]]
+"""Of each layer (N, units): what it sums up to, and what the next one is fed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the model will be deployed with, and how hard to look.
+
+    Attributes:
+        provider: the only one used.
+        batches: batch sizes to check besides 1, 7, 64 and all.
+        max_drop: accuracy that a lossy variant may lose, as a fraction of 1.
+        layers: compare the stages inside also where the answers agree.
+        how: what a float model expects of its pixels, where it does not say so itself.
+    """
+
+    provider: ProviderName = "cpu"
+    optimization: Optimization = "all"
+    threads: int = 1
+    batches: tuple[int, ...] = ()
+    max_drop: float = MAX_DROP
+    layers: bool = False
+    how: Normalization | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """What every variant is held against, and where it comes from, for the report.
+
+    Attributes:
+        golden: run at several batch sizes.
+        test_set: None where it is not at hand.
+        stages: the reference's inside for a few images; None where it is not known.
+    """
+
+    golden: Reference
+    test_set: Reference | None
+    stages: ReferenceStages | None
+    said: str
 
 
 def golden_reference(bundle: Bundle, logits: Logits | None = None) -> Reference:
     """The golden inputs with the answers that they carry, or with `logits` (M, 10) of a live PyTorch."""
     golden = bundle.golden
     return Reference(images=golden.images, labels=golden.labels, logits=golden.logits if logits is None else logits)
+
+
+def golden_stages(bundle: Bundle) -> ReferenceStages:
+    """The network's inside as the golden file keeps it."""
+    golden = bundle.golden
+    sums = tuple(np.split(golden.stage_sums, np.cumsum(golden.stage_widths)[:-1], axis=1))
+    return ReferenceStages(
+        images=golden.images[golden.stage_rows],
+        real=golden.labels[golden.stage_rows] != NO_LABEL,
+        sums=sums,
+        activations=with_relu(sums)[1],
+    )
+
+
+def with_relu(sums: tuple[Floats, ...]) -> Inside:
+    """The inside of a network with a ReLU after every layer but the last."""
+    return sums, tuple(np.maximum(values, 0) for values in sums[:-1])
 
 
 def reference_on_test_set(bundle: Bundle, dataset: Dataset, logits: Logits | None = None) -> Reference | None:
@@ -32,58 +102,153 @@ def reference_on_test_set(bundle: Bundle, dataset: Dataset, logits: Logits | Non
     )
 
 
-def verify_bundle(
-    bundle: Bundle,
-    provider: ProviderName,
-    golden: Reference,
-    test_set: Reference | None,
-    reference: str,
-    threads: int = 1,
-) -> ParityReport:
-    """Check every variant of a bundle.
+def recorded_truth(bundle: Bundle, dataset: Dataset | None) -> Truth:
+    """What the bundle itself carries."""
+    return Truth(
+        golden=golden_reference(bundle),
+        test_set=None if dataset is None else reference_on_test_set(bundle, dataset),
+        stages=golden_stages(bundle),
+        said="PyTorch's answers in golden.npz",
+    )
+
+
+def truth_from(
+    images: Images,
+    labels: Images,
+    dataset: Dataset | None,
+    answer: Callable[[Images], Logits],
+    inside: Callable[[Images], Inside | None],
+    said: str,
+) -> Truth:
+    """What another model answers, asked live.
 
     Args:
-        bundle: already checked byte by byte.
-        provider: the only one used.
-        golden, test_set: inputs with PyTorch's answers.
-        reference: where those answers come from, for the report.
-        threads: of onnxruntime.
+        images, labels: golden inputs, uint8 (M, 28, 28) and (M,).
+        dataset: whose test set is asked too.
+        answer: uint8 (N, 28, 28) to logits float32 (N, 10).
+        inside: the same to the stages, or None where they cannot be had.
+        said: what that model is, for the report.
+    """
+    rows = stage_rows(labels)
+    stages = inside(images[rows])
+    return Truth(
+        golden=Reference(images=images, labels=labels, logits=answer(images)),
+        test_set=None
+        if dataset is None
+        else Reference(images=dataset.test_images, labels=dataset.test_labels, logits=answer(dataset.test_images)),
+        stages=None
+        if stages is None
+        else ReferenceStages(images=images[rows], real=labels[rows] != NO_LABEL, sums=stages[0], activations=stages[1]),
+        said=said,
+    )
+
+
+def onnx_truth(
+    other: Path, images: Images, labels: Images, dataset: Dataset | None, how: Normalization | None
+) -> Truth:
+    """What another ONNX file answers on the CPU."""
+    classifier = open_classifier(other, "cpu")
+
+    def inside(pictures: Images) -> Inside | None:
+        try:
+            stages = run_stages(other, pictures, how)
+        except RefusedModelError:
+            return None
+        return stages.sums, stages.fed[1:]
+
+    return truth_from(
+        images, labels, dataset, lambda pictures: classifier.logits(pictures, batch=1000, how=how), inside, str(other)
+    )
+
+
+def verify_bundle(bundle: Bundle, truth: Truth, settings: Settings) -> ParityReport:
+    """Check every variant of a bundle, whose bytes have been checked.
+
+    Raises:
+        SurroundingsError: the provider cannot be had, or onnx is missing to look inside a lossy variant.
+    """
+    manifest = bundle.manifest
+    variants = tuple(
+        _check(variant.name, bundle.file(variant), variant.precision, truth, settings, bundle)
+        for variant in manifest.variants
+    )
+    return _report(str(bundle.folder), manifest.dataset, truth, settings, variants)
+
+
+def verify_model(model: Path, dataset: DatasetName, truth: Truth, settings: Settings) -> ParityReport:
+    """Check one ONNX file of any origin; what it computes in is read from its graph.
 
     Raises:
         SurroundingsError: the provider cannot be had.
+        BadFileError: not an image classifier.
+        UsageError: a float model that does not say how it wants its pixels.
     """
-    variants = []
-    for variant in bundle.manifest.variants:
-        try:
-            classifier = open_classifier(bundle.file(variant), provider, threads)
-        except RefusedModelError as error:
-            variants.append(refused(variant.name, error.message, test_set or golden))
-            continue
-        variants.append(check_parity(variant.name, classifier, golden, test_set))
+    variant = _check(model.stem, model, precision_of(model), truth, settings, None)
+    return _report(str(model), dataset, truth, settings, (variant,))
+
+
+def _report(
+    model: str, dataset: DatasetName, truth: Truth, settings: Settings, variants: tuple[VariantParity, ...]
+) -> ParityReport:
     return ParityReport(
         passed=bool(variants) and all(variant.passed for variant in variants),
-        bundle=str(bundle.folder),
-        dataset=bundle.manifest.dataset,
-        provider=provider,
-        reference=reference,
-        test_set=test_set is not None,
-        variants=tuple(variants),
+        model=model,
+        dataset=dataset,
+        provider=settings.provider,
+        optimization=settings.optimization,
+        threads=settings.threads,
+        reference=truth.said,
+        test_set=truth.test_set is not None,
+        variants=variants,
     )
 
 
-def refused(name: str, reason: str, counted: Reference) -> VariantParity:
-    """A model that cannot even be built decides nothing as PyTorch does."""
-    count = len(counted.images)
-    return VariantParity(
-        name=name,
-        images=count,
-        flips=count,
-        flip_rate_upper95=upper_bound95(count, count),
-        max_abs_error=None,
-        max_relative_error=None,
-        accuracy=None,
-        ties=(),
-        batches=(),
-        passed=False,
-        reason=reason,
-    )
+def _check(
+    name: str, file: Path, precision: Precision, truth: Truth, settings: Settings, bundle: Bundle | None
+) -> VariantParity:
+    demand = Demand(precision=precision, max_drop=settings.max_drop, batches=settings.batches, how=settings.how)
+    stranger = ""
+    try:
+        classifier = open_classifier(file, settings.provider, settings.threads, optimization=settings.optimization)
+        stranger = "" if bundle is None else _stranger(bundle, classifier.metadata)
+        found = check_parity(name, classifier, truth.golden, truth.test_set, demand)
+    except RefusedModelError as error:
+        found = refused(name, error.message, len((truth.test_set or truth.golden).images), precision)
+    return _add_reasons(found, stranger, _look_inside(found, file, truth, settings))
+
+
+def _stranger(bundle: Bundle, metadata: dict[str, str]) -> str:
+    """Why a model and its golden file do not belong together, or nothing: a hash cannot tell, their origins can."""
+    manifest, golden = bundle.manifest, bundle.golden
+    if not np.array_equal(golden.weights_sha256, sha256_array(manifest.weights_sha256)):
+        return "golden.npz is stale: it holds the answers of other weights than the manifest names"
+    stated = metadata.get("mnist_edge.weights_sha256", manifest.weights_sha256)
+    if stated != manifest.weights_sha256:
+        return "the model file was exported from other weights than the manifest names"
+    labels = tuple(json.loads(metadata.get("mnist_edge.labels", "null")) or manifest.labels)
+    if not labels == manifest.labels == LABELS[manifest.dataset]:
+        return f"the labels are not those of {manifest.dataset} in their order: the classes were swapped"
+    return ""
+
+
+def _look_inside(found: VariantParity, file: Path, truth: Truth, settings: Settings) -> LayerReport | None:
+    """Compare the stages: on failure, on request, and always in a lossy variant, whose logits may differ anyway."""
+    needed = settings.layers or found.precision != "fp32"
+    if truth.stages is None or not (needed or not found.passed):
+        return None
+    try:
+        return compare_layers(file, found.precision, truth.stages, settings.how)
+    except RefusedModelError:
+        return None
+    except ModuleNotFoundError:
+        if needed:
+            raise
+        return None
+
+
+def _add_reasons(found: VariantParity, stranger: str, layers: LayerReport | None) -> VariantParity:
+    reasons = [reason for reason in (stranger, found.reason) if reason]
+    if layers is not None and layers.symptom:
+        where = "" if layers.first is None else f"layer {layers.first} is the first that drifts, "
+        reasons.append(f"{where}{layers.symptom}: {layers.detail}")
+    return dataclasses.replace(found, layers=layers, passed=not reasons, reason="; ".join(reasons))

@@ -1,0 +1,208 @@
+"""Tell noise from news: two sets of timing processes held against each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mnist_edge.benchmarking.rounds import OnProcess, Plan, choose, run_rounds, surroundings_for
+from mnist_edge.errors import BadFileError, SurroundingsError, UsageError
+from mnist_edge.records import BenchReport, BenchRow, CompareReport, CompareRow, Effect, SelfCheckReport
+from mnist_edge.stats import ratio_of_means, upper_bound95
+
+LEVEL = 0.99
+"""Of the interval that decides: on equal speeds it cries "different" once in a hundred."""
+COMPARISONS = 40
+FALSE_ALARMS = 0.05
+"""Share of false alarms that `self_check` lets pass."""
+SURROUNDINGS = ("cpu", "cpu_features", "machine", "system", "cores", "affinity", "governor", "python")
+_HINT = "mnist-edge bench --output FILE writes one"
+
+
+def effect(baseline: Sequence[float], candidate: Sequence[float]) -> Effect:
+    """Compare two sets of processes by their p50, a median already, averaged over processes.
+
+    Args:
+        baseline, candidate: p50 of each process, microseconds.
+    """
+    ratio, low, high = ratio_of_means(baseline, candidate, LEVEL)
+    verdict = "slower" if low > 1 else "faster" if high < 1 else "undecided"
+    return Effect(ratio=ratio, low=low, high=high, verdict=verdict)  # type: ignore[arg-type]
+
+
+def read_result(path: Path) -> BenchReport:
+    """Read what `bench --output` wrote.
+
+    Raises:
+        SurroundingsError: there is no such file.
+        BadFileError: not JSON, another schema, or fields that do not fit.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    if not path.is_file():
+        raise SurroundingsError(f"{path} does not exist", hint=_HINT)
+    try:
+        content: Any = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise BadFileError(f"{path} is not JSON", hint=_HINT) from error
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != BenchReport.schema:
+        raise BadFileError(
+            f"{path} has schema {schema!r}, this version compares {BenchReport.schema!r}", hint="time it again"
+        )
+    try:
+        report = TypeAdapter(BenchReport).validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BadFileError(f"{path}: {where}: {first['msg']}", hint="time it again") from error
+    for row in report.results:
+        if len(row.processes) < 2 or min(process.p50_us for process in row.processes) <= 0:
+            raise BadFileError(f"{path}: {_name(row)} has too few processes to compare", hint="time it again")
+    return report
+
+
+def compare(
+    baseline: BenchReport,
+    candidate: BenchReport,
+    names: tuple[str, str],
+    *,
+    tolerance: float,
+    anyway: bool = False,
+) -> CompareReport:
+    """Hold two results against each other, row by row.
+
+    Args:
+        names: of the two, for the report.
+        tolerance: slowdown that is let pass, a fraction of 1.
+        anyway: compare although the surroundings differ, and say so in every row.
+
+    Raises:
+        UsageError: the surroundings or the models differ, or no row is in both.
+    """
+    differences = _differences(baseline, candidate)
+    if differences and not anyway:
+        raise UsageError(
+            f"{names[0]} and {names[1]} cannot be compared: {'; '.join(differences)}",
+            hint="--anyway compares all the same, and says so in every line",
+        )
+    before = {_key(row, anyway=False): row for row in baseline.results}
+    loosely = {_key(row, anyway=True): row for row in baseline.results} if anyway else {}
+    rows, matched = [], set()
+    unmatched = []
+    for row in candidate.results:
+        other = before.get(_key(row, anyway=False)) or loosely.get(_key(row, anyway=True))
+        if other is None:
+            unmatched.append(f"{_name(row)} is only in {names[1]}")
+            continue
+        matched.add(_name(other))
+        rows.append(_compare_row(other, row, tolerance, (*differences, *_settings_differ(other, row))))
+    unmatched += [f"{_name(row)} is only in {names[0]}" for row in baseline.results if _name(row) not in matched]
+    if not rows:
+        raise UsageError(
+            f"{names[0]} and {names[1]} have no row in common: {'; '.join(unmatched[:2])}",
+            hint="time the same batch, threads, provider and scenario",
+        )
+    return CompareReport(
+        baseline=names[0],
+        candidate=names[1],
+        tolerance=tolerance,
+        rows=tuple(rows),
+        unmatched=tuple(unmatched),
+        passed=not any(row.beyond_tolerance for row in rows),
+    )
+
+
+def self_check(
+    plan: Plan, comparisons: int = COMPARISONS, on_process: OnProcess = lambda _done, _all: None
+) -> SelfCheckReport:
+    """Time a plan's first candidate against itself and count how often that is called a difference (A/A).
+
+    Both sides of a comparison are taken in turn, in an order drawn anew, as two results would be at best.
+    """
+    surroundings, _ = surroundings_for(plan)
+    subject = choose(plan)
+    one = subject.candidates[0]
+    twice = [one, dataclasses.replace(one, variant=f"{one.variant} again")]
+    effects = []
+    each = plan.rounds * len(twice)
+    for turn in range(comparisons):
+        answers, _ = run_rounds(
+            plan,
+            subject,
+            twice,
+            random.Random(turn).randrange(2**30),  # noqa: S311 - no secret depends on it
+            _shifted(on_process, turn * each, comparisons * each),
+        )
+        medians = [[sorted(a.run_ns)[len(a.run_ns) // 2] / 1000 for a in answers[side]] for side in twice]
+        effects.append(effect(*medians))
+    alarms = sum(found.verdict != "undecided" for found in effects)
+    return SelfCheckReport(
+        model=str(plan.model),
+        environment=surroundings,
+        comparisons=comparisons,
+        rounds=plan.rounds,
+        false_alarms=alarms,
+        upper95=upper_bound95(alarms, comparisons),
+        effects=tuple(effects),
+        passed=alarms <= FALSE_ALARMS * comparisons,
+    )
+
+
+def _shifted(on_process: OnProcess, before: int, everything: int) -> OnProcess:
+    return lambda done, _all: on_process(before + done, everything)
+
+
+def _compare_row(baseline: BenchRow, candidate: BenchRow, tolerance: float, differences: tuple[str, ...]) -> CompareRow:
+    found = effect([p.p50_us for p in baseline.processes], [p.p50_us for p in candidate.processes])
+    return CompareRow(
+        what=_name(candidate),
+        baseline_p50_us=baseline.p50_us,
+        candidate_p50_us=candidate.p50_us,
+        effect=found,
+        beyond_tolerance=found.verdict == "slower" and found.ratio > 1 + tolerance,
+        differences=differences,
+    )
+
+
+def _differences(baseline: BenchReport, candidate: BenchReport) -> tuple[str, ...]:
+    """What differs around the two results, in words."""
+    one, other = baseline.environment, candidate.environment
+    found = [
+        f"{name}: {one.get(name)} and {other.get(name)}" for name in SURROUNDINGS if one.get(name) != other.get(name)
+    ]
+    engines = {row.engine for row in (*baseline.results, *candidate.results)}
+    versions = [result.get("versions") or {} for result in (one, other)]
+    for package in sorted(set(versions[0]) | set(versions[1])):
+        if package == "torch" and "torch" not in engines:
+            continue
+        if versions[0].get(package) != versions[1].get(package):
+            found.append(f"{package} {versions[0].get(package)} and {versions[1].get(package)}")
+    if baseline.weights_sha256 != candidate.weights_sha256:
+        found.append("they are of different models")
+    return tuple(found)
+
+
+def _settings_differ(one: BenchRow, other: BenchRow) -> tuple[str, ...]:
+    return tuple(
+        f"{name}: {getattr(one, name)} and {getattr(other, name)}"
+        for name in ("provider", "threads", "cuda_graph", "bytes")
+        if getattr(one, name) != getattr(other, name)
+    )
+
+
+def _key(row: BenchRow, *, anyway: bool) -> tuple[object, ...]:
+    same = (row.engine, row.variant, row.batch, row.scenario)
+    return same if anyway else (*same, row.provider, row.threads, row.cuda_graph)
+
+
+def _name(row: BenchRow) -> str:
+    graph = ", CUDA graph" if row.cuda_graph else ""
+    return (
+        f"{row.engine} {row.variant} on {row.provider}{graph}, {row.scenario.described}, "
+        f"batch {row.batch}, {row.threads} thread(s)"
+    )

@@ -1,0 +1,132 @@
+"""From what the processes of one candidate measured to one row: percentiles, intervals, ratios."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+
+from mnist_edge.benchmarking.process import Answer
+from mnist_edge.benchmarking.scenarios import QUERY_IMAGES
+from mnist_edge.errors import CheckFailedError
+from mnist_edge.records import BenchRow, Candidate, ProcessTiming, ServerFigures, Transfers
+from mnist_edge.stats import interval, percentile, percentile_resamples
+
+SHARES = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "p999_us": 0.999}
+LEVEL = 0.95
+RESAMPLE_SEED = 3
+
+
+def make_row(candidate: Candidate, answers: Sequence[Answer]) -> BenchRow:
+    """Sum up one candidate.
+
+    Raises:
+        CheckFailedError: a timed run decided otherwise than the golden answers.
+    """
+    wrong, checked = sum(a.wrong for a in answers), sum(a.checked for a in answers)
+    if wrong:
+        raise CheckFailedError(
+            f"{candidate.variant} on {candidate.engine}: {wrong} of {checked} timed decisions differ from the golden ones",
+            hint="mnist-edge verify shows where",
+        )
+    groups = tuple(tuple(ns / 1000 for ns in answer.run_ns) for answer in answers)
+    times = [time for group in groups for time in group]
+    figures = {name: percentile(times, share) for name, share in SHARES.items()}
+    cold = [[getattr(a, part) / 1e6 for a in answers] for part in ("process_ns", "session_ns", "first_run_ns")]
+    busy = sum(a.elapsed_ns for a in answers) / 1e9
+    images = max(candidate.batch, QUERY_IMAGES) if candidate.scenario.name == "multi-stream" else candidate.batch
+    return BenchRow(
+        engine=candidate.engine,
+        variant=candidate.variant,
+        provider=candidate.provider,
+        batch=candidate.batch,
+        threads=candidate.threads,
+        scenario=candidate.scenario,
+        cuda_graph=candidate.cuda_graph,
+        processes=tuple(_process(group) for group in groups),
+        samples=len(times),
+        outliers=_outliers(times),
+        p50_us=figures["p50_us"] or 0.0,
+        p90_us=figures["p90_us"],
+        p99_us=figures["p99_us"],
+        p999_us=figures["p999_us"],
+        intervals={
+            name: interval(percentile_resamples(groups, SHARES[name], RESAMPLE_SEED), len(groups), LEVEL)
+            for name, value in figures.items()
+            if value is not None and len(groups) > 1
+        },
+        throughput_per_s=images * len(times) / busy,
+        cold_start_ms=statistics.median(sum(parts) for parts in zip(*cold, strict=True)),
+        process_ms=statistics.median(cold[0]),
+        session_ms=statistics.median(cold[1]),
+        first_run_ms=statistics.median(cold[2]),
+        peak_rss_mb=max(answer.peak_rss_bytes for answer in answers) / 1e6,
+        bytes=candidate.file.stat().st_size,
+        ratio_to_torch=None,
+        server=_server(candidate, answers),
+        transfers=_transfers(answers),
+        placement=answers[0].placement,
+        outputs=f"{checked} decisions checked against golden.npz" if checked else "random inputs, not checked",
+        run_us=groups,
+    )
+
+
+def with_ratios(rows: Sequence[BenchRow]) -> list[BenchRow]:
+    """Set beside each row the ratio to PyTorch's at the same settings, its interval from the same draws of rounds."""
+    baselines = {_settings(row): row for row in rows if row.engine == "torch"}
+    return [_with_ratio(row, baselines[_settings(row)]) if _settings(row) in baselines else row for row in rows]
+
+
+def _settings(row: BenchRow) -> tuple[object, ...]:
+    return row.batch, row.threads, row.scenario
+
+
+def _with_ratio(row: BenchRow, baseline: BenchRow) -> BenchRow:
+    intervals = dict(row.intervals)
+    if len(row.run_us) > 1:
+        drawn = [percentile_resamples(one.run_us, 0.5, RESAMPLE_SEED) for one in (row, baseline)]
+        intervals["ratio_to_torch"] = interval(drawn[0] / drawn[1], len(row.run_us), LEVEL)
+    return dataclasses.replace(row, ratio_to_torch=row.p50_us / baseline.p50_us, intervals=intervals)
+
+
+def _process(group: Sequence[float]) -> ProcessTiming:
+    return ProcessTiming(
+        runs=len(group),
+        p50_us=percentile(group, 0.5) or 0.0,
+        p90_us=percentile(group, 0.9),
+        p99_us=percentile(group, 0.99),
+    )
+
+
+def _outliers(times: Sequence[float]) -> int:
+    """Far out by Tukey's rule."""
+    low, high = np.percentile(times, [25, 75])
+    return int((np.asarray(times) > high + 3 * (high - low)).sum())
+
+
+def _server(candidate: Candidate, answers: Sequence[Answer]) -> ServerFigures | None:
+    rate = candidate.scenario.rate_per_s
+    if candidate.scenario.name != "server" or rate is None:
+        return None
+    waits = [ns / 1000 for a in answers for ns in a.wait_ns]
+    service = [(run - wait) / 1000 for a in answers for run, wait in zip(a.run_ns, a.wait_ns, strict=True)]
+    elapsed_us = sum(a.elapsed_ns for a in answers) / 1000
+    return ServerFigures(
+        asked_per_s=rate,
+        achieved_per_s=len(waits) / (elapsed_us / 1e6),
+        service_p50_us=percentile(service, 0.5) or 0.0,
+        wait_p50_us=percentile(waits, 0.5) or 0.0,
+        wait_p99_us=percentile(waits, 0.99),
+        utilization=sum(service) / elapsed_us,
+    )
+
+
+def _transfers(answers: Sequence[Answer]) -> Transfers | None:
+    """Median of each part over processes."""
+    found = [dataclasses.astuple(a.transfers) for a in answers if a.transfers is not None]
+    if not found:
+        return None
+    names = [part.name for part in dataclasses.fields(Transfers)]
+    return Transfers(**dict(zip(names, (float(np.median(part)) for part in zip(*found, strict=True)), strict=True)))

@@ -1,0 +1,190 @@
+"""How requests come: the timed loops of MLPerf Inference's scenarios, and of a device that mostly waits.
+
+Every loop takes the clock as an argument, so that its arithmetic can be checked against queueing theory.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from mnist_edge.contract import ScenarioName
+from mnist_edge.errors import UsageError
+from mnist_edge.records import Scenario
+
+MIN_SAMPLES = 30
+QUERY_IMAGES = 8
+"""Images of one query of `multi-stream`, as MLPerf Inference sets it."""
+OFFLINE_IMAGES = 24_576
+"""Images of `offline`, MLPerf Inference's least."""
+OVERLOAD = 5
+"""Rates above so many times what the model can serve are refused: the queue would never end."""
+SPIN_NS = 200_000
+"""`sleep` wakes up to 0.1 ms late; the last part of a pause is waited for awake."""
+
+Run = Callable[[Any], Any]
+
+
+class Clock(Protocol):
+    """Time in nanoseconds, and a way to wait."""
+
+    def now(self) -> int:
+        """Return the time."""
+
+    def wait_until(self, when: int) -> None:
+        """Return at `when`, or at once if that has passed."""
+
+
+class RealClock:
+    """The machine's own."""
+
+    def now(self) -> int:
+        """Return the time."""
+        return time.perf_counter_ns()
+
+    def wait_until(self, when: int) -> None:
+        """Sleep, then wait awake, so that a late wake-up is not charged to the model."""
+        left = when - time.perf_counter_ns()
+        if left > SPIN_NS:
+            time.sleep((left - SPIN_NS) / 1e9)
+        while time.perf_counter_ns() < when:
+            pass
+
+
+@dataclass(kw_only=True)
+class Timed:
+    """What a loop measured, in nanoseconds.
+
+    Attributes:
+        run_ns: latency of each request: from its start, or in `server` from the moment it was due.
+        wait_ns: of that, the time before its run began (`server` only).
+        elapsed_ns: from the start of the loop to its last answer.
+        outputs: the last output for each distinct input that was run.
+    """
+
+    run_ns: list[int] = field(default_factory=list)
+    wait_ns: list[int] = field(default_factory=list)
+    elapsed_ns: int = 0
+    outputs: dict[int, Any] = field(default_factory=dict)
+
+
+def single_stream(run: Run, feeds: Sequence[Any], scenario: Scenario, _batch: int, _seed: int, clock: Clock) -> Timed:
+    """Time one request after the other, for `seconds` and at least 30 requests."""
+    timed, now, count = Timed(), clock.now, len(feeds)
+    started = now()
+    end = started + int(scenario.seconds * 1e9)
+    turn, after = 0, started
+    while after < end or turn < MIN_SAMPLES:
+        index = turn % count
+        feed = feeds[index]
+        before = now()
+        output = run(feed)
+        after = now()
+        timed.run_ns.append(after - before)
+        timed.outputs[index] = output
+        turn += 1
+    timed.elapsed_ns = after - started
+    return timed
+
+
+def multi_stream(run: Run, feeds: Sequence[Any], scenario: Scenario, batch: int, _seed: int, clock: Clock) -> Timed:
+    """Time queries of eight images that come together: a query is answered when its last image is."""
+    runs = math.ceil(QUERY_IMAGES / batch)
+
+    def query(first: int) -> dict[int, Any]:
+        places = [(first * runs + part) % len(feeds) for part in range(runs)]
+        return {place: run(feeds[place]) for place in places}
+
+    timed = single_stream(query, range(len(feeds)), scenario, batch, 0, clock)
+    timed.outputs = {place: output for answers in timed.outputs.values() for place, output in answers.items()}
+    return timed
+
+
+def offline(run: Run, feeds: Sequence[Any], _scenario: Scenario, batch: int, _seed: int, clock: Clock) -> Timed:
+    """Time all of at least 24,576 images that lie ready."""
+    timed = Timed()
+    started = after = clock.now()
+    for turn in range(math.ceil(OFFLINE_IMAGES / batch)):
+        index = turn % len(feeds)
+        before = clock.now()
+        timed.outputs[index] = run(feeds[index])
+        after = clock.now()
+        timed.run_ns.append(after - before)
+    timed.elapsed_ns = after - started
+    return timed
+
+
+def idle(run: Run, feeds: Sequence[Any], scenario: Scenario, _batch: int, _seed: int, clock: Clock) -> Timed:
+    """Time one request after each pause: caches and clock rate have gone down meanwhile."""
+    assert scenario.gap_ms is not None
+    timed = Timed()
+    started = after = clock.now()
+    for turn in range(max(10, math.ceil(scenario.seconds * 1000 / max(scenario.gap_ms, 0.1)))):
+        index = turn % len(feeds)
+        time_to_start = after + int(scenario.gap_ms * 1e6)
+        clock.wait_until(time_to_start)
+        before = clock.now()
+        timed.outputs[index] = run(feeds[index])
+        after = clock.now()
+        timed.run_ns.append(after - before)
+    timed.elapsed_ns = after - started
+    return timed
+
+
+def server(run: Run, feeds: Sequence[Any], scenario: Scenario, _batch: int, seed: int, clock: Clock) -> Timed:
+    """Send requests at their appointed times, whether the last is answered or not, and serve them in turn.
+
+    Latency counts from the moment a request was due: a model that is late makes the next ones wait, and
+    that is told (no coordinated omission).
+    """
+    assert scenario.rate_per_s is not None
+    timed = Timed()
+    arrivals = poisson_arrivals(scenario.rate_per_s, scenario.seconds, seed)
+    started = after = clock.now()
+    for turn, arrival in enumerate(arrivals):
+        index = turn % len(feeds)
+        due = started + arrival
+        clock.wait_until(due)
+        before = clock.now()
+        timed.outputs[index] = run(feeds[index])
+        after = clock.now()
+        timed.wait_ns.append(before - due)
+        timed.run_ns.append(after - due)
+    timed.elapsed_ns = max(after - started, int(scenario.seconds * 1e9))
+    return timed
+
+
+def poisson_arrivals(rate_per_s: float, seconds: float, seed: int) -> list[int]:
+    """Arrival times of a Poisson process with exactly `rate_per_s * seconds` arrivals, in nanoseconds.
+
+    Given their number, the arrivals of a Poisson process are uniform order statistics; fixing it keeps
+    the rate that was asked for, whatever the seed.
+    """
+    count = max(1, round(rate_per_s * seconds))
+    times = np.sort(np.random.default_rng(seed).uniform(0, seconds * 1e9, count))
+    return [int(when) for when in times]
+
+
+def refuse_overload(scenario: Scenario, service_ns: float) -> None:
+    """Raise UsageError where requests come so much faster than they are served that the queue would never end."""
+    capacity = 1e9 / max(service_ns, 1)
+    if scenario.rate_per_s is not None and scenario.rate_per_s > OVERLOAD * capacity:
+        raise UsageError(
+            f"--rate {scenario.rate_per_s:g} is over {OVERLOAD} times what the model can serve ({capacity:,.0f} a second)",
+            hint=f"--rate {0.8 * capacity:.0f} or less",
+        )
+
+
+Loop = Callable[[Run, Sequence[Any], Scenario, int, int, Clock], Timed]
+LOOPS: dict[ScenarioName, Loop] = {
+    "single-stream": single_stream,
+    "multi-stream": multi_stream,
+    "server": server,
+    "offline": offline,
+    "idle": idle,
+}

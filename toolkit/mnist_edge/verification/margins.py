@@ -1,0 +1,38 @@
+"""Which decisions the error seen cannot have changed: the margin certificate."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_edge.pixels import Logits
+from mnist_edge.records import MarginCertificate, Uncertified
+
+
+def top2_margins(logits: Logits) -> NDArray[np.float64]:
+    """Gap between the largest and the second largest logit of each image: (N, classes) to (N,)."""
+    top = np.sort(logits, axis=1)[:, -2:].astype(np.float64)
+    return np.asarray(top[:, 1] - top[:, 0])
+
+
+def certify(logits: Logits, decided: NDArray[np.intp], error: float) -> MarginCertificate:
+    """Certify every image whose margin is over twice the error.
+
+    If no logit moves by more than `error`, the best moves down and the second up by at most that
+    much, so a gap of over `2 * error` cannot close.
+
+    Args:
+        logits: float32 (N, classes), the reference's.
+        decided: (N,), what the variant decided.
+        error: largest logit error seen, 0 or more.
+    """
+    gaps = top2_margins(logits)
+    open_cases = np.flatnonzero(gaps <= 2 * error)
+    return MarginCertificate(
+        error=error,
+        certified=1 - len(open_cases) / len(gaps),
+        uncertified=tuple(
+            Uncertified(image=int(i), margin=float(gaps[i]), reference=int(logits[i].argmax()), decided=int(decided[i]))
+            for i in open_cases
+        ),
+    )

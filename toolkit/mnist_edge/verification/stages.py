@@ -1,0 +1,181 @@
+"""The stages inside an ONNX classifier: what each matrix product adds up to, and what the next one is fed.
+
+The stages are found by the shape of the graph, not by names, so that an edited, quantised or foreign
+file can be held against the network it claims to be.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_edge.contract import Normalization, Precision
+from mnist_edge.errors import BadFileError, SurroundingsError
+from mnist_edge.pixels import Images
+from mnist_edge.runtime.classifier import open_classifier
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto
+
+Floats = NDArray[np.float64]
+
+PRODUCTS = {"Gemm", "MatMul", "Conv", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv", "QGemm"}
+AFTER = {"Add", "Mul", "Cast", "Identity", "QuantizeLinear", "DequantizeLinear", "Reshape", "Flatten"}
+"""What may follow a product before its sum is whole: bias, rescaling, a change of form."""
+BEFORE = {"QuantizeLinear", "DynamicQuantizeLinear"}
+"""What stands between an activation and a product that takes integers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One matrix product: the names of the tensors around it, and its weights where the file holds them as floats.
+
+    Attributes:
+        fed: the tensor that it is fed.
+        sums: the tensor that holds its result, bias added.
+        weight: float64 (fan_in, fan_out), so that `sums = fed @ weight + bias`; None for a
+            convolution, or where the weights are not stored as floats.
+    """
+
+    fed: str
+    sums: str
+    weight: Floats | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """Values of every stage for N images: `fed[k]` and `sums[k]` float64 (N, units), input side first.
+
+    None stands for a stage that the graph holds as quantised integers.
+    """
+
+    layers: tuple[Layer, ...]
+    fed: tuple[Floats | None, ...]
+    sums: tuple[Floats | None, ...]
+
+
+def run_stages(model: Path | bytes, images: Images, how: Normalization | None = None) -> Stages:
+    """Run images (N, 28, 28) through a model on the CPU and keep every stage.
+
+    Raises:
+        BadFileError: no ONNX model, or one that onnxruntime refuses.
+        ModuleNotFoundError: the package onnx is missing.
+    """
+    proto = _load(model)
+    layers = find_layers(proto)
+    names = list(dict.fromkeys(name for layer in layers for name in (layer.fed, layer.sums)))
+    with_output = {value.name for value in proto.graph.output}
+    first_output = proto.graph.output[0].name
+    proto.graph.output.extend(_untyped(name) for name in names if name not in with_output)
+    classifier = open_classifier(proto.SerializeToString(), "cpu", name=str(model)[:200])
+    feed = classifier.prepare(images, how)
+    size = classifier.fixed_batch or len(images)
+    wanted = names or [first_output]
+    found: dict[str, list[NDArray[Any]]] = {name: [] for name in wanted}
+    for start in range(0, len(images), size):
+        part = feed[start : start + size]
+        missing = size - len(part)
+        part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)]) if missing else part
+        for name, value in zip(wanted, classifier.run_for(wanted, part), strict=True):
+            found[name].append(value[: size - missing])
+    values = {name: _floats(np.concatenate(parts), len(images)) for name, parts in found.items()}
+    return Stages(
+        layers=layers,
+        fed=tuple(values[layer.fed] for layer in layers),
+        sums=tuple(values[layer.sums] for layer in layers),
+    )
+
+
+def _floats(values: NDArray[Any], count: int) -> Floats | None:
+    return values.reshape(count, -1).astype(np.float64) if values.dtype.kind == "f" else None
+
+
+def find_layers(proto: ModelProto) -> tuple[Layer, ...]:
+    """Return the matrix products of a graph in the order in which they run."""
+    graph = proto.graph
+    users: dict[str, list[NodeProto]] = defaultdict(list)
+    makers: dict[str, NodeProto] = {}
+    for node in graph.node:
+        for name in node.input:
+            users[name].append(node)
+        for name in node.output:
+            makers[name] = node
+    constants = {value.name for value in graph.initializer}
+    return tuple(
+        Layer(
+            fed=_walk_back(_data_input(node, constants), makers),
+            sums=_walk_on(node.output[0], users),
+            weight=_weight(node, graph),
+        )
+        for node in graph.node
+        if node.op_type in PRODUCTS
+    )
+
+
+def precision_of(model: Path) -> Precision:
+    """Read from its graph what a model computes in.
+
+    Raises:
+        SurroundingsError: there is no such file.
+        BadFileError: no ONNX model.
+    """
+    from onnx import TensorProto
+
+    proto = _load(model)
+    if any(node.op_type.startswith(("Quantize", "DynamicQuantize", "QLinear", "QGemm")) for node in proto.graph.node):
+        return "int8"
+    return "fp16" if any(v.data_type == TensorProto.FLOAT16 for v in proto.graph.initializer) else "fp32"
+
+
+def _data_input(node: NodeProto, constants: set[str]) -> str:
+    return str(node.input[1 if node.input[0] in constants and len(node.input) > 1 else 0])
+
+
+def _walk_back(name: str, makers: dict[str, NodeProto]) -> str:
+    while name in makers and makers[name].op_type in BEFORE:
+        name = makers[name].input[0]
+    return name
+
+
+def _walk_on(name: str, users: dict[str, list[NodeProto]]) -> str:
+    while len(users[name]) == 1 and users[name][0].op_type in AFTER:
+        name = users[name][0].output[0]
+    return name
+
+
+def _weight(node: NodeProto, graph: GraphProto) -> Floats | None:
+    from onnx import TensorProto, numpy_helper
+
+    if node.op_type not in {"Gemm", "MatMul"}:
+        return None
+    stored = next((value for value in graph.initializer if value.name == node.input[1]), None)
+    if stored is None or stored.data_type not in {TensorProto.FLOAT, TensorProto.FLOAT16} or len(stored.dims) != 2:
+        return None
+    weight = numpy_helper.to_array(stored).astype(np.float64)
+    transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    return np.ascontiguousarray(weight.T if transposed else weight)
+
+
+def _load(model: Path | bytes) -> ModelProto:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if isinstance(model, Path) and not model.is_file():
+        raise SurroundingsError(f"{model} does not exist", hint="check the path")
+    try:
+        return onnx.load(model) if isinstance(model, Path) else onnx.load_model_from_string(model)
+    except DecodeError as error:
+        raise BadFileError(
+            f"{model if isinstance(model, Path) else 'it'} is not an ONNX model", hint="export it again"
+        ) from error
+
+
+def _untyped(name: str) -> Any:
+    from onnx import ValueInfoProto
+
+    return ValueInfoProto(name=name)
