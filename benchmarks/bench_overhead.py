@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.common import PEERS, make_bundle, pairs, report, row, run_child, take_turns, target
 from mnist_edge.benchmarking.process import Task, run_process
-from mnist_edge.benchmarking.rounds import ENGINES, SECONDS, Plan, bench
+from mnist_edge.benchmarking.rounds import ENGINES, SINGLE_STREAM, Plan, bench
 
 
 def main(rounds: int = 11) -> None:
@@ -22,16 +22,14 @@ def main(rounds: int = 11) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         bundle = make_bundle(Path(scratch))
         model, golden = str(bundle / "model.onnx"), str(bundle / "golden.npz")
-        task = Task(model=model, provider="cpu", batch=1, threads=1, golden=golden, seconds=SECONDS)
+        task = Task(model=model, provider="cpu", batch=1, threads=1, golden=golden, scenario=SINGLE_STREAM)
         plain = [sys.executable, str(PEERS / "plain_loop.py"), model, golden]
         contenders = {
             "ours": lambda: statistics.median(run_process(ENGINES["onnxruntime"], task).run_ns) / 1000,
             "plain": lambda: float(run_child(plain).output),
         }
         micros = take_turns(contenders, rounds)
-        results = bench(
-            Plan(model=bundle, provider="cpu", batches=(1,), threads=(1,), rounds=rounds, seconds=SECONDS)
-        ).results
+        results = bench(Plan(model=bundle, batches=(1,), rounds=rounds)).results
     p50 = {line.engine: line.p50_us for line in results}
     report(
         "bench_overhead",

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_edge.benchmarking.sampling import Samples, peak_rss_bytes
-from mnist_edge.contract import Normalization, ProviderName
+from mnist_edge.contract import CLASSES, Normalization, ProviderName
 from mnist_edge.errors import (
     BadFileError,
     CheckFailedError,
@@ -30,6 +30,7 @@ from mnist_edge.errors import (
 )
 from mnist_edge.pixels import Images, Logits, normalize
 from mnist_edge.records import ModelInput, Scenario, Transfers
+from mnist_edge.runtime.classifier import Classifier
 
 DISTINCT_INPUTS = 64
 RANDOM_SEED = 7
@@ -114,6 +115,25 @@ def random_feeds(model_input: ModelInput, batch: int, how: Normalization | None 
     if model_input.dtype == "uint8" or known is None:
         return list(pixels)
     return [normalize(images, known) for images in pixels]
+
+
+def refuse_strangers(classifier: Classifier, how: Normalization | None) -> None:
+    """Run a model of unknown origin once: what is no digit classifier is not timed.
+
+    Raises:
+        BadFileError: its input is no picture, or its answers are not of ten classes.
+        CheckFailedError: it answers NaN or infinite logits.
+    """
+    classifier.require_pictures()
+    answer = classifier.run(random_feeds(classifier.input, classifier.fixed_batch or 1, how)[0])
+    if answer.shape[1] != CLASSES:
+        raise BadFileError(
+            f"{classifier.name} answers {answer.shape[1]} classes, expected {CLASSES}", hint="give a digit classifier"
+        )
+    if not np.isfinite(answer).all():
+        raise CheckFailedError(
+            f"{classifier.name} answers NaN or infinite logits", hint="mnist-edge verify --against shows where"
+        )
 
 
 def judge(outputs: dict[int, Logits], groups: list[NDArray[np.intp]], expected: Logits) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from mnist_edge.benchmarking.environment import environment, free_cores, pace_ms
 from mnist_edge.benchmarking.gpu import gpu_from_batch
-from mnist_edge.benchmarking.process import Answer, Task, run_process
+from mnist_edge.benchmarking.process import Answer, Task, refuse_strangers, run_process
 from mnist_edge.benchmarking.row import make_row, with_ratios
 from mnist_edge.bundle import GOLDEN, load_bundle
 from mnist_edge.contract import Normalization, ProviderName
@@ -147,7 +147,9 @@ def choose(plan: Plan) -> Subject:
         else:
             notes.append("PyTorch is not installed here: no baseline, no ratio")
     else:
-        fixed = open_classifier(plan.model, plan.provider).fixed_batch
+        classifier = open_classifier(plan.model, plan.provider)
+        refuse_strangers(classifier, plan.how)
+        fixed = classifier.fixed_batch
         files, weights = {plan.model.stem: plan.model}, sha256_file(plan.model)
         notes.append("inputs are random: the file brings no golden inputs, so its decisions were not checked")
         batches = plan.batches or (fixed or 1,)

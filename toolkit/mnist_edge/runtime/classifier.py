@@ -75,13 +75,17 @@ class Classifier:
             parts.append(answer[: len(answer) - missing])
         return np.concatenate(parts)
 
-    def prepare(self, images: Images, how: Normalization | None = None) -> NDArray[np.uint8] | NDArray[np.float32]:
-        """Bring uint8 images (N, 28, 28) to the dtype, normalisation and shape of the input."""
+    def require_pictures(self) -> None:
+        """Raise BadFileError unless the input has the pixels of a picture."""
         if int(np.prod([side or 0 for side in self.input.shape[1:]])) != PIXELS:
             raise BadFileError(
                 f"{self.name} takes {describe(self.input)}, not pictures of {SIDE}x{SIDE}",
                 hint="give a digit classifier",
             )
+
+    def prepare(self, images: Images, how: Normalization | None = None) -> NDArray[np.uint8] | NDArray[np.float32]:
+        """Bring uint8 images (N, 28, 28) to the dtype, normalisation and shape of the input."""
+        self.require_pictures()
         shaped = images.reshape(len(images), *(side or 0 for side in self.input.shape[1:]))
         if self.input.dtype == "uint8":
             return shaped
