@@ -108,7 +108,8 @@ def golden_inputs(test_images: Images, test_labels: Images) -> tuple[Images, Ima
 
 def stage_rows(labels: Images) -> NDArray[np.int64]:
     """Choose the golden images for which the network's inside is kept: see `Golden.stage_rows`."""
-    return np.concatenate([np.flatnonzero(labels != NO_LABEL)[:STAGE_IMAGES], np.flatnonzero(labels == NO_LABEL)])
+    real, other = np.flatnonzero(labels != NO_LABEL), np.flatnonzero(labels == NO_LABEL)
+    return np.concatenate([real[:STAGE_IMAGES], other]).astype(np.int64)
 
 
 def sha256_array(digest: str) -> NDArray[np.uint8]:
@@ -193,8 +194,11 @@ def _read_golden(path: Path) -> Golden:
             golden = Golden(**{name: archive[name] for name in names})
     except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise BadFileError(f"{path} is not a golden file", hint=_HINT) from error
-    count = golden.images.shape[0] if golden.images.ndim else 0
-    tests = golden.test_logits.shape[0] if golden.test_logits.ndim else 0
+    count, tests, rows, layers = (
+        len(values) if values.ndim else 0
+        for values in (golden.images, golden.test_logits, golden.stage_rows, golden.stage_widths)
+    )
+    units = int(golden.stage_widths.sum()) if golden.stage_widths.dtype == np.int64 else 0
     expected: dict[str, tuple[tuple[int, ...], type]] = {
         "images": ((count, SIDE, SIDE), np.uint8),
         "labels": ((count,), np.uint8),
@@ -202,9 +206,9 @@ def _read_golden(path: Path) -> Golden:
         "test_logits": ((tests, CLASSES), np.float32),
         "test_sha256": ((32,), np.uint8),
         "weights_sha256": ((32,), np.uint8),
-        "stage_rows": ((len(golden.stage_rows.reshape(-1)),), np.int64),
-        "stage_widths": ((len(golden.stage_widths.reshape(-1)),), np.int64),
-        "stage_sums": ((golden.stage_rows.size, int(golden.stage_widths.sum())), np.float32),
+        "stage_rows": ((rows,), np.int64),
+        "stage_widths": ((layers,), np.int64),
+        "stage_sums": ((rows, units), np.float32),
     }
     for name, (shape, dtype) in expected.items():
         found = getattr(golden, name)

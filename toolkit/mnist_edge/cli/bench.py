@@ -32,7 +32,7 @@ def bench(
         float | None, typer.Option(min=0.1, help="Milliseconds of pause before a request, for idle.")
     ] = None,
     duration: Annotated[float | None, typer.Option(min=0.01, help="Seconds that one process is timed.")] = None,
-    rounds: Annotated[int, typer.Option(min=2, help="Fresh processes a candidate.")] = 5,
+    rounds: Annotated[int | None, typer.Option(min=2, help="Fresh processes a candidate. Default: 5.")] = None,
     normalize: Annotated[
         Normalization | None, typer.Option(help="What a float ONNX file expects of its pixels, where it does not say.")
     ] = None,
@@ -48,7 +48,7 @@ def bench(
     json: Json = False,
 ) -> None:
     """Time onnxruntime, and PyTorch eager beside it, in fresh processes taken in turn."""
-    from mnist_edge.benchmarking.rounds import Plan
+    from mnist_edge.benchmarking.rounds import ROUNDS, Plan
     from mnist_edge.cli.verify import newest_bundle
     from mnist_edge.reporting.console import emit, say
     from mnist_edge.reporting.tables import bench_table, self_check_table
@@ -59,7 +59,7 @@ def bench(
         provider=provider,
         batches=None if batch is None else positive_numbers(batch, "--batch"),
         threads=positive_numbers(threads, "--threads"),
-        rounds=rounds,
+        rounds=rounds or ROUNDS,
         scenario=_scenario(scenario, rate, gap, duration),
         how=normalize,
     )

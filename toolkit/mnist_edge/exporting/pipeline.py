@@ -103,7 +103,7 @@ def _golden(model: nn.Sequential, dataset: Dataset, origin: graph.Origin) -> Gol
         test_sha256=sha256_of_test_set(dataset.test_images, dataset.test_labels),
         weights_sha256=sha256_array(origin.weights_sha256),
         stage_rows=rows,
-        stage_widths=np.array([values.shape[1] for values in sums]),
+        stage_widths=np.array([values.shape[1] for values in sums], dtype=np.int64),
         stage_sums=np.concatenate(sums, axis=1),
     )
 
