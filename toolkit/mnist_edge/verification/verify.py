@@ -67,10 +67,10 @@ class Truth:
     said: str
 
 
-def golden_reference(bundle: Bundle, logits: Logits | None = None) -> Reference:
-    """The golden inputs with the answers that they carry, or with `logits` (M, 10) of a live PyTorch."""
+def golden_reference(bundle: Bundle) -> Reference:
+    """The golden inputs with the answers that they carry."""
     golden = bundle.golden
-    return Reference(images=golden.images, labels=golden.labels, logits=golden.logits if logits is None else logits)
+    return Reference(images=golden.images, labels=golden.labels, logits=golden.logits)
 
 
 def golden_stages(bundle: Bundle) -> ReferenceStages:
@@ -90,16 +90,11 @@ def with_relu(sums: tuple[Floats, ...]) -> Inside:
     return sums, tuple(np.maximum(values, 0) for values in sums[:-1])
 
 
-def reference_on_test_set(bundle: Bundle, dataset: Dataset, logits: Logits | None = None) -> Reference | None:
+def reference_on_test_set(bundle: Bundle, dataset: Dataset) -> Reference | None:
     """The test set with the answers that the bundle carries for it; None where they are for other images."""
-    same = np.array_equal(sha256_of_test_set(dataset.test_images, dataset.test_labels), bundle.golden.test_sha256)
-    if logits is None and not same:
+    if not np.array_equal(sha256_of_test_set(dataset.test_images, dataset.test_labels), bundle.golden.test_sha256):
         return None
-    return Reference(
-        images=dataset.test_images,
-        labels=dataset.test_labels,
-        logits=bundle.golden.test_logits if logits is None else logits,
-    )
+    return Reference(images=dataset.test_images, labels=dataset.test_labels, logits=bundle.golden.test_logits)
 
 
 def recorded_truth(bundle: Bundle, dataset: Dataset | None) -> Truth:
