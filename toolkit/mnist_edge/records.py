@@ -177,16 +177,18 @@ class LayerDrift:
 
     Attributes:
         layer: 1-based number of the matrix product.
-        stage: `sums`, the product with its bias, or `activations`, what the next product is fed.
+        stage: `sums`, the product with its bias; `activations`, what the next product is fed; or
+            `output`, what the graph answers.
         tensor: its name in the ONNX graph.
-        drift: error of the worst unit, root mean square over the images, over that of all units of the reference.
+        drift: error of the worst unit, root mean square over the images, over that of all units of the
+            reference; None where there are NaN or infinite values, or another number of units.
         allowed: what the precision explains.
     """
 
     layer: int
     stage: str
     tensor: str
-    drift: float
+    drift: float | None
     allowed: float
 
 
@@ -207,6 +209,11 @@ class LayerReport:
     first: int | None
     symptom: str
     detail: str
+
+    @staticmethod
+    def drifts(stage: LayerDrift) -> bool:
+        """Whether a stage drifts beyond what its precision explains."""
+        return stage.drift is None or stage.drift > stage.allowed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from mnist_edge.records import (
     EpochRecord,
     EvalReport,
     ExportReport,
+    LayerReport,
     ParityReport,
     RunReport,
     SelfCheckReport,
@@ -145,8 +146,9 @@ def _layer_table(v: VariantParity) -> Table:
     for heading in ("layer", "stage", "tensor", "drift", "allowed", ""):
         table.add_column(heading, justify="right" if heading in {"layer", "drift", "allowed"} else "left")
     for stage in v.layers.stages:
-        drifts = "drifts" if stage.drift > stage.allowed else ""
-        table.add_row(str(stage.layer), stage.stage, stage.tensor, f"{stage.drift:.2g}", f"{stage.allowed:g}", drifts)
+        drifts = "drifts" if LayerReport.drifts(stage) else ""
+        drift = "no number" if stage.drift is None else f"{stage.drift:.2g}"
+        table.add_row(str(stage.layer), stage.stage, stage.tensor, drift, f"{stage.allowed:g}", drifts)
     return table
 
 

@@ -53,57 +53,78 @@ def compare_layers(
     if len(stages.layers) != len(reference.sums):
         told = f"its graph has {len(stages.layers)} matrix products, the reference {len(reference.sums)}"
         return LayerReport(images=len(images), stages=(), first=None, symptom="other architecture", detail=told)
-    allowed = ALLOWED[precision]
-    found: list[LayerDrift] = []
-    for number, layer in enumerate(stages.layers, 1):
-        pairs = [("sums", layer.sums, stages.sums[number - 1], reference.sums[number - 1])]
-        if number < len(stages.layers):
-            pairs.append(
-                (
-                    "activations",
-                    stages.layers[number].fed,
-                    stages.fed[number],
-                    reference.activations[number - 1],
-                )
-            )
-        found += [
-            LayerDrift(
-                layer=number,
-                stage=stage,
-                tensor=tensor,
-                drift=drift(values, expected[rows].astype(np.float64)),
-                allowed=allowed,
-            )
-            for stage, tensor, values, expected in pairs
-            if values is not None and expected is not None
-        ]
-    first = next((place for place, stage in enumerate(found) if stage.drift > allowed), None)
+    pairs = _pairs(stages, reference, rows)
+    found = tuple(
+        LayerDrift(
+            layer=pair.layer,
+            stage=pair.stage,
+            tensor=pair.tensor,
+            drift=finite(drift(pair.found, pair.expected)),
+            allowed=ALLOWED[precision],
+        )
+        for pair in pairs
+    )
+    first = next((place for place, stage in enumerate(found) if LayerReport.drifts(stage)), None)
     if first is None:
-        return LayerReport(images=len(images), stages=tuple(found), first=None, symptom="", detail="")
-    case = _case(found[first], stages, reference, rows)
-    name, detail = symptom(case)
-    return LayerReport(images=len(images), stages=tuple(found), first=found[first].layer, symptom=name, detail=detail)
+        return LayerReport(images=len(images), stages=found, first=None, symptom="", detail="")
+    name, detail = symptom(_case(pairs[first], ALLOWED[precision], stages, images))
+    return LayerReport(images=len(images), stages=found, first=pairs[first].layer, symptom=name, detail=detail)
 
 
-def _case(at: LayerDrift, stages: Stages, reference: ReferenceStages, rows: NDArray[np.intp]) -> Case:
-    here = at.layer - 1
-    kept = reference.sums[here] if at.stage == "sums" else reference.activations[here]
-    found = stages.sums[here] if at.stage == "sums" else stages.fed[here + 1]
-    assert kept is not None  # a stage that drifts was compared
-    assert found is not None
-    expected = kept[rows].astype(np.float64)
-    if at.stage == "activations":
-        return Case(found=found, expected=expected, allowed=at.allowed)
-    images = reference.images[rows].reshape(len(rows), -1)
-    black, white = np.flatnonzero(images.max(axis=1) == 0), np.flatnonzero(images.min(axis=1) == 255)
+def finite(value: float) -> float | None:
+    """A figure that JSON can hold, or None."""
+    return value if np.isfinite(value) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pair:
+    """One stage of the model and of the reference, float64 (N, units)."""
+
+    layer: int
+    stage: str
+    tensor: str
+    found: NDArray[np.float64]
+    expected: NDArray[np.float64]
+
+
+def _pairs(stages: Stages, reference: ReferenceStages, rows: NDArray[np.intp]) -> list[_Pair]:
+    """The stages that both hold as floats, in the order in which they are computed."""
+    last = len(stages.layers)
+    places: list[tuple[int, str, str, Floats | None, Floats | None]] = []
+    for number, layer in enumerate(stages.layers, 1):
+        places.append((number, "sums", layer.sums, stages.sums[number - 1], reference.sums[number - 1]))
+        if number < last:
+            fed = stages.layers[number].fed
+            places.append((number, "activations", fed, stages.fed[number], reference.activations[number - 1]))
+        elif stages.output_name != layer.sums:
+            places.append((number, "output", stages.output_name, stages.output, reference.sums[number - 1]))
+    return [
+        _Pair(
+            layer=number,
+            stage=stage,
+            tensor=tensor,
+            found=found.astype(np.float64),
+            expected=expected[rows].astype(np.float64),
+        )
+        for number, stage, tensor, found, expected in places
+        if found is not None and expected is not None
+    ]
+
+
+def _case(pair: _Pair, allowed: float, stages: Stages, images: Images) -> Case:
+    """What the symptoms are read from; the weights only say something about sums."""
+    if pair.stage != "sums":
+        return Case(found=pair.found, expected=pair.expected, allowed=allowed)
+    pixels = images.reshape(len(images), -1)
+    black, white = np.flatnonzero(pixels.max(axis=1) == 0), np.flatnonzero(pixels.min(axis=1) == 255)
     weights = {number: layer.weight for number, layer in enumerate(stages.layers, 1)}
     return Case(
-        found=found,
-        expected=expected,
-        allowed=at.allowed,
-        fed=stages.fed[here],
-        weight=weights[at.layer],
-        others={number: weight for number, weight in weights.items() if weight is not None and number != at.layer},
-        black=int(black[0]) if len(black) and at.layer == 1 else None,
-        white=int(white[0]) if len(white) and at.layer == 1 else None,
+        found=pair.found,
+        expected=pair.expected,
+        allowed=allowed,
+        fed=stages.fed[pair.layer - 1],
+        weight=weights[pair.layer],
+        others={number: weight for number, weight in weights.items() if weight is not None and number != pair.layer},
+        black=int(black[0]) if len(black) and pair.layer == 1 else None,
+        white=int(white[0]) if len(white) and pair.layer == 1 else None,
     )

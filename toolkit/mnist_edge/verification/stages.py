@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 PRODUCTS = {"Gemm", "MatMul", "Conv", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv", "QGemm"}
-AFTER = {"Add", "Mul", "Cast", "Identity", "QuantizeLinear", "DequantizeLinear", "Reshape", "Flatten"}
-"""What may follow a product before its sum is whole: bias, rescaling, a change of form."""
+AFTER = {"Add", "Mul", "Cast", "Identity", "Reshape", "Flatten"}
+"""What may follow a product before its sum is whole: bias, rescaling, a change of form. A quantiser ends
+it: with a zero point of 0 it is a ReLU too."""
 BEFORE = {"QuantizeLinear", "DynamicQuantizeLinear"}
 """What stands between an activation and a product that takes integers."""
 
@@ -49,14 +50,17 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class Stages:
-    """Values of every stage for N images: `fed[k]` and `sums[k]` float64 (N, units), input side first.
+    """Values of every stage for N images, float64 (N, units).
 
-    None stands for a stage that the graph holds as quantised integers.
+    `fed[k]` and `sums[k]` are of layer k, input side first; `output` is what the graph answers, and
+    `output_name` that tensor. None stands for a stage that the graph holds as quantised integers.
     """
 
     layers: tuple[Layer, ...]
     fed: tuple[Floats | None, ...]
     sums: tuple[Floats | None, ...]
+    output: Floats | None
+    output_name: str
 
 
 def run_stages(model: Path | bytes, images: Images, how: Normalization | None = None) -> Stages:
@@ -68,26 +72,27 @@ def run_stages(model: Path | bytes, images: Images, how: Normalization | None = 
     """
     proto = _load(model)
     layers = find_layers(proto)
-    names = list(dict.fromkeys(name for layer in layers for name in (layer.fed, layer.sums)))
     with_output = {value.name for value in proto.graph.output}
-    first_output = proto.graph.output[0].name
+    output = proto.graph.output[0].name
+    names = list(dict.fromkeys([name for layer in layers for name in (layer.fed, layer.sums)] + [output]))
     proto.graph.output.extend(_untyped(name) for name in names if name not in with_output)
     classifier = open_classifier(proto.SerializeToString(), "cpu", name=str(model)[:200])
     feed = classifier.prepare(images, how)
     size = classifier.fixed_batch or len(images)
-    wanted = names or [first_output]
-    found: dict[str, list[NDArray[Any]]] = {name: [] for name in wanted}
+    found: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
     for start in range(0, len(images), size):
         part = feed[start : start + size]
         missing = size - len(part)
         part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)]) if missing else part
-        for name, value in zip(wanted, classifier.run_for(wanted, part), strict=True):
+        for name, value in zip(names, classifier.run_for(names, part), strict=True):
             found[name].append(value[: size - missing])
     values = {name: _floats(np.concatenate(parts), len(images)) for name, parts in found.items()}
     return Stages(
         layers=layers,
         fed=tuple(values[layer.fed] for layer in layers),
         sums=tuple(values[layer.sums] for layer in layers),
+        output=values[output],
+        output_name=output,
     )
 
 

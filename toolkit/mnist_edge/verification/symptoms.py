@@ -83,10 +83,14 @@ def _saturation(case: Case) -> Finding | None:
         found, expected = sign * case.found, sign * case.expected
         limit = found.max()
         at_limit = found >= limit - 1e-6 * abs(limit)
-        if limit > 0 and at_limit.sum() > 3 and (expected[at_limit] > limit * (1 + 2 * case.allowed)).mean() > 0.9:
-            share = at_limit.mean()
-            named = "the largest float16" if abs(limit) == FLOAT16_MAX else f"{sign * limit:.4g}"
-            return "saturation", f"{share:.1%} of its values stand at {named}, the reference goes {side} it"
+        if limit <= 0 or at_limit.sum() <= 3:
+            continue
+        if limit == FLOAT16_MAX:
+            return "saturation", f"{at_limit.mean():.1%} of its values stand at the end of float16, {sign * limit:g}"
+        reached = (expected[at_limit] >= limit * (1 - case.allowed)).mean() > 0.9
+        if reached and expected.max() > limit * (1 + 2 * case.allowed):
+            told = f"{at_limit.mean():.1%} of its values stand at {sign * limit:.4g}, the reference goes {side} it"
+            return "saturation", told
     return None
 
 
