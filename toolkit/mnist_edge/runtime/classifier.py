@@ -101,7 +101,7 @@ class Classifier:
         try:
             return list(self.session.run(list(names), {self.input.name: feed}))
         except Exception as error:  # onnxruntime's own exceptions share no base class
-            reason = str(error).strip().splitlines()[0]
+            reason = str(error).strip().splitlines()[0].split(" /onnxruntime_src")[0]
             raise RefusedModelError(f"onnxruntime cannot run {self.name}: {reason}", hint="export it again") from error
 
     def run(self, feed: NDArray[np.uint8] | NDArray[np.float32]) -> Logits:

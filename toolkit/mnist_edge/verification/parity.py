@@ -2,7 +2,8 @@
 
 `np.allclose` would broadcast and pass on zero rows, and mean errors hide a single wrong answer; so
 count and shape come first, then finiteness, then the largest error, then the decisions one by one.
-A lossy variant cannot meet the tolerance; it must not lose accuracy instead, as far as the images can show.
+A lossy variant cannot meet the tolerance; instead its logits must not drift by more than its precision
+explains, and it must not lose accuracy, as far as the images can show.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from mnist_edge.runtime.classifier import Classifier
 from mnist_edge.runtime.session import RefusedModelError
 from mnist_edge.stats import mcnemar_exact, paired_drop_upper95, upper_bound95
 from mnist_edge.verification.margins import certify
+from mnist_edge.verification.symptoms import ALLOWED, drift
 
 TOLERANCE = 1e-4
 """Largest logit error allowed in fp32, relative to the image's largest logit (or to 1 where that is smaller).
@@ -50,7 +52,7 @@ class Demand:
     """What a variant is held to.
 
     Attributes:
-        precision: fp32 must meet the tolerance, a lossy one must not lose accuracy.
+        precision: fp32 must meet the tolerance, a lossy one must not drift, nor lose accuracy.
         max_drop: of accuracy, a fraction of 1.
         batches: batch sizes to run besides the usual ones.
         how: what a float model expects of its pixels, where it does not say so itself.
@@ -66,10 +68,15 @@ class Demand:
 class _Seen:
     """What the runs so far have shown; the first reason stays."""
 
-    exact: bool
+    precision: Precision
     reason: str = ""
     errors: list[float] = field(default_factory=lambda: [0.0])
     relative: list[float] = field(default_factory=lambda: [0.0])
+
+    @property
+    def exact(self) -> bool:
+        """Whether every logit is owed, and not the decisions alone."""
+        return self.precision == "fp32"
 
 
 def check_parity(
@@ -96,7 +103,7 @@ def check_parity(
         return refused(name, "there is no image to compare", 0, demand.precision)
     usual = (*BATCHES, *demand.batches, len(golden.images))
     batches = (classifier.fixed_batch,) if classifier.fixed_batch else tuple(dict.fromkeys(usual))
-    seen = _Seen(exact=demand.precision == "fp32")
+    seen = _Seen(precision=demand.precision)
     answers = _run_golden(classifier, golden, batches, demand, seen)
     golden_passed = not seen.reason
     if test_set is not None:
@@ -215,6 +222,11 @@ def _judge(answers: Logits, expected: Reference, where: str, seen: _Seen) -> Non
     by_image = difference.max(axis=1) / np.maximum(1.0, np.abs(logits).max(axis=1))
     seen.errors.append(float(difference.max()))
     seen.relative.append(float(by_image.max()))
+    drifted = drift(answers[rows].astype(np.float64), logits.astype(np.float64))
+    if not seen.exact and drifted > ALLOWED[seen.precision]:
+        seen.reason = seen.reason or (
+            f"{where} logits drift by {drifted:.2g}, {seen.precision} explains {ALLOWED[seen.precision]:g}"
+        )
     if seen.exact and by_image.max() > TOLERANCE:
         worst = int(by_image.argmax())
         flips = int((answers.argmax(axis=1) != expected.logits.argmax(axis=1)).sum())
