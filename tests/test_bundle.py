@@ -27,6 +27,7 @@ from mnist_edge.bundle import (
     manifest_bytes,
     sha256_of_test_set,
 )
+from mnist_edge.contract import Precision
 from mnist_edge.errors import BadFileError, SurroundingsError
 from mnist_edge.files import sha256_bytes
 from mnist_edge.records import Dataset
@@ -35,7 +36,13 @@ FILES = ("model.onnx", GOLDEN, MANIFEST)
 
 
 def rewrite_bundle(
-    source: Path, target: Path, *, model: bytes | None = None, golden: bytes | None = None, **changes: Any
+    source: Path,
+    target: Path,
+    *,
+    model: bytes | None = None,
+    precision: Precision = "fp32",
+    golden: bytes | None = None,
+    **changes: Any,
 ) -> Path:
     """Copy a bundle with other content and every hash renewed: what no hash can tell from an honest one."""
     manifest = load_bundle(source).manifest
@@ -43,7 +50,7 @@ def rewrite_bundle(
     if model is not None:
         (target / "model.onnx").write_bytes(model)
         (variant,) = manifest.variants
-        variant = dataclasses.replace(variant, bytes=len(model), sha256=sha256_bytes(model))
+        variant = dataclasses.replace(variant, precision=precision, bytes=len(model), sha256=sha256_bytes(model))
         manifest = dataclasses.replace(manifest, variants=(variant,))
     if golden is not None:
         (target / GOLDEN).write_bytes(golden)
@@ -151,7 +158,7 @@ def test_a_manifest_of_another_schema_names_both(copy: Path) -> None:
     del content["sha256"]
     assert sealed(content) == (copy / MANIFEST).read_bytes()  # the control: this is how a manifest is sealed
     (copy / MANIFEST).write_bytes(sealed({**content, "schema": "mnist-edge/bundle/99"}))
-    with pytest.raises(BadFileError, match=r"bundle/99.*bundle/1"):
+    with pytest.raises(BadFileError, match=r"bundle/99.*bundle/2"):
         load_bundle(copy)
 
 
@@ -160,6 +167,7 @@ def test_a_manifest_of_another_schema_names_both(copy: Path) -> None:
     [
         {"opset": "many"}, {"dataset": "letters"}, {"variants": None}, {"labels": 3}, {"golden_sha256": None},
         {"variants": [{"name": "fp32"}]},
+        {"variants": [{"name": "a", "precision": "fp64", "file": "model.onnx", "bytes": 1, "sha256": ""}]},
     ],
 )  # fmt: skip
 def test_a_sealed_manifest_with_wrong_fields_names_the_field(copy: Path, change: dict[str, Any]) -> None:
@@ -175,8 +183,8 @@ def test_a_sealed_manifest_with_wrong_fields_names_the_field(copy: Path, change:
     "data",
     [
         b"[]", b'"text"', b"3", b"null", b"{}", b"\xff\xfe", b'{"schema": 1}', b"[" * 100_000,
-        b'{"schema": "mnist-edge/bundle/1", "sha256": "x", "dataset": "\\ud800"}',
-        b'{"schema": "mnist-edge/bundle/1", "sha256": ["x"], "dataset": NaN}',
+        b'{"schema": "mnist-edge/bundle/2", "sha256": "x", "dataset": "\\ud800"}',
+        b'{"schema": "mnist-edge/bundle/2", "sha256": ["x"], "dataset": NaN}',
     ],
     ids=lambda data: data[:12].decode("latin1") + data[-8:].decode("latin1"),
 )  # fmt: skip
@@ -212,6 +220,18 @@ def other_golden(bundle_folder: Path, **changes: Any) -> bytes:
         {"images": np.zeros((0, 28, 28), np.uint8), "labels": np.zeros(0, np.uint8)},
         {"labels": np.zeros((376, 1), np.uint8)},
         {"test_sha256": np.zeros(31, np.uint8)},
+        {"weights_sha256": np.zeros(33, np.uint8)},
+        {"weights_sha256": None},
+        {"stage_rows": np.zeros(0, np.int64)},
+        {"stage_rows": np.zeros((48, 1), np.int64)},
+        {"stage_rows": np.full(48, 376)},
+        {"stage_rows": np.full(48, -1)},
+        {"stage_widths": np.array([48, 32, 11])},
+        {"stage_widths": np.array([48, 32, -10, 20])},
+        {"stage_widths": np.array([90.0])},
+        {"stage_sums": np.zeros((47, 90), np.float32)},
+        {"stage_sums": np.full((48, 90), np.inf, np.float32)},
+        {"stage_sums": None},
     ],
     ids=str,
 )

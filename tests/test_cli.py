@@ -21,7 +21,7 @@ from mnist_edge import diagnosis
 from mnist_edge.cli.app import main
 from mnist_edge.errors import BadFileError
 
-COMMANDS = ("run", "train", "eval", "export", "verify", "bench", "doctor")
+COMMANDS = ("run", "train", "eval", "export", "verify", "bench", "compare", "doctor")
 
 
 def in_process(*arguments: str | Path, cwd: Path, **environment: str) -> Result:
@@ -142,7 +142,7 @@ def test_an_unexpected_error_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
         (OSError(errno.ENOSPC, "No space left on device", "/some/file"), 4, "/some/file"),
         (PermissionError(errno.EACCES, "Permission denied", "/some/file"), 4, "/some/file"),
         (MemoryError(), 4, "memory"),
-        (ModuleNotFoundError("No module named 'onnx'", name="onnx"), 4, 'pip install "mnist-edge[train]"'),
+        (ModuleNotFoundError("No module named 'onnx'", name="onnx"), 4, 'pip install "mnist-edge[cpu]"'),
         (ModuleNotFoundError("no", name="torch.nn"), 4, 'pip install "mnist-edge[train]"'),
         (ModuleNotFoundError("no", name="onnxruntime"), 4, 'pip install "mnist-edge[cpu]"'),
         (BadFileError("x.onnx is damaged", hint="export it again"), 3, "x.onnx is damaged (export it again)"),

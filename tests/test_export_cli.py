@@ -10,8 +10,8 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from faults import FITTING, Fault, Golden
 from test_cli import in_process, one_line
-from test_parity import FAULTS
 
 from mnist_edge.bundle import load_bundle
 from mnist_edge.errors import BadFileError, CheckFailedError, SurroundingsError
@@ -51,7 +51,7 @@ def test_export_publishes_and_tells(workplace: Path, bundle_folder: Path, tmp_pa
     assert (report["schema"], report["bundle"], report["input"]) == ("mnist-edge/export/1", "exported/digits", "uint8")
     assert report["parity"]["passed"]
     (variant,) = report["variants"]
-    assert set(variant) == {"name", "file", "bytes", "sha256"}
+    assert set(variant) == {"name", "precision", "file", "bytes", "sha256"}
     folder = tmp_path / "exported" / "digits"
     assert variant["bytes"] == (folder / variant["file"]).stat().st_size
     assert content(folder) == content(bundle_folder) | {"manifest.json": (folder / "manifest.json").read_bytes()}
@@ -59,13 +59,13 @@ def test_export_publishes_and_tells(workplace: Path, bundle_folder: Path, tmp_pa
     assert {path.name for path in folder.parent.iterdir()} == {"digits"}
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", FITTING, ids=lambda fault: fault.name)
 def test_a_graph_that_answers_otherwise_is_not_published(
-    fault: str, order: Order, monkeypatch: pytest.MonkeyPatch
+    fault: Fault, order: Order, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wrong export fails with 1, and the bundle before stays byte for byte."""
-    proto = onnx.load(order.output / "model.onnx")
-    FAULTS[fault](proto)
+    golden = load_bundle(order.output).golden
+    proto = fault.plant(onnx.load(order.output / "model.onnx"), Golden(golden.images, golden.logits))
     exporting(monkeypatch, proto.SerializeToString())
     before = content(order.output)
     with pytest.raises(CheckFailedError, match="nothing was published"):

@@ -16,8 +16,8 @@ from conftest import ROOT
 WORKSHOP = {"torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "safetensors"}
 # typer itself imports pydantic where it is installed.
 HEAVY = WORKSHOP | {"numpy", "scipy", "onnxruntime", "sklearn", "matplotlib", "PIL"}
-COMMANDS = ("", "run", "train", "eval", "export", "verify", "bench", "doctor")
-TASK = {"provider": "cpu", "batch": 1, "threads": 1, "seconds": 0.01}
+COMMANDS = ("", "run", "train", "eval", "export", "verify", "bench", "compare", "doctor")
+TASK = {"provider": "cpu", "batch": 1, "threads": 1, "scenario": {"seconds": 0.01}}
 
 
 def imported(*arguments: str | Path, cwd: Path, task: str = "", package: Path | None = None) -> set[str]:
@@ -89,7 +89,8 @@ def test_bench_itself_never_imports_the_workshop(bundle_folder: Path, tmp_path: 
 from pathlib import Path
 from mnist_edge.benchmarking import rounds
 rounds.ENGINES["torch"] = rounds.ENGINES["onnxruntime"]
-plan = rounds.Plan(model=Path({str(bundle_folder)!r}), provider="cpu", batches=None, threads=(1,), rounds=1, seconds=0)
+from mnist_edge.records import Scenario
+plan = rounds.Plan(model=Path({str(bundle_folder)!r}), rounds=1, scenario=Scenario(seconds=0))
 assert [row.engine for row in rounds.bench(plan).results] == ["onnxruntime", "torch"]
 """
     found = imported("-c", script, cwd=tmp_path)

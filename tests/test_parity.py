@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from faults import BY_NAME, FITTING, Fault, Golden, get, put
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto
 from test_bundle import rewrite_bundle
 
 from mnist_edge.bundle import load_bundle
@@ -21,96 +21,10 @@ from mnist_edge.errors import BadFileError
 from mnist_edge.records import Dataset, VariantParity
 from mnist_edge.runtime.classifier import open_classifier
 from mnist_edge.runtime.session import RefusedModelError
-from mnist_edge.verification.parity import TOLERANCE, Reference, check_parity
-from mnist_edge.verification.verify import golden_reference, reference_on_test_set, verify_bundle
+from mnist_edge.verification.parity import TOLERANCE, Demand, Reference, check_parity
+from mnist_edge.verification.verify import Settings, Truth, golden_reference, reference_on_test_set, verify_bundle
 
 Array = NDArray[np.float32]
-
-
-def tensor(proto: ModelProto, name: str) -> Array:
-    return numpy_helper.to_array(next(value for value in proto.graph.initializer if value.name == name))
-
-
-def put(proto: ModelProto, name: str, array: NDArray[Any]) -> None:
-    place = next(value for value in proto.graph.initializer if value.name == name)
-    place.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), name))
-
-
-def change(name: str, how: Callable[[Array], NDArray[Any]]) -> Callable[[ModelProto], None]:
-    """A fault that changes one tensor."""
-    return lambda proto: put(proto, name, how(tensor(proto, name)).astype(np.float32))
-
-
-def scaled_rows(rows: slice | int, factor: float) -> Callable[[Array], Array]:
-    def scale(array: Array) -> Array:
-        array = array.copy()
-        array[rows] *= factor
-        return array
-
-    return scale
-
-
-def with_nan(array: Array) -> Array:
-    array = array.copy()
-    array[3, 5] = np.nan
-    return array
-
-
-def normalised_twice(proto: ModelProto) -> None:
-    change("layers.0.weight", lambda weight: weight / 255)(proto)
-
-
-def other_mean(proto: ModelProto) -> None:
-    """MNIST's mean 0.1307 in place of the seed's 0.5, folded into the first bias."""
-    rows = tensor(proto, "layers.0.weight").sum(axis=1) * 255
-    change("layers.0.bias", lambda bias: bias + (0.5 - 0.1307) * rows)(proto)
-
-
-def no_relu(proto: ModelProto) -> None:
-    next(node for node in proto.graph.node if node.op_type == "Relu").op_type = "Identity"
-
-
-def other_classes(order: NDArray[np.intp]) -> Callable[[ModelProto], None]:
-    def permute(proto: ModelProto) -> None:
-        for name in ("layers.4.weight", "layers.4.bias"):
-            change(name, lambda array: array[order])(proto)
-
-    return permute
-
-
-def constant_logits(proto: ModelProto) -> None:
-    change("layers.4.weight", np.zeros_like)(proto)
-
-
-def nine_classes(proto: ModelProto) -> None:
-    other_classes(np.arange(9))(proto)
-    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 9
-
-
-def baked_batch(proto: ModelProto) -> None:
-    """A Reshape to (1, 784) under an input that still says `batch`."""
-    shape = next(node.input[1] for node in proto.graph.node if node.op_type == "Reshape")
-    put(proto, shape, np.array([1, 784]))
-
-
-FAULTS: dict[str, Callable[[ModelProto], None]] = {
-    "weight bytes in the order of the transposed": change("layers.0.weight", lambda w: w.T.reshape(w.shape)),
-    "a square part transposed": change("layers.4.weight", lambda w: np.concatenate([w[:, :10].T, w[:, 10:]], axis=1)),
-    "one row's sign": change("layers.4.weight", scaled_rows(7, -1)),
-    "one hidden row's sign": change("layers.2.weight", scaled_rows(3, -1)),
-    "first layer 1 % larger": change("layers.0.weight", scaled_rows(slice(None), 1.01)),
-    "third layer 1 % larger": change("layers.4.weight", scaled_rows(slice(None), 1.01)),
-    "normalised twice": normalised_twice,
-    "another mean": other_mean,
-    "no Relu": no_relu,
-    "a doubled bias": change("layers.2.bias", scaled_rows(slice(None), 2)),
-    "a NaN weight": change("layers.2.weight", with_nan),
-    "two classes swapped": other_classes(np.array([0, 1, 2, 3, 9, 5, 6, 7, 8, 4])),
-    "classes moved by one": other_classes(np.roll(np.arange(10), 1)),
-    "a baked batch": baked_batch,
-    "constant logits": constant_logits,
-    "nine classes": nine_classes,
-}
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +41,16 @@ def proto(bundle_folder: Path) -> ModelProto:
     return onnx.load(bundle_folder / "model.onnx")
 
 
+def plant(name: str, proto: ModelProto, golden: Reference) -> ModelProto:
+    """A copy of the model with one of the faults."""
+    return BY_NAME[name].plant(proto, Golden(golden.images, golden.logits))
+
+
+def truth(references: tuple[Reference, Reference]) -> Truth:
+    """The answers alone; nothing is known of the network's inside."""
+    return Truth(golden=references[0], test_set=references[1], stages=None, said="golden")
+
+
 def check(proto: ModelProto, golden: Reference, test_set: Reference | None = None) -> VariantParity:
     return check_parity("fp32", open_classifier(proto.SerializeToString(), "cpu", name="edited"), golden, test_set)
 
@@ -139,15 +63,23 @@ def test_the_untouched_model_passes(proto: ModelProto, references: tuple[Referen
     assert found.max_abs_error is not None
     assert found.max_abs_error < 1e-4
     truth = references[1]
-    assert found.accuracy == float((truth.logits.argmax(axis=1) == truth.labels).mean())
+    right = float((truth.logits.argmax(axis=1) == truth.labels).mean())
+    assert found.accuracy is not None
+    assert (found.accuracy.reference, found.accuracy.variant, found.accuracy.images) == (right, right, 360)
+    assert (found.accuracy.only_reference_right, found.accuracy.only_variant_right, found.accuracy.mcnemar_p) == (
+        0,
+        0,
+        1,
+    )
+    assert (found.ties, found.layers) == (0, None)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_is_caught(fault: str, proto: ModelProto, references: tuple[Reference, Reference]) -> None:
+@pytest.mark.parametrize("fault", FITTING, ids=lambda fault: fault.name)
+def test_a_planted_fault_is_caught(fault: Fault, proto: ModelProto, references: tuple[Reference, Reference]) -> None:
     """Each fault that an exporter could make fails, with a reason, with the golden inputs alone and with both."""
-    FAULTS[fault](proto)
+    broken = plant(fault.name, proto, references[0])
     for test_set in (None, references[1]):
-        found = check(proto, references[0], test_set)
+        found = check(broken, references[0], test_set)
         assert not found.passed
         assert found.reason
 
@@ -156,10 +88,13 @@ def test_faults_that_change_decisions_are_counted_in_full(
     proto: ModelProto, references: tuple[Reference, Reference]
 ) -> None:
     """The number of flips of a broken model is the number of changed decisions, none excused as a tie."""
-    order = np.roll(np.arange(10), 1)
-    other_classes(order)(proto)
-    found = check(proto, *references)
-    assert (found.flips, found.ties, found.accuracy) == (360, (), pytest.approx(0, abs=0.1))
+    found = check(plant("classes moved by one", proto, references[0]), *references)
+    assert (found.flips, found.ties) == (360, 0)
+    assert found.accuracy is not None
+    assert found.accuracy.variant == pytest.approx(0, abs=0.1)
+    assert found.accuracy.only_reference_right > 300
+    assert found.accuracy.mcnemar_p < 1e-90
+    assert not found.accuracy.non_inferior
 
 
 @pytest.mark.parametrize("name", ["layers.0.weight", "layers.2.weight", "layers.4.weight"])
@@ -167,9 +102,9 @@ def test_a_transposed_weight_that_no_longer_fits_fails_the_bundle(
     name: str, proto: ModelProto, bundle_folder: Path, tmp_path: Path, references: tuple[Reference, Reference]
 ) -> None:
     """A model that onnxruntime will not build, or not run, is a failed variant, not a crash and not a pass."""
-    put(proto, name, tensor(proto, name).T)
+    put(proto, name, get(proto, name).T)
     folder = rewrite_bundle(bundle_folder, tmp_path / "b", model=proto.SerializeToString())
-    report = verify_bundle(load_bundle(folder), "cpu", *references, reference="golden")
+    report = verify_bundle(load_bundle(folder), truth(references), Settings())
     (variant,) = report.variants
     assert (report.passed, variant.passed, variant.flips, variant.flip_rate_upper95) == (False, False, 360, 1.0)
     assert variant.reason
@@ -184,7 +119,7 @@ def test_a_bundle_without_variants_does_not_pass(
         bundle = load_bundle(folder)
     except BadFileError:
         return
-    assert not verify_bundle(bundle, "cpu", *references, reference="golden").passed
+    assert not verify_bundle(bundle, truth(references), Settings()).passed
 
 
 # Answers made up by hand: a stand-in for the open model, so that every number is known.
@@ -218,6 +153,16 @@ def held(answers: Any, expected: Any, **options: Any) -> VariantParity:
     return check_parity("v", fixed, reference(expected), None)
 
 
+def lossy(lost: int, won: int, count: int, max_drop: float, labels: Any = None) -> VariantParity:
+    """An int8 variant that decides so many of `count` images wrongly alone, and so many rightly alone."""
+    expected, answers = rows(*[(2, 1)] * count), rows(*[(2, 1)] * count)
+    expected[:won], answers[:won] = rows((1.99, 2)), rows((2, 1.99))
+    expected[won : won + lost], answers[won : won + lost] = rows((2, 1.99)), rows((1.99, 2))
+    fixed: Any = Fixed(answers.astype(np.float32))
+    known = reference(expected, [3] * count if labels is None else labels)
+    return check_parity("v", fixed, known, None, Demand(precision="int8", max_drop=max_drop))
+
+
 def rows(*tops: tuple[float, float]) -> NDArray[np.float64]:
     """Logits that are 0 but for classes 3 and 5."""
     logits = np.zeros((len(tops), 10))
@@ -229,7 +174,9 @@ def test_a_near_tie_is_listed_and_is_no_flip() -> None:
     """Where PyTorch itself is undecided at the precision seen, another decision is told, not failed."""
     found = held(rows((1, 1 + 1e-6), (1, 2)), rows((1 + 1e-6, 1), (1, 2)))
     assert (found.passed, found.flips) == (True, 0)
-    (tie,) = found.ties
+    assert found.ties == 1
+    assert found.margins is not None
+    (tie,) = found.margins.uncertified
     assert (tie.image, tie.reference, tie.decided) == (0, 3, 5)
     assert tie.margin == pytest.approx(1e-6, rel=0.1)
 
@@ -237,7 +184,7 @@ def test_a_near_tie_is_listed_and_is_no_flip() -> None:
 def test_a_broken_model_has_no_ties() -> None:
     """An error so large that every image would count as a tie excuses none of them."""
     found = held(rows((1, 2), (2, 1.5), (2, 1)), rows((2, 1), (2, 1), (2, 1)))
-    assert (found.passed, found.flips, found.ties) == (False, 1, ())
+    assert (found.passed, found.flips, found.ties) == (False, 1, 0)
 
 
 def test_one_wrong_decision_in_many_is_found() -> None:
@@ -302,7 +249,9 @@ def test_unlabelled_images_are_no_part_of_the_accuracy() -> None:
     """255 is no class: accuracy is over labelled images, and none where there are none."""
     expected = rows((2, 1), (1, 2), (2, 1))
     fixed: Any = Fixed(expected.astype(np.float32))
-    assert check_parity("v", fixed, reference(expected, [3, 3, 255]), None).accuracy == 0.5
+    accuracy = check_parity("v", fixed, reference(expected, [3, 3, 255]), None).accuracy
+    assert accuracy is not None
+    assert (accuracy.images, accuracy.variant, accuracy.reference) == (2, 0.5, 0.5)
     assert check_parity("v", fixed, reference(expected), None).accuracy is None
 
 
@@ -327,6 +276,106 @@ def test_one_logit_outside_the_tolerance_fails_and_one_inside_passes(
 
 def test_a_model_that_fails_while_running_is_told_as_refused(proto: ModelProto) -> None:
     """A graph that builds and cannot run raises the error that parity turns into a finding."""
-    baked_batch(proto)
+    broken = BY_NAME["batch size baked in"].plant(
+        proto, Golden(np.zeros((0, 28, 28), np.uint8), np.zeros((0, 10), np.float32))
+    )
     with pytest.raises(RefusedModelError):
-        open_classifier(proto.SerializeToString(), "cpu").logits(np.zeros((5, 28, 28), np.uint8))
+        open_classifier(broken.SerializeToString(), "cpu").logits(np.zeros((5, 28, 28), np.uint8))
+
+
+def test_a_lossy_variant_is_held_to_its_accuracy_and_not_to_the_tolerance() -> None:
+    """Logits off by 0.01 and changed decisions are no failure, lost accuracy is; both counts are told."""
+    found = lossy(5, 4, 4000, 0.005)
+    assert (found.passed, found.reason, found.flips, found.ties) == (True, "", 9, 0)
+    assert found.max_abs_error == pytest.approx(0.01, rel=1e-4)
+    assert found.accuracy is not None
+    assert (found.accuracy.only_reference_right, found.accuracy.only_variant_right) == (5, 4)
+    assert (found.accuracy.reference, found.accuracy.variant) == (3996 / 4000, 3995 / 4000)
+    assert found.accuracy.non_inferior
+    found = lossy(40, 0, 4000, 0.005)
+    assert not found.passed
+    assert "100.00% becomes 99.00%, 40 images lost, 0 won" in found.reason
+    assert found.accuracy is not None
+    assert not found.accuracy.non_inferior
+
+
+def test_a_lossy_variant_passes_exactly_from_its_own_bound_on() -> None:
+    """What is allowed is held against the upper bound, not against the loss seen."""
+    accuracy = lossy(3, 1, 1000, 1).accuracy
+    assert accuracy is not None
+    assert accuracy.drop_upper95 > 0.002  # the loss seen
+    assert lossy(3, 1, 1000, accuracy.drop_upper95).passed
+    assert not lossy(3, 1, 1000, accuracy.drop_upper95 - 1e-9).passed
+    assert not lossy(3, 1, 1000, 0).passed
+
+
+def test_a_lossy_variant_whose_logits_drift_further_than_its_precision_explains_fails() -> None:
+    """As accurate, but answering otherwise: its decisions happen to survive a fault."""
+    expected = rows(*[(2, 1), (1, 2)] * 2000)
+    known = reference(expected, [3, 5] * 2000)
+    for factor, precision, passed in ((1.2, "int8", False), (1.03, "int8", True), (1.03, "fp16", False)):
+        fixed: Any = Fixed((factor * expected).astype(np.float32))
+        found = check_parity("v", fixed, known, None, Demand(precision=precision))  # type: ignore[arg-type]
+        assert (found.passed, found.flips) == (passed, 0)
+        assert passed or f"{precision} explains" in found.reason
+
+
+def test_too_few_images_fail_closed_and_say_so() -> None:
+    """A lossy variant that answers as the reference does is still not proven on 2,000 images; on 3,000 it is."""
+    found = lossy(0, 0, 2000, 0.001)
+    assert not found.passed
+    assert "2000 images cannot show" in found.reason
+    assert "--max-accuracy-drop" in found.reason
+    assert lossy(0, 0, 3000, 0.001).passed
+
+
+def test_a_lossy_variant_without_labels_cannot_be_judged() -> None:
+    """Nothing to count, nothing proven."""
+    found = lossy(0, 0, 3000, 0.5, labels=[255] * 3000)
+    assert not found.passed
+    assert "no image has a label" in found.reason
+
+
+def test_a_lossy_variant_owes_nothing_on_images_without_label() -> None:
+    """Noise is run, for NaN and crashes, but a quantiser was calibrated on pictures."""
+    expected = rows(*[(2, 1)] * 3001)
+    answers = expected.copy()
+    answers[3000] = rows((1, 9))
+    known = reference(expected, [3] * 3000 + [255])
+    for precision, passed in (("int8", True), ("fp32", False)):
+        fixed: Any = Fixed(answers.astype(np.float32))
+        found = check_parity("v", fixed, known, None, Demand(precision=precision))  # type: ignore[arg-type]
+        assert found.passed == passed
+    answers[3000, 0] = np.nan
+    fixed = Fixed(answers.astype(np.float32))
+    found = check_parity("v", fixed, known, None, Demand(precision="int8"))
+    assert not found.passed
+    assert "image 3000" in found.reason
+
+
+@pytest.mark.parametrize("batches", [(3,), (3, 5, 64)])
+def test_batches_asked_for_are_run_besides_the_usual_ones(
+    batches: tuple[int, ...], proto: ModelProto, references: tuple[Reference, Reference]
+) -> None:
+    """Each is in the report, once; and a model that is wrong only there is caught."""
+    classifier = open_classifier(proto.SerializeToString(), "cpu")
+    found = check_parity("v", classifier, references[0], None, Demand(batches=batches))
+    assert found.passed
+    assert found.batches == (1, 7, *dict.fromkeys((64, *batches)), 376)
+    expected = rows((2, 1), (1, 2))
+    fixed: Any = Fixed(expected.astype(np.float32), other=(batches[0], expected[::-1].astype(np.float32)))
+    found = check_parity("v", fixed, reference(expected), None, Demand(batches=batches))
+    assert not found.passed
+    assert f"batch {batches[0]}" in found.reason
+
+
+def test_answers_known_by_heart_are_told_as_such() -> None:
+    """Right on the golden inputs and wrong on the test set is another thing than wrong everywhere."""
+    right, wrong = rows((2, 1), (1, 2)), rows((1, 2), (2, 1))
+    fixed: Any = Fixed(right.astype(np.float32))
+    found = check_parity("v", fixed, reference(right), reference(wrong))
+    assert not found.passed
+    assert "on the test set" in found.reason
+    assert "by heart" in found.reason
+    found = check_parity("v", fixed, reference(wrong), reference(wrong))
+    assert "by heart" not in found.reason

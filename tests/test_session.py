@@ -7,13 +7,13 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from mnist_edge.contract import ProviderName
+from mnist_edge.contract import Optimization, ProviderName
 from mnist_edge.errors import SurroundingsError
 from mnist_edge.runtime.session import open_session, require_provider
 
@@ -99,10 +99,10 @@ def stand_in(
             self.entries[key] = value
 
     class Session:
-        def __init__(self, _model: object, sess_options: Options, providers: list[str]) -> None:
+        def __init__(self, _model: object, sess_options: Options, providers: list[Any]) -> None:
             if refusal is not None:
                 raise refusal
-            made.append({"providers": providers, "entries": sess_options.entries})
+            made.append({"providers": providers, "entries": sess_options.entries, "options": sess_options})
 
         def get_providers(self) -> list[str]:
             return got
@@ -120,6 +120,7 @@ def stand_in(
     fake.SessionOptions = Options  # type: ignore[attr-defined]
     fake.InferenceSession = Session  # type: ignore[attr-defined]
     fake.capi = onnxruntime.capi  # type: ignore[attr-defined]
+    fake.GraphOptimizationLevel = onnxruntime.GraphOptimizationLevel  # type: ignore[attr-defined]
     fake.get_available_providers = lambda: [CUDA, CPU]  # type: ignore[attr-defined]
     fake.preload_dlls = lambda *_, **__: None  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
@@ -163,6 +164,23 @@ def test_placement_counts_the_nodes_of_a_real_model(bundle_folder: Path) -> None
     placement = open_session(bundle_folder / "model.onnx", "cpu").placement
     assert set(placement) == {CPU}
     assert placement[CPU] >= 3  # three layers, however much is fused into each
+
+
+def test_a_cuda_graph_is_asked_of_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Capturing is an option of the provider, and off unless it was asked for."""
+    made = stand_in(monkeypatch, [CUDA, CPU], {CUDA: 5})
+    open_session(b"model", "cuda", cuda_graph=True)
+    assert made[-1]["providers"] == [(CUDA, {"enable_cuda_graph": "1"})]
+
+
+@pytest.mark.parametrize("level", get_args(Optimization))
+def test_every_optimization_takes_effect(level: Optimization, bundle_folder: Path) -> None:
+    """What verify and bench were asked for is what the session runs with; `all` is onnxruntime's own default."""
+    options = open_session(bundle_folder / "model.onnx", "cpu", optimization=level).session.get_session_options()
+    names = {"none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED"}
+    default = onnxruntime.SessionOptions().graph_optimization_level
+    found = options.graph_optimization_level
+    assert (found.name, found == default) == (names.get(level, "ORT_ENABLE_ALL"), level == "all")
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -5,34 +5,30 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from conftest import mnist_edge
+from faults import BY_NAME, Golden
 from test_bundle import rewrite_bundle
 from test_cli import hiding, in_process, one_line
-from test_parity import change, normalised_twice
+
+from mnist_edge.bundle import load_bundle
 
 ROW = {
-    "name", "images", "flips", "flip_rate_upper95", "max_abs_error", "max_relative_error", "accuracy", "ties",
-    "batches", "passed", "reason",
+    "name", "precision", "images", "flips", "flip_rate_upper95", "ties", "max_abs_error", "max_relative_error",
+    "accuracy", "margins", "batches", "layers", "passed", "reason",
 }  # fmt: skip
-FAULTS: dict[str, Callable[[onnx.ModelProto], None]] = {
-    "transposed": change("layers.0.weight", lambda weight: weight.T.reshape(weight.shape)),
-    "normalised twice": normalised_twice,
-    "NaN": change("layers.4.bias", lambda bias: bias * np.nan),
-}
+FAULTS = ("weight bytes of the transpose", "divided by 255 twice", "one weight NaN")
 
 
 def broken(bundle: Path, target: Path, fault: str) -> Path:
     """A bundle whose hashes are right and whose model is wrong."""
-    proto = onnx.load(bundle / "model.onnx")
-    FAULTS[fault](proto)
-    return rewrite_bundle(bundle, target, model=proto.SerializeToString())
+    golden = load_bundle(bundle).golden
+    proto = BY_NAME[fault].plant(onnx.load(bundle / "model.onnx"), Golden(golden.images, golden.logits))
+    return rewrite_bundle(bundle, target, model=proto.SerializeToString(), precision=BY_NAME[fault].precision)
 
 
 def test_an_untouched_bundle_passes(bundle_folder: Path, tmp_path: Path) -> None:
@@ -40,7 +36,7 @@ def test_an_untouched_bundle_passes(bundle_folder: Path, tmp_path: Path) -> None
     done = mnist_edge("verify", bundle_folder, "--json", cwd=tmp_path)
     assert (done.code, done.err) == (0, "")
     report = done.json
-    assert (report["schema"], report["passed"], report["provider"]) == ("mnist-edge/verify/1", True, "cpu")
+    assert (report["schema"], report["passed"], report["provider"]) == ("mnist-edge/verify/2", True, "cpu")
     assert report["test_set"] is True
     (row,) = report["variants"]
     assert set(row) == ROW
@@ -54,7 +50,7 @@ def test_the_newest_bundle_is_the_default(bundle_folder: Path, tmp_path: Path) -
     for name in ("old", "new"):
         shutil.copytree(bundle_folder, tmp_path / "exported" / name)
     (tmp_path / "exported" / "new" / "manifest.json").touch()
-    assert in_process("verify", "--json", cwd=tmp_path).json["bundle"] == "exported/new"
+    assert in_process("verify", "--json", cwd=tmp_path).json["model"] == "exported/new"
 
 
 def test_a_changed_byte_is_3(bundle_folder: Path, tmp_path: Path) -> None:
@@ -127,7 +123,7 @@ def test_a_device_without_torch_onnx_and_digits_verifies_on_the_golden_inputs(
     assert "only the golden inputs" in one_line(done.err)
 
 
-@pytest.mark.parametrize(("fault", "code"), [("", 0), ("transposed", 1)])
+@pytest.mark.parametrize(("fault", "code"), [("", 0), ("weight bytes of the transpose", 1)])
 @pytest.mark.parametrize("form", ["--json", "--threads=1"])
 def test_a_reader_that_left_changes_neither_verdict_nor_manners(
     fault: str, code: int, form: str, bundle_folder: Path, tmp_path: Path

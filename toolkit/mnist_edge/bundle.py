@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -29,6 +30,17 @@ GOLDEN_IMAGES = 1024
 STAGE_IMAGES = 32
 NOISE_SEED, NOISE_IMAGES = 20201, 14
 NO_LABEL = 255
+DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,  # a flipped bit says that it is encrypted
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,  # numpy reads an array's header as Python
+)
+"""What numpy and zipfile raise on a damaged archive."""
 _HINT = "export it again, or copy the whole folder anew"
 
 
@@ -192,7 +204,7 @@ def _read_golden(path: Path) -> Golden:
     try:
         with np.load(path, allow_pickle=False) as archive:
             golden = Golden(**{name: archive[name] for name in names})
-    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGED as error:
         raise BadFileError(f"{path} is not a golden file", hint=_HINT) from error
     count, tests, rows, layers = (
         len(values) if values.ndim else 0

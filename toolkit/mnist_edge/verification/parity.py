@@ -171,7 +171,7 @@ def _verdict(
     if decided is None:
         found = refused(name, seen.reason, len(counted.images), demand.precision)
         return _replace(found, seen, batches)
-    margins = certify(counted.logits, decided, max(seen.errors))
+    margins = certify(counted.logits, decided, max(seen.errors), _rows_owed(counted, seen))
     changed = set(np.flatnonzero(decided != counted.logits.argmax(axis=1)).tolist())
     # Only an error within the tolerance makes a tie: a broken model is not excused by its size.
     undecided = {image.image for image in margins.uncertified} if seen.exact and not seen.reason else set()
@@ -214,9 +214,7 @@ def _judge(answers: Logits, expected: Reference, where: str, seen: _Seen) -> Non
     if problem:
         seen.reason = seen.reason or problem
         return
-    # A lossy model owes nothing on noise: it was calibrated on pictures.
-    real = expected.labels != NO_LABEL
-    rows = np.arange(len(answers)) if seen.exact or not real.any() else np.flatnonzero(real)
+    rows = _rows_owed(expected, seen)
     logits = expected.logits[rows]
     difference = np.abs(answers[rows].astype(np.float64) - logits)
     by_image = difference.max(axis=1) / np.maximum(1.0, np.abs(logits).max(axis=1))
@@ -234,6 +232,12 @@ def _judge(answers: Logits, expected: Reference, where: str, seen: _Seen) -> Non
             f"{where} logits differ by up to {difference.max():.3g} (image {worst}: {by_image[worst]:.2g} of its largest, "
             f"allowed {TOLERANCE:g}), and {flips} of {len(answers)} decisions"
         )
+
+
+def _rows_owed(expected: Reference, seen: _Seen) -> NDArray[np.intp]:
+    """The images whose logits count: a lossy model owes nothing on noise, it was calibrated on pictures."""
+    real = expected.labels != NO_LABEL
+    return np.flatnonzero(real if real.any() and not seen.exact else np.ones(len(real), bool))
 
 
 def _form(answers: Logits, expected: Logits, where: str) -> str:

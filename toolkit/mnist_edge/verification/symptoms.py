@@ -64,7 +64,10 @@ def symptom(case: Case) -> Finding:
         finding = test(case)
         if finding is not None:
             return finding
-    return "other weights", "no rescaling, shift or order of its units explains the error: its weights are others"
+    return (
+        "other weights",
+        "no rescaling, shift or order of its units explains the error: its weights are others, or lie in another order",
+    )
 
 
 def _explains(case: Case, undone: Floats) -> bool:
@@ -133,8 +136,9 @@ def _corrections(case: Case) -> Iterator[tuple[str, str, Floats]]:
         return
     if weight.shape[0] == weight.shape[1]:
         yield "transposition", "its square weight matrix is transposed", fed @ weight.T
-    bytes_of_transpose = np.ascontiguousarray(weight.T).reshape(weight.shape)
-    yield "transposition", "its weights lie in the order of the transposed matrix", fed @ bytes_of_transpose
+    told = "its weights lie in the order of the transposed matrix"
+    yield "transposition", told, fed @ np.ascontiguousarray(weight.T).reshape(weight.shape)  # stored (out, in)
+    yield "transposition", told, fed @ weight.reshape(weight.shape[::-1]).T  # stored (in, out)
     for number, other in (case.others or {}).items():
         if other.shape == weight.shape:
             yield "swapped layers", f"it fits the weights of layer {number}: the two are swapped", fed @ other

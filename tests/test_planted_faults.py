@@ -1,0 +1,321 @@
+"""Every fault that an exporter, a converter or a person can make is caught, for its reason and in its layer."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from faults import BY_NAME, CONTROL, FAULTS, Fault, Golden
+from onnx import ModelProto, helper
+from test_bundle import rewrite_bundle
+from test_cli import in_process, one_line
+from torch import nn
+
+from mnist_edge.bundle import NO_LABEL, Bundle, golden_bytes, load_bundle
+from mnist_edge.contract import LABELS, Optimization
+from mnist_edge.exporting import graph, pipeline
+from mnist_edge.exporting.pipeline import Order, export_bundle
+from mnist_edge.records import Dataset, VariantParity
+from mnist_edge.training.model import build_model, normalize_pixels, reference_logits, reference_sums
+from mnist_edge.verification.parity import Reference
+from mnist_edge.verification.verify import (
+    Settings,
+    Truth,
+    golden_stages,
+    recorded_truth,
+    truth_from,
+    verify_bundle,
+    verify_model,
+    with_relu,
+)
+
+pytestmark = pytest.mark.xdist_group("planted")
+
+WIDTHS = (48, 48, 48)
+LOSSY = Settings(max_drop=0.01)
+"""1,797 images can show a loss of 0.15 % at best."""
+SEEN: dict[str, tuple[str, str]] = {
+    "weight bytes of the transpose": ("transposition", "in the order of the transposed matrix"),
+    "square weight transposed": ("transposition", "its square weight matrix is transposed"),
+    "weight rows permuted": ("permutation", "units are in another order"),
+    "weight columns permuted": ("other weights", "its weights are others"),
+    "two layers swapped": ("swapped layers", "it fits the weights of layer 3: the two are swapped"),
+    "ReLU missing": ("missing activation", "its ReLU is missing"),
+    "ReLU after the logits": ("doubled activation", "a ReLU stands where the reference has none"),
+    # (x / 255 - 0.1307) / 0.5 is the seed's normalisation of x + 0.3693 * 255.
+    "wrong mean in the normalisation": ("normalisation", "a pixel x of 0 to 255 counts as 1 x + 94.17"),
+    # (x / 255 - 0.5) / 0.3081 is the seed's normalisation of x / 0.6162 - 79.41.
+    "wrong scale in the normalisation": ("normalisation", "a pixel x of 0 to 255 counts as 1.623 x - 79.41"),
+    "divided by 255 twice": ("normalisation", "its pixels are divided by 255 once too often"),
+    "pixels inverted": ("inverted pixels", "it takes 255 - x for a pixel x"),
+    "image transposed": ("image transposed", "it is fed the image transposed"),
+    "batch size baked in": ("", "at batch 7 it runs only at batch 1, its batch size is baked in"),
+    "float16 overflow": ("overflow", "its values become infinite"),
+    # To get there it is scaled by a power of two; that is the first that is seen of it.
+    "float16 saturation": ("scale", "its weights are scaled by"),
+    "wrong quantisation scale": ("scale", "its weights are scaled by 1.2"),
+    "wrong zero point": ("shift", "a bias or zero point is wrong"),
+    "calibrated range too narrow": ("saturation", "the reference goes above it"),
+    "sign of one weight flipped": ("flipped sign", "the sign of weight"),
+    "one weight NaN": ("not a number", "unit 3 of 48 is NaN"),
+    "weights scaled by 1.01": ("scale", "its weights are scaled by 1.01"),
+    "two classes swapped": ("permutation", "units 4 and 9 are exchanged"),
+    "constant logits": ("constant", "it gives the same values for every image"),
+    "golden inputs known by heart": ("other architecture", "it may know these by heart"),
+}
+"""What is to be seen of each: the symptom, and a piece of the reason."""
+
+
+class Subject(NamedTuple):
+    """A trained network, its data, its bundle and its graph."""
+
+    network: nn.Sequential
+    data: Dataset
+    folder: Path
+    bundle: Bundle
+    proto: ModelProto
+
+    def planted(self, fault: Fault) -> ModelProto:
+        """The graph with a fault; a quantiser is calibrated on pictures, not on noise."""
+        golden = self.bundle.golden
+        rows = golden.labels != NO_LABEL if fault.precision == "int8" else np.ones(len(golden.labels), bool)
+        return fault.plant(self.proto, Golden(golden.images[rows], golden.logits[rows]))
+
+
+@pytest.fixture(scope="session")
+def subject(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    """784-48-48-48-10, so that layers 2 and 3 are square and alike; its test set is larger than the golden inputs."""
+    images = np.concatenate([digits.train_images, digits.test_images])
+    labels = np.concatenate([digits.train_labels, digits.test_labels])
+    data = dataclasses.replace(digits, test_images=images, test_labels=labels)
+    torch.manual_seed(0)
+    network = build_model(WIDTHS)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    pixels, truth = normalize_pixels(torch.tensor(images).flatten(1)), torch.tensor(labels).long()
+    for _ in range(8):
+        for rows in torch.randperm(len(pixels)).split(64):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(pixels[rows]), truth[rows]).backward()
+            optimizer.step()
+    folder = tmp_path_factory.mktemp("square") / "digits"
+    export_bundle(Order(model=network, dataset=data, output=folder, input="uint8", opset=20))
+    return Subject(network, data, folder, load_bundle(folder), onnx.load(folder / "model.onnx"))
+
+
+@pytest.fixture(scope="session")
+def live(subject: Subject) -> Truth:
+    """PyTorch's own answers, asked now, and not those in the bundle."""
+    golden = subject.bundle.golden
+    return truth_from(
+        golden.images,
+        golden.labels,
+        subject.data,
+        lambda images: reference_logits(subject.network, images),
+        lambda images: with_relu(reference_sums(subject.network, images)),
+        "PyTorch, live",
+    )
+
+
+def verified(subject: Subject, target: Path, settings: Settings = LOSSY, **changes: Any) -> VariantParity:
+    """A copy of the bundle with these changes and every hash renewed, held against what it carries itself."""
+    bundle = load_bundle(rewrite_bundle(subject.folder, target, **changes))
+    (found,) = verify_bundle(bundle, recorded_truth(bundle, subject.data), settings).variants
+    assert found.passed == (found.reason == "")
+    return found
+
+
+def test_every_fault_of_the_list_is_expected_here() -> None:
+    """A fault that is added to the list is checked too."""
+    assert set(SEEN) == {fault.name for fault in FAULTS}
+    assert len(FAULTS) == len(SEEN)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_is_caught_for_its_reason_in_its_layer(
+    fault: Fault, subject: Subject, live: Truth, tmp_path: Path
+) -> None:
+    """In a bundle with right hashes, and as a bare file against live PyTorch: failed, the layer and the symptom named."""
+    symptom, piece = SEEN[fault.name]
+    model = subject.planted(fault).SerializeToString()
+    found = verified(subject, tmp_path / "b", model=model, precision=fault.precision)
+    (tmp_path / "bare.onnx").write_bytes(model)
+    bare = verify_model(tmp_path / "bare.onnx", "digits", live, LOSSY)
+    assert not bare.passed
+    for variant in (found, *bare.variants):
+        assert not variant.passed
+        assert variant.precision == fault.precision
+        assert piece in variant.reason
+        if not symptom:
+            assert variant.layers is None
+            continue
+        assert variant.layers is not None
+        assert (variant.layers.first, variant.layers.symptom) == (fault.layer_of(4), symptom)
+        if fault.layer is not None:
+            assert f"layer {fault.layer_of(4)} is the first that drifts, {symptom}: " in variant.reason
+            drifting = [
+                stage.layer for stage in variant.layers.stages if stage.drift is None or stage.drift > stage.allowed
+            ]
+            assert drifting[0] == fault.layer_of(4)
+
+
+@pytest.mark.parametrize("fault", CONTROL, ids=lambda fault: fault.name)
+def test_what_has_nothing_wrong_passes(fault: Fault, subject: Subject, live: Truth, tmp_path: Path) -> None:
+    """No false alarm, in fp32, fp16 and int8, though every layer is looked at; a ReLU doubled is the identity."""
+    settings = dataclasses.replace(LOSSY, layers=True)
+    model = subject.planted(fault).SerializeToString()
+    found = verified(subject, tmp_path / "b", settings, model=model, precision=fault.precision)
+    (tmp_path / "bare.onnx").write_bytes(model)
+    (bare,) = verify_model(tmp_path / "bare.onnx", "digits", live, settings).variants
+    for variant in (found, bare):
+        assert (variant.passed, variant.reason, variant.precision) == (True, "", fault.precision)
+        assert variant.layers is not None
+        assert (variant.layers.first, variant.layers.symptom, variant.layers.detail) == (None, "", "")
+        assert {stage.layer for stage in variant.layers.stages} == {1, 2, 3, 4}
+        assert variant.images == len(subject.data.test_images)
+
+
+@pytest.mark.parametrize("optimization", ["none", "basic", "extended", "all"])
+def test_every_optimization_of_the_untouched_model_passes(
+    optimization: Optimization, subject: Subject, tmp_path: Path
+) -> None:
+    """Rewriting a graph is no fault, and the report says what it holds for."""
+    bundle = load_bundle(rewrite_bundle(subject.folder, tmp_path / "b"))
+    settings = Settings(optimization=optimization, threads=2, layers=True)
+    report = verify_bundle(bundle, recorded_truth(bundle, subject.data), settings)
+    assert (report.passed, report.optimization, report.threads, report.test_set) == (True, optimization, 2, True)
+
+
+@pytest.mark.parametrize(
+    "name", [fault.name for fault in FAULTS if fault.precision == "fp32" and "by heart" not in fault.name]
+)
+def test_the_golden_inputs_alone_show_the_faults_too(name: str, subject: Subject, tmp_path: Path) -> None:
+    """A device without the test set names the same layer and symptom."""
+    model = subject.planted(BY_NAME[name]).SerializeToString()
+    bundle = load_bundle(rewrite_bundle(subject.folder, tmp_path / "b", model=model))
+    report = verify_bundle(bundle, recorded_truth(bundle, None), Settings())
+    (found,) = report.variants
+    assert (report.passed, report.test_set, found.passed, found.images) == (False, False, False, 1040)
+    assert SEEN[name][1] in found.reason
+    assert (found.layers.symptom if found.layers else "") == SEEN[name][0]
+
+
+def test_labels_exchanged_in_the_manifest_are_caught(subject: Subject, tmp_path: Path) -> None:
+    """Logits cannot show it: a device would print the wrong name to a right answer."""
+    order = [0, 1, 2, 3, 9, 5, 6, 7, 8, 4]
+    swapped = tuple(LABELS["digits"][place] for place in order)
+    found = verified(subject, tmp_path / "b", labels=swapped)
+    assert "the classes were swapped" in found.reason
+    assert (found.flips, found.max_abs_error is not None and found.max_abs_error < 1e-4) == (0, True)
+    proto = ModelProto()
+    proto.CopyFrom(subject.proto)
+    stated = {entry.key: entry.value for entry in proto.metadata_props}
+    helper.set_model_props(proto, stated | {"mnist_edge.labels": str(list(swapped)).replace("'", '"')})
+    for number, labels in enumerate((swapped, LABELS["digits"])):
+        found = verified(subject, tmp_path / f"b{number}", labels=labels, model=proto.SerializeToString())
+        assert "the classes were swapped" in found.reason
+
+
+def other_network() -> nn.Sequential:
+    """A network of the same shape that was never trained."""
+    torch.manual_seed(1)
+    return build_model(WIDTHS)
+
+
+def test_a_stale_golden_file_is_caught(subject: Subject, tmp_path: Path) -> None:
+    """Answers of the training before, hashes renewed: told as stale; as a forgery told by what they say."""
+    other = other_network()
+    origin = graph.Origin(dataset="digits", weights_sha256=graph.weights_sha256(other))
+    stale = pipeline._golden(other, subject.data, origin)
+    found = verified(subject, tmp_path / "stale", golden=golden_bytes(stale))
+    assert found.reason.startswith("golden.npz is stale")
+    forged = dataclasses.replace(stale, weights_sha256=subject.bundle.golden.weights_sha256)
+    found = verified(subject, tmp_path / "forged", golden=golden_bytes(forged))
+    assert "stale" not in found.reason
+    assert "logits differ by up to" in found.reason
+    assert found.layers is not None
+    assert (found.layers.first, found.layers.symptom) == (1, "other weights")
+
+
+def test_a_golden_file_whose_answers_happen_to_agree_is_still_stale(subject: Subject, tmp_path: Path) -> None:
+    """Which weights answered is asked apart from what they answered."""
+    golden = dataclasses.replace(subject.bundle.golden, weights_sha256=np.zeros(32, np.uint8))
+    assert "stale" in verified(subject, tmp_path / "b", golden=golden_bytes(golden)).reason
+
+
+def test_a_model_of_other_weights_than_the_manifest_names_is_caught(subject: Subject, tmp_path: Path) -> None:
+    """The file's own metadata say what it was exported from."""
+    proto = ModelProto()
+    proto.CopyFrom(subject.proto)
+    stated = {entry.key: entry.value for entry in proto.metadata_props}
+    helper.set_model_props(proto, stated | {"mnist_edge.weights_sha256": "0" * 64})
+    found = verified(subject, tmp_path / "b", model=proto.SerializeToString())
+    assert "exported from other weights" in found.reason
+
+
+@pytest.mark.parametrize("empty", ["golden", "test set"])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_an_empty_set_of_images_proves_nothing(empty: str, precision: str, subject: Subject, tmp_path: Path) -> None:
+    """No image, no proof, whatever the precision."""
+    nothing = Reference(
+        images=np.zeros((0, 28, 28), np.uint8), labels=np.zeros(0, np.uint8), logits=np.zeros((0, 10), np.float32)
+    )
+    bundle = load_bundle(rewrite_bundle(subject.folder, tmp_path / "b"))
+    (variant,) = bundle.manifest.variants
+    manifest = dataclasses.replace(bundle.manifest, variants=(dataclasses.replace(variant, precision=precision),))
+    whole = recorded_truth(bundle, subject.data)
+    truth = Truth(
+        golden=nothing if empty == "golden" else whole.golden,
+        test_set=nothing if empty == "test set" else whole.test_set,
+        stages=golden_stages(bundle),
+        said="nothing",
+    )
+    report = verify_bundle(dataclasses.replace(bundle, manifest=manifest), truth, LOSSY)
+    assert not report.passed
+    assert "there is no image to compare" in report.variants[0].reason
+
+
+def test_int8_on_the_golden_inputs_alone_fails_closed(subject: Subject, tmp_path: Path) -> None:
+    """1,024 labelled images cannot show a loss of at most 0.1 %; the reason says what would."""
+    model = subject.planted(BY_NAME["quantised to int8, untouched"]).SerializeToString()
+    bundle = load_bundle(rewrite_bundle(subject.folder, tmp_path / "b", model=model, precision="int8"))
+    (found,) = verify_bundle(bundle, recorded_truth(bundle, None), Settings()).variants
+    assert not found.passed
+    assert "1024 images cannot show that it loses at most 0.10% accuracy" in found.reason
+    assert "give the test set" in found.reason
+    assert found.layers is not None
+    assert found.layers.symptom == ""
+
+
+COMMAND_LINE = [
+    ("weights scaled by 1.01", "layer 3 is the first that drifts, scale: its weights are scaled by 1.01"),
+    ("ReLU missing", "layer 2 is the first that drifts, missing activation"),
+    ("one weight NaN", "layer 2 is the first that drifts, not a number"),
+    ("float16 overflow", "layer 2 is the first that drifts, overflow"),
+    ("wrong zero point", "layer 2 is the first that drifts, shift"),
+]
+
+
+@pytest.mark.parametrize(("name", "said"), COMMAND_LINE, ids=[name for name, _ in COMMAND_LINE])
+def test_the_command_line_names_the_layer_and_the_symptom(
+    name: str, said: str, subject: Subject, tmp_path: Path
+) -> None:
+    """Exit code 1, one line on standard error, and the report in both forms, for values that are no numbers too."""
+    fault = BY_NAME[name]
+    model = subject.planted(fault).SerializeToString()
+    folder = rewrite_bundle(subject.folder, tmp_path / "b", model=model, precision=fault.precision)
+    table = in_process("verify", folder, cwd=tmp_path)
+    lines = [line for line in table.err.splitlines() if "only the golden inputs" not in line]
+    assert table.code == 1
+    assert said in one_line("\n".join(lines))
+    assert "FAILED" in table.out
+    assert "drifts" in table.out
+    done = in_process("verify", folder, "--json", cwd=tmp_path)
+    assert done.code == 1
+    (row,) = done.json["variants"]
+    assert (row["passed"], row["layers"]["first"]) == (False, int(said.split()[1]))
+    assert said.split(", ")[1].startswith(row["layers"]["symptom"])
