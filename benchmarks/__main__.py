@@ -5,7 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 
-NAMES = ("startup", "export_cost", "memory", "bench_overhead", "train_epoch", "time_to_accuracy")
+NAMES = (
+    "startup",
+    "export_cost",
+    "memory",
+    "bench_overhead",
+    "train_epoch",
+    "time_to_accuracy",
+    "injected_slowdown",
+    "fault_detection",
+)
 
 
 def main() -> int:

@@ -12,17 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnist_edge.benchmarking.process import DISTINCT_INPUTS, judge, row_groups
-from mnist_edge.benchmarking.sampling import MIN_SAMPLES, WARMUP_LIMIT_NS, peak_rss_bytes, sample
+from mnist_edge.benchmarking.sampling import WARMUP_LIMIT_NS, peak_rss_bytes, sample
+from mnist_edge.benchmarking.scenarios import MIN_SAMPLES, RealClock
+from mnist_edge.errors import UsageError
+from mnist_edge.records import Scenario
 
 MS = 1_000_000
 
 
 class Clock:
-    """A clock that only a run moves on, by what `cost` says of the n-th run."""
+    """A clock that only a run or a wait moves on; a run by what `cost` says of the n-th."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, cost: Callable[[int], int]) -> None:
         self.now, self.runs, self.cost, self.feeds = 1, 0, cost, []
         monkeypatch.setattr(time, "perf_counter_ns", lambda: self.now)
+        monkeypatch.setattr(RealClock, "wait_until", lambda _, when: setattr(self, "now", max(self.now, when)))
 
     def run(self, feed: str) -> str:
         self.now += self.cost(self.runs)
@@ -34,9 +38,9 @@ class Clock:
 def test_first_run_warm_up_and_counted_runs_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """The slow first run and the slow runs of the warm-up are in no counted figure."""
     clock = Clock(monkeypatch, lambda run: 50 * MS if run == 0 else 3 * MS if run < 10 else MS)
-    found = sample(clock.run, ["a", "b"], seconds=0.1)
+    found = sample(clock.run, ["a", "b"], Scenario(seconds=0.1), 1, 0)
     assert found.first_run_ns == 50 * MS
-    assert found.run_ns == [MS] * 100
+    assert found.timed.run_ns == [MS] * 100
     assert found.warmup_runs == clock.runs - 101
     assert found.warmup_runs > 40  # the slow window, and two alike
 
@@ -44,13 +48,13 @@ def test_first_run_warm_up_and_counted_runs_are_kept_apart(monkeypatch: pytest.M
 def test_at_least_thirty_runs_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow a model is, and however short the time given."""
     clock = Clock(monkeypatch, lambda _: 900 * MS)
-    assert sample(clock.run, ["a"], seconds=0).run_ns == [900 * MS] * MIN_SAMPLES
+    assert sample(clock.run, ["a"], Scenario(seconds=0), 1, 0).timed.run_ns == [900 * MS] * MIN_SAMPLES
 
 
 def test_a_warm_up_that_never_settles_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that grows slower and slower is timed all the same."""
     clock = Clock(monkeypatch, lambda run: int(MS * 1.02**run))
-    found = sample(clock.run, ["a"], seconds=0)
+    found = sample(clock.run, ["a"], Scenario(seconds=0), 1, 0)
     warm_up = sum(clock.cost(run) for run in range(1, 1 + found.warmup_runs))
     assert WARMUP_LIMIT_NS <= warm_up < 2 * WARMUP_LIMIT_NS
 
@@ -58,8 +62,8 @@ def test_a_warm_up_that_never_settles_ends(monkeypatch: pytest.MonkeyPatch) -> N
 def test_feeds_take_turns_and_each_keeps_its_own_output(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs can be judged against the input that they belong to."""
     clock = Clock(monkeypatch, lambda _: MS)
-    found = sample(clock.run, ["a", "b", "c"], seconds=0.03)
-    assert found.outputs == {0: "A", 1: "B", 2: "C"}
+    found = sample(clock.run, ["a", "b", "c"], Scenario(seconds=0.03), 1, 0)
+    assert found.timed.outputs == {0: "A", 1: "B", 2: "C"}
     assert clock.feeds[-30:] == ["a", "b", "c"] * 10
 
 
@@ -68,7 +72,7 @@ def test_no_garbage_is_collected_in_counted_runs_and_all_is_again_after(monkeypa
     assert gc.isenabled()
     clock = Clock(monkeypatch, lambda _: MS)
     states: list[bool] = []
-    sample(lambda feed: (clock.run(feed), states.append(gc.isenabled())), ["a"], seconds=0)
+    sample(lambda feed: (clock.run(feed), states.append(gc.isenabled())), ["a"], Scenario(seconds=0), 1, 0)
     assert states[-MIN_SAMPLES:] == [False] * MIN_SAMPLES
     assert all(states[:-MIN_SAMPLES])
     assert gc.isenabled()
@@ -79,8 +83,30 @@ def test_no_garbage_is_collected_in_counted_runs_and_all_is_again_after(monkeypa
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        sample(fail, ["a"], seconds=0)
+        sample(fail, ["a"], Scenario(seconds=0), 1, 0)
     assert gc.isenabled()
+
+
+def test_a_rate_out_of_reach_is_refused_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the model can serve is known from the warm-up, so no queue without end is ever begun."""
+    clock = Clock(monkeypatch, lambda run: 50 * MS if run == 0 else 2 * MS)
+    refused = Scenario(name="server", seconds=1e6, rate_per_s=2501)
+    with pytest.raises(UsageError, match="2501"):
+        sample(clock.run, ["a"], refused, 1, 0)
+    assert gc.isenabled()
+    assert clock.runs < 100
+    served = sample(clock.run, ["a"], Scenario(name="server", seconds=0.1, rate_per_s=2500), 1, 0)
+    assert len(served.timed.run_ns) == 250
+
+
+def test_the_seed_decides_when_requests_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two candidates of one round are sent the same requests; the next round others."""
+
+    def latencies(seed: int) -> list[int]:
+        clock = Clock(monkeypatch, lambda _: 2 * MS)
+        return sample(clock.run, ["a"], Scenario(name="server", seconds=1, rate_per_s=400), 1, seed).timed.run_ns
+
+    assert latencies(1) == latencies(1) != latencies(2)
 
 
 EXPECTED = np.array([[0, 9, 1], [5, 0, 5.0001], [0, 0, 7], [3, 1, 0]], np.float32)

@@ -80,7 +80,7 @@ def with_ratios(rows: Sequence[BenchRow]) -> list[BenchRow]:
 
 
 def _settings(row: BenchRow) -> tuple[object, ...]:
-    return row.batch, row.threads, row.scenario
+    return row.provider, row.batch, row.threads, row.scenario
 
 
 def _with_ratio(row: BenchRow, baseline: BenchRow) -> BenchRow:

@@ -96,12 +96,15 @@ def multi_stream(run: Run, feeds: Sequence[Any], scenario: Scenario, batch: int,
     """Time queries of eight images that come together: a query is answered when its last image is."""
     runs = math.ceil(QUERY_IMAGES / batch)
 
-    def query(first: int) -> dict[int, Any]:
-        places = [(first * runs + part) % len(feeds) for part in range(runs)]
-        return {place: run(feeds[place]) for place in places}
+    answers: dict[int, Any] = {}
+
+    def query(first: int) -> None:
+        for part in range(first * runs, (first + 1) * runs):
+            place = part % len(feeds)
+            answers[place] = run(feeds[place])
 
     timed = single_stream(query, range(len(feeds)), scenario, batch, 0, clock)
-    timed.outputs = {place: output for answers in timed.outputs.values() for place, output in answers.items()}
+    timed.outputs = answers
     return timed
 
 

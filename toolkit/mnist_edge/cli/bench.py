@@ -27,11 +27,13 @@ def bench(
     ] = None,
     threads: Annotated[str, typer.Option(help="Thread counts, with commas.")] = "1",
     scenario: Annotated[ScenarioName, typer.Option(help="How requests come.")] = "single-stream",
-    rate: Annotated[float | None, typer.Option(min=0.01, help="Requests a second, for server.")] = None,
+    rate: Annotated[float | None, typer.Option(min=0.01, max=1e9, help="Requests a second, for server.")] = None,
     gap: Annotated[
-        float | None, typer.Option(min=0.1, help="Milliseconds of pause before a request, for idle.")
+        float | None, typer.Option(min=0.1, max=60_000, help="Milliseconds of pause before a request, for idle.")
     ] = None,
-    duration: Annotated[float | None, typer.Option(min=0.01, help="Seconds that one process is timed.")] = None,
+    duration: Annotated[
+        float | None, typer.Option(min=0.01, max=3600, help="Seconds that one process is timed.")
+    ] = None,
     rounds: Annotated[int | None, typer.Option(min=2, help="Fresh processes a candidate. Default: 5.")] = None,
     normalize: Annotated[
         Normalization | None, typer.Option(help="What a float ONNX file expects of its pixels, where it does not say.")
@@ -74,9 +76,12 @@ def bench(
         _write(output, checked)
         emit(checked, json, self_check_table)
         raise typer.Exit(0 if checked.passed else 1)
-    from mnist_edge.benchmarking.compare import read_result
+    baseline = None
+    if compare is not None:
+        from mnist_edge.benchmarking.compare import read_result, require_processes
 
-    baseline = None if compare is None else read_result(compare)
+        require_processes(plan.rounds, "this plan")
+        baseline = read_result(compare)
     report = bench_stage(plan)
     if profile:
         from mnist_edge.benchmarking.profile import profile as by_operator

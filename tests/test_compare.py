@@ -1,0 +1,414 @@
+"""Two results held against each other: news is told from noise, and apples from pears."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_cli import in_process, one_line
+
+from mnist_edge.benchmarking import process, rounds
+from mnist_edge.benchmarking.compare import compare, effect, read_result
+from mnist_edge.errors import BadFileError, SurroundingsError, UsageError
+from mnist_edge.records import BenchReport, BenchRow, ProcessTiming, Scenario
+
+CALM = (100.0, 101.0, 99.5, 100.5, 100.2)
+SURROUNDINGS: dict[str, Any] = {
+    "date": "2026-01-01T00:00:00+00:00", "cpu": "A CPU", "cpu_features": ["avx2"], "machine": "x86_64",
+    "system": "Linux", "cores": 2, "affinity": [0, 1], "governor": None, "load_1min": 0.1, "python": "3.11.7",
+    "versions": {"numpy": "2.3", "onnxruntime": "1.30", "torch": "2.11"}, "providers": ["CPUExecutionProvider"],
+}  # fmt: skip
+
+
+def row(p50s: tuple[float, ...] = CALM, factor: float = 1.0, **changes: Any) -> BenchRow:
+    """A candidate whose processes took so long in the median."""
+    fields: dict[str, Any] = {
+        "engine": "onnxruntime", "variant": "fp32", "provider": "cpu", "batch": 1, "threads": 1,
+        "scenario": Scenario(seconds=0.4), "cuda_graph": False,
+        "processes": tuple(
+            ProcessTiming(runs=500, p50_us=factor * p50, p90_us=factor * p50 * 1.1, p99_us=None) for p50 in p50s
+        ),
+        "samples": 500 * len(p50s), "outliers": 3, "p50_us": factor * sorted(p50s)[len(p50s) // 2],
+        "p90_us": None, "p99_us": None, "p999_us": None, "intervals": {"p50_us": (90.0, 110.0)},
+        "throughput_per_s": 1e4, "cold_start_ms": 330.0, "process_ms": 300.0, "session_ms": 20.0, "first_run_ms": 1.0,
+        "peak_rss_mb": 60.0, "bytes": 2_000_000, "ratio_to_torch": None, "server": None, "transfers": None,
+        "placement": {"CPUExecutionProvider": 5}, "outputs": "64 decisions checked against golden.npz",
+    }  # fmt: skip
+    return BenchRow(**{**fields, **changes})
+
+
+def result(*rows: BenchRow, weights: str = "a" * 64, **surroundings: Any) -> BenchReport:
+    """What `bench` would have reported."""
+    return BenchReport(
+        model="exported/digits", weights_sha256=weights, environment={**SURROUNDINGS, **surroundings}, order_seed=11,
+        pace_ms=(5.0, 5.1), results=rows or (row(),), gpu_from_batch=None, profile=(), notes=(),
+    )  # fmt: skip
+
+
+def write(path: Path, report: BenchReport) -> Path:
+    """The file that `bench --output` would have left."""
+    path.write_text(json.dumps(report.to_json(), allow_nan=False))
+    return path
+
+
+@pytest.fixture
+def before(tmp_path: Path) -> Path:
+    """A result on disk."""
+    return write(tmp_path / "before.json", result())
+
+
+@pytest.fixture
+def nothing_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails the test that starts a timing process."""
+    monkeypatch.setattr(rounds, "run_process", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr(process, "run_process", lambda *_: pytest.fail("a process was started"))
+
+
+def test_a_written_result_is_read_as_it_was(before: Path) -> None:
+    """Nothing that is compared is lost on the way through a file."""
+    assert read_result(before) == result()
+    assert read_result(before).to_json() == json.loads(before.read_text())
+
+
+def test_a_result_against_itself_is_undecided(before: Path, tmp_path: Path) -> None:
+    """Exit 0, an effect of exactly nothing, and the report's own schema."""
+    done = in_process("compare", before, before, "--json", cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    assert set(done.json) == {"schema", "baseline", "candidate", "tolerance", "rows", "unmatched", "passed"}
+    assert (done.json["schema"], done.json["tolerance"]) == ("mnist-edge/compare/1", 0.05)
+    assert (done.json["passed"], done.json["unmatched"]) == (True, [])
+    assert (done.json["baseline"], done.json["candidate"]) == (str(before), str(before))
+    (found,) = done.json["rows"]
+    assert set(found) == {
+        "what", "baseline_p50_us", "candidate_p50_us", "effect", "beyond_tolerance", "differences"
+    }  # fmt: skip
+    assert (found["effect"]["verdict"], found["effect"]["ratio"]) == ("undecided", 1)
+    assert found["effect"]["low"] <= 1 <= found["effect"]["high"]
+    assert (found["beyond_tolerance"], found["differences"]) == (False, [])
+    table = in_process("compare", before, before, cwd=tmp_path)
+    assert (table.code, table.err) == (0, "")
+    assert "undecided" in table.out
+
+
+def test_a_slowdown_beyond_the_tolerance_fails_and_is_named(before: Path, tmp_path: Path) -> None:
+    """Exit 1, and the worst row in one line: a build can stop on it."""
+    rows = (row(factor=1.1), row(factor=1.3, batch=64), row(factor=1.0, batch=8))
+    old = write(tmp_path / "old.json", result(row(), row(batch=64), row(batch=8)))
+    new = write(tmp_path / "new.json", result(*rows))
+    done = in_process("compare", old, new, "--json", cwd=tmp_path)
+    assert done.code == 1
+    line = one_line(done.err)
+    assert "batch 64" in line
+    assert "30.0% slower, allowed 5 %" in line
+    assert [found["beyond_tolerance"] for found in done.json["rows"]] == [True, True, False]
+    assert [found["effect"]["verdict"] for found in done.json["rows"]] == ["slower", "slower", "undecided"]
+    assert done.json["rows"][0]["effect"]["ratio"] == pytest.approx(1.1)
+    assert done.json["passed"] is False
+    table = in_process("compare", before, new, cwd=tmp_path)
+    assert table.code == 1
+    assert "BEYOND THE TOLERANCE" in table.out
+    assert "10.0% slower" in one_line(table.err)
+
+
+@pytest.mark.parametrize(
+    ("factor", "tolerance", "verdict", "code"),
+    [
+        (1.1, "10.5", "slower", 0),
+        (1.1, "9.5", "slower", 1),
+        (0.9, "5", "faster", 0),
+        (0.9, "0", "faster", 0),
+        (1.04, "5", "slower", 0),
+        (1.04, "0", "slower", 1),
+    ],
+)
+def test_only_a_slowdown_beyond_the_tolerance_fails(
+    factor: float, tolerance: str, verdict: str, code: int, before: Path, tmp_path: Path
+) -> None:
+    """Faster is no fault, and a slowdown that was let pass is told but fails nothing."""
+    after = write(tmp_path / "after.json", result(row(factor=factor)))
+    done = in_process("compare", before, after, "--tolerance", tolerance, "--json", cwd=tmp_path)
+    assert done.code == code
+    assert done.json["rows"][0]["effect"]["verdict"] == verdict
+    assert done.json["tolerance"] == pytest.approx(float(tolerance) / 100)
+    assert bool(done.err) == bool(code)
+
+
+def test_noise_is_undecided_however_large_the_difference_looks(tmp_path: Path) -> None:
+    """Processes that differ by half among themselves show no slowdown of 15 %, and the interval says how little."""
+    noisy = (60.0, 140.0, 90.0, 120.0, 100.0)
+    old, new = write(tmp_path / "old.json", result(row(noisy))), write(tmp_path / "new.json", result(row(noisy, 1.15)))
+    done = in_process("compare", old, new, "--tolerance", "0", "--json", cwd=tmp_path)
+    assert done.code == 0
+    (found,) = done.json["rows"]
+    assert (found["effect"]["verdict"], found["beyond_tolerance"]) == ("undecided", False)
+    assert found["effect"]["low"] < 0.9
+    assert found["effect"]["high"] > 1.4
+
+
+def test_the_order_of_the_processes_does_not_matter() -> None:
+    """What was measured decides, whichever round it was."""
+    shuffled = list(CALM)
+    random.Random(1).shuffle(shuffled)
+    found = effect(CALM, [1.05 * value for value in shuffled])
+    assert found.verdict == "slower"
+    assert found.ratio == pytest.approx(1.05)
+
+
+OTHERS = {
+    "cpu": ({"cpu": "Another CPU"}, "cpu: A CPU and Another CPU"),
+    "cpu features": ({"cpu_features": []}, "cpu_features: ['avx2'] and []"),
+    "machine": ({"machine": "aarch64"}, "machine: x86_64 and aarch64"),
+    "cores": ({"cores": 4}, "cores: 2 and 4"),
+    "affinity": ({"affinity": [0]}, "affinity: [0, 1] and [0]"),
+    "governor": ({"governor": "powersave"}, "governor: None and powersave"),
+    "python": ({"python": "3.14.0"}, "python: 3.11.7 and 3.14.0"),
+    "numpy": ({"versions": {**SURROUNDINGS["versions"], "numpy": "2.4"}}, "numpy 2.3 and 2.4"),
+    "a wheel": ({"versions": {"numpy": "2.3", "onnxruntime-gpu": "1.30"}}, "onnxruntime-gpu None and 1.30"),
+    "weights": ({"weights": "b" * 64}, "they are of different models"),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_other_surroundings_are_not_compared(what: str, before: Path, tmp_path: Path) -> None:
+    """Exit 2 names what differs; with --anyway the figures come, and every row says what differs."""
+    changes, said = OTHERS[what]
+    after = write(tmp_path / "after.json", result(row(factor=1.3), row(batch=64), **changes))
+    before = write(before, result(row(), row(batch=64)))
+    done = in_process("compare", before, after, "--json", cwd=tmp_path)
+    assert (done.code, done.json["error"]["kind"]) == (2, "usage")
+    assert said in done.json["error"]["message"]
+    assert said in one_line(done.err)
+    assert "--anyway" in one_line(done.err)
+    told = in_process("compare", before, after, "--anyway", "--json", cwd=tmp_path)
+    assert told.code == 1
+    assert [said in found["differences"] for found in told.json["rows"]] == [True, True]
+    assert said in in_process("compare", before, after, "--anyway", cwd=tmp_path).out
+
+
+def test_everything_that_differs_is_named(before: Path, tmp_path: Path) -> None:
+    """Not the first difference only: the user mends them all at once."""
+    after = write(tmp_path / "after.json", result(cpu="Another CPU", python="3.14.0", weights="b" * 64))
+    line = one_line(in_process("compare", before, after, cwd=tmp_path).err)
+    assert all(part in line for part in ("Another CPU", "3.14.0", "different models"))
+
+
+def test_what_says_nothing_about_speed_may_differ(before: Path, tmp_path: Path) -> None:
+    """The date, the load and the path of the model are no reason to refuse."""
+    after = dataclasses.replace(result(date="2027", load_1min=1.9), model="elsewhere")
+    assert in_process("compare", before, write(tmp_path / "after.json", after), cwd=tmp_path).code == 0
+
+
+def test_pytorchs_version_matters_only_where_pytorch_was_timed() -> None:
+    """A device that has another PyTorch installed, or none, compares its own engine all the same."""
+    other = {"versions": {"numpy": "2.3", "onnxruntime": "1.30"}}
+    found = compare(result(), result(**other), ("a", "b"), tolerance=0.05)
+    assert (found.passed, found.rows[0].differences) == (True, ())
+    both = (row(), row(engine="torch"))
+    with pytest.raises(UsageError, match=r"torch 2\.11 and None"):
+        compare(result(*both), result(row(), **other), ("a", "b"), tolerance=0.05)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"threads": 2}, "2 thread(s)"), ({"batch": 64}, "batch 64"), ({"provider": "cuda"}, "on cuda"),
+        ({"variant": "int8"}, "int8"), ({"engine": "torch"}, "torch fp32"), ({"cuda_graph": True}, "CUDA graph"),
+        ({"scenario": Scenario(name="server", seconds=2, rate_per_s=500)}, "server at 500/s"),
+        ({"scenario": Scenario(name="idle", seconds=2, gap_ms=100)}, "idle, gap 100 ms"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_rows_of_other_settings_are_not_matched(
+    changes: dict[str, Any], said: str, before: Path, tmp_path: Path
+) -> None:
+    """Nothing in common is wrong usage; beside a row in common the others are told."""
+    after = write(tmp_path / "after.json", result(row(**changes)))
+    done = in_process("compare", before, after, cwd=tmp_path)
+    assert (done.code, done.out) == (2, "")
+    assert "no row in common" in one_line(done.err)
+    assert f"{said}" in one_line(done.err)
+    told = in_process("compare", before, write(after, result(row(), row(**changes))), "--json", cwd=tmp_path)
+    assert (told.code, len(told.json["rows"])) == (0, 1)
+    (line,) = told.json["unmatched"]
+    assert said in line
+    assert line.endswith(f"is only in {after}")
+    back = in_process("compare", after, before, cwd=tmp_path)
+    assert back.code == 0
+    assert f"is only in {after}" in " ".join(back.out.split())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"threads": 2}, "threads: 1 and 2"), ({"provider": "cuda"}, "provider: cpu and cuda"), ({"cuda_graph": True}, "cuda_graph: False and True")],
+    ids=str,
+)  # fmt: skip
+def test_anyway_compares_other_threads_and_providers_and_says_so(changes: dict[str, Any], said: str) -> None:
+    """The same batch of the same variant on the CPU and on the GPU can be compared by who asks for it."""
+    found = compare(result(), result(row(**changes)), ("a", "b"), tolerance=0.05, anyway=True)
+    assert found.rows[0].differences == (said,)
+    assert found.unmatched == ()
+    with pytest.raises(UsageError, match="no row in common"):
+        compare(result(), result(row(batch=2, **changes)), ("a", "b"), tolerance=0.05, anyway=True)
+
+
+def test_an_exact_match_goes_before_a_loose_one() -> None:
+    """With --anyway, too, one thread is held against one thread where both were timed."""
+    one, two = row(), row(factor=0.5, threads=2)
+    found = compare(result(one, two), result(two, one), ("a", "b"), tolerance=0.05, anyway=True)
+    assert [(held.effect.ratio, held.differences) for held in found.rows] == [(1, ()), (1, ())]
+
+
+def first(content: dict[str, Any]) -> dict[str, Any]:
+    """The first row of a result."""
+    return content["results"][0]
+
+
+CHANGED: dict[str, Callable[[dict[str, Any]], object]] = {
+    "other schema": lambda content: content.update(schema="mnist-edge/bench/1"),
+    "no schema": lambda content: content.pop("schema"),
+    "no results": lambda content: content.pop("results"),
+    "results that are none": lambda content: content.update(results={"p50_us": 12}),
+    "a field missing": lambda content: first(content).pop("processes"),
+    "a word for a figure": lambda content: first(content)["processes"][0].update(p50_us="fast"),
+    "NaN": lambda content: first(content)["processes"][2].update(p50_us=float("nan")),
+    "no end": lambda content: first(content)["processes"][2].update(p50_us=float("inf")),
+    "a row that is no number": lambda content: first(content).update(p50_us=float("nan")),
+    "a row below zero": lambda content: first(content).update(p50_us=-3.0),
+    "versions in a list": lambda content: content["environment"].update(versions=["numpy"]),
+    "negative": lambda content: first(content)["processes"][2].update(p50_us=-100.0),
+    "zero": lambda content: first(content)["processes"][2].update(p50_us=0.0),
+    "an unknown scenario": lambda content: first(content)["scenario"].update(name="rush-hour"),
+}
+WHOLE = json.dumps(result(row(), row(batch=64)).to_json()).encode()
+DAMAGED = {
+    "a list": b"[" + WHOLE + b"]", "not JSON": b"p50: 12 us", "empty": b"", "not text": b"\xff\xfe\x00\x81",
+    "cut": WHOLE[:-200], "null": b"null",
+}  # fmt: skip
+
+
+def damaged(change: str) -> bytes:
+    """A result with one thing wrong."""
+    if change in DAMAGED:
+        return DAMAGED[change]
+    content = json.loads(WHOLE)
+    CHANGED[change](content)
+    return json.dumps(content).encode()
+
+
+@pytest.mark.parametrize("change", [*DAMAGED, *CHANGED])
+@pytest.mark.usefixtures("nothing_is_timed")
+def test_a_bad_result_is_named(change: str, before: Path, bundle_folder: Path, tmp_path: Path) -> None:
+    """Exit 3 in one line and one document, whichever side it is on, and nothing is timed or written for it."""
+    bad = tmp_path / "bad.json"
+    bad.write_bytes(damaged(change))
+    for sides in ((bad, before), (before, bad)):
+        done = in_process("compare", *sides, "--json", cwd=tmp_path)
+        assert done.code == 3
+        assert "bad.json" in one_line(done.err)
+        assert set(done.json) == {"error"}
+        assert done.json["error"]["kind"] == "bad-file"
+        assert done.json["error"]["hint"]
+    with pytest.raises(BadFileError, match="bad"):
+        read_result(bad)
+    timed = in_process("bench", bundle_folder, "--compare", bad, "--output", "b.json", "--json", cwd=tmp_path)
+    assert (timed.code, set(timed.json)) == (3, {"error"})
+    assert not (tmp_path / "b.json").exists()
+
+
+@pytest.mark.usefixtures("nothing_is_timed")
+def test_a_missing_result_says_how_to_make_one(before: Path, bundle_folder: Path, tmp_path: Path) -> None:
+    """Exit 4 for a wrong path, and a folder is no result."""
+    with pytest.raises(SurroundingsError, match="does not exist"):
+        read_result(tmp_path)
+    for arguments in (
+        ("compare", "no.json", before),
+        ("compare", before, "no.json"),
+        ("bench", bundle_folder, "--compare", "no.json", "--output", "b.json"),
+    ):
+        done = in_process(*arguments, "--json", cwd=tmp_path)
+        assert (done.code, done.json["error"]["kind"]) == (4, "surroundings")
+        assert "no.json does not exist" in one_line(done.err)
+        assert "bench --output" in one_line(done.err)
+    assert not (tmp_path / "b.json").exists()
+
+
+@pytest.mark.usefixtures("nothing_is_timed")
+def test_an_unreadable_tolerance_is_wrong_usage(before: Path, tmp_path: Path) -> None:
+    """A slowdown cannot be less than none."""
+    for value in ("-1", "much"):
+        done = in_process("compare", before, before, "--tolerance", value, cwd=tmp_path)
+        assert (done.code, done.out) == (2, "")
+        assert "tolerance" in one_line(done.err)
+
+
+@pytest.mark.parametrize(("factor", "code", "verdict"), [(1.0, 0, "undecided"), (1.2, 1, "slower"), (0.8, 0, "faster")])
+def test_bench_compares_what_it_has_timed(
+    factor: float,
+    code: int,
+    verdict: str,
+    before: Path,
+    bundle_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """--json gives the comparison, the table both; the new result is written also where it is slower."""
+    made = result(row(factor=factor))
+    monkeypatch.setattr(rounds, "bench", lambda *_: made)
+    arguments = ("bench", bundle_folder, "--compare", before, "--output", "after.json")
+    done = in_process(*arguments, "--json", cwd=tmp_path)
+    assert done.code == code
+    assert (done.json["schema"], done.json["candidate"]) == ("mnist-edge/compare/1", "this run")
+    assert done.json["rows"][0]["effect"]["verdict"] == verdict
+    assert read_result(tmp_path / "after.json") == made
+    table = in_process(*arguments, cwd=tmp_path)
+    assert table.code == code
+    assert verdict in table.out
+    assert f"{made.results[0].p50_us:,.1f}" in table.out
+    assert ("slower, allowed 5 %" in table.err) == bool(code)
+    alone = in_process("compare", before, "after.json", "--json", cwd=tmp_path)
+    assert (alone.code, alone.json["rows"]) == (code, done.json["rows"])
+
+
+def test_bench_may_replace_the_result_that_it_compares_with(
+    before: Path, bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The baseline is read before the new result takes its place."""
+    monkeypatch.setattr(rounds, "bench", lambda *_: result(row(factor=1.2)))
+    done = in_process("bench", bundle_folder, "--compare", before, "--output", before, "--json", cwd=tmp_path)
+    assert (done.code, done.json["rows"][0]["effect"]["verdict"]) == (1, "slower")
+    assert read_result(before).results[0].p50_us == pytest.approx(120.24)
+
+
+def test_bench_on_another_machine_is_not_compared(
+    before: Path, bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit 2 names the difference; the new result is kept, so that nothing has to be timed again."""
+    monkeypatch.setattr(rounds, "bench", lambda *_: result(cpu="Another CPU"))
+    arguments = ("bench", bundle_folder, "--compare", before, "--output", "after.json", "--json")
+    done = in_process(*arguments, cwd=tmp_path)
+    assert (done.code, done.json["error"]["kind"]) == (2, "usage")
+    assert "Another CPU" in done.json["error"]["message"]
+    assert (tmp_path / "after.json").exists()
+    told = in_process(*arguments, "--anyway", cwd=tmp_path)
+    assert (told.code, told.json["rows"][0]["differences"]) == (0, ["cpu: A CPU and Another CPU"])
+
+
+@pytest.mark.usefixtures("nothing_is_timed")
+def test_too_few_processes_are_not_compared(before: Path, bundle_folder: Path, tmp_path: Path) -> None:
+    """Over two processes noise would be called news one time in three: exit 2, with the option that mends it."""
+    content = json.loads(WHOLE)
+    first(content)["processes"] = first(content)["processes"][:2]
+    (tmp_path / "few.json").write_text(json.dumps(content))
+    for arguments in (
+        ("compare", before, "few.json"),
+        ("bench", bundle_folder, "--compare", before, "--rounds", "2"),
+        ("bench", bundle_folder, "--self-check", "--rounds", "4"),
+    ):
+        done = in_process(*arguments, cwd=tmp_path)
+        assert (done.code, done.out) == (2, "")
+        assert "bench --rounds 5" in one_line(done.err)

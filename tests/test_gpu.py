@@ -1,0 +1,207 @@
+"""What a GPU is held against, and where its time goes: the logic, on stand-ins."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_compare import row
+
+from mnist_edge.benchmarking import rounds
+from mnist_edge.benchmarking.gpu import ROUNDS, gpu_from_batch, measure_transfers
+from mnist_edge.benchmarking.process import Answer, Task
+from mnist_edge.benchmarking.rounds import Plan, bench, choose
+from mnist_edge.records import BenchRow, Scenario, Transfers
+
+
+class FakeGpu:
+    """Parts that take a set time on a clock of their own, and a whole with its own price."""
+
+    def __init__(self, upload: int, compute: int, download: int, whole: int) -> None:
+        self.costs = {"upload": upload, "compute": compute, "download": download, "whole": whole}
+        self.time = 1_000
+        self.calls: list[tuple[str, Any]] = []
+
+    def clock(self) -> int:
+        return self.time
+
+    def did(self, part: str, feed: Any = None) -> Any:
+        self.time += self.costs[part]
+        self.calls.append((part, feed))
+        return feed
+
+    def upload(self, feed: Any) -> None:
+        self.did("upload", feed)
+
+    def compute(self) -> None:
+        self.did("compute")
+
+    def download(self) -> Any:
+        return self.did("download")
+
+    def whole(self, feed: Any) -> Any:
+        return self.did("whole", feed)
+
+
+FEEDS = [np.zeros(1), np.ones(1), np.full(1, 2.0)]
+
+
+def test_the_parts_of_a_run_are_told_apart() -> None:
+    """Upload, compute and download in microseconds; where they add up, they explain the whole."""
+    gpu = FakeGpu(5_000, 20_000, 3_000, 28_000)
+    assert measure_transfers(gpu, FEEDS, gpu.clock) == Transfers(
+        host_to_device_us=5, compute_us=20, device_to_host_us=3, whole_us=28, explained=1
+    )
+    assert [part for part, _ in gpu.calls] == ["upload", "compute", "download", "whole"] * ROUNDS
+    for part in ("upload", "whole"):
+        assert [feed for name, feed in gpu.calls if name == part][:4] == [*FEEDS, FEEDS[0]]
+
+
+@pytest.mark.parametrize(("whole", "explained"), [(56_000, 0.5), (35_000, 0.8), (14_000, 2.0)])
+def test_a_whole_that_costs_more_than_its_parts_is_not_explained(whole: int, explained: float) -> None:
+    """Below 1 something is missing from the parts, above 1 they overlap in the whole."""
+    gpu = FakeGpu(5_000, 20_000, 3_000, whole)
+    found = measure_transfers(gpu, FEEDS[:1], gpu.clock)
+    assert (found.whole_us, found.explained) == (whole / 1000, pytest.approx(explained))
+
+
+def test_one_disturbed_run_is_not_the_figure() -> None:
+    """Medians: a hundredth that took a second changes nothing."""
+    gpu = FakeGpu(5_000, 20_000, 3_000, 28_000)
+    usual = gpu.compute
+
+    def compute() -> None:
+        usual()
+        if len(gpu.calls) == 42:
+            gpu.time += 1_000_000_000
+
+    gpu.compute = compute  # type: ignore[method-assign]
+    assert measure_transfers(gpu, FEEDS, gpu.clock).compute_us == 20
+
+
+def pair(batch: int, cpu: float | None, cuda: float | None, **changes: Any) -> list[BenchRow]:
+    """Rows of one batch, on each provider that has a time."""
+    times = {"cpu": cpu, "cuda": cuda}
+    return [row((us,), batch=batch, provider=name, **changes) for name, us in times.items() if us is not None]
+
+
+NEVER = [*pair(1, 10, 50), *pair(64, 100, 101), *pair(1024, 1000, 1000)]
+ALWAYS = [*pair(1, 10, 9), *pair(64, 100, 20), *pair(1024, 1000, 50)]
+FROM_64 = [*pair(1, 10, 50), *pair(64, 100, 60), *pair(1024, 1000, 100)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch"),
+    [
+        ([], None),
+        (pair(1, 10, None), None),
+        (pair(1, None, 10), None),
+        (NEVER, None),
+        (ALWAYS, 1),
+        (FROM_64, 64),
+        (FROM_64[::-1], 64),
+        ([*FROM_64, *pair(32, None, 1), *pair(4096, 1, None)], 64),
+        ([*pair(1, 10, 9), *pair(64, 100, 110), *pair(1024, 1000, 100)], 1024),
+        ([*pair(1, 10, 9), *pair(64, 100, 20), *pair(1024, 1000, 1100)], None),
+    ],
+    ids=[
+        "nothing", "cpu only", "cuda only", "never", "always", "from 64", "any order", "batches of one side",
+        "a gap", "not at the end",
+    ],
+)  # fmt: skip
+def test_the_batch_from_which_the_gpu_wins(rows: list[BenchRow], batch: int | None) -> None:
+    """From there on at every larger batch, too; a lucky small one does not count."""
+    assert gpu_from_batch(rows) == batch
+
+
+def test_the_best_of_each_side_is_compared() -> None:
+    """A CUDA graph counts for the GPU, more threads for the CPU, PyTorch for neither."""
+    rows = [*pair(1, 10, 12), *pair(1, None, 8, cuda_graph=True)]
+    assert gpu_from_batch(rows) == 1
+    assert gpu_from_batch([*rows, *pair(1, 7, None, threads=2)]) is None
+    assert gpu_from_batch([*rows, *pair(1, 1, None, engine="torch")]) == 1
+    assert gpu_from_batch([*pair(1, 10, 12), *pair(1, None, 1, engine="torch")]) is None
+
+
+def plan(model: Path, **changes: Any) -> Plan:
+    return Plan(model=model, **{"provider": "cuda", "rounds": 2, "scenario": Scenario(seconds=0.05), **changes})
+
+
+def test_a_gpu_stands_beside_its_graph_and_the_cpu(bundle_folder: Path) -> None:
+    """Each setting four times, every one under the provider that it really ran on."""
+    found = choose(plan(bundle_folder, batches=(1, 64), threads=(1, 2))).candidates
+    settings = [(batch, threads) for batch in (1, 64) for threads in (1, 2)]
+    what = sorted((one.batch, one.threads, one.engine, one.provider, one.cuda_graph) for one in found)
+    assert what == sorted(
+        (*one, *kind)
+        for one in settings
+        for kind in (
+            ("onnxruntime", "cuda", False), ("onnxruntime", "cuda", True), ("onnxruntime", "cpu", False),
+            ("torch", "cuda", False),
+        )
+    )  # fmt: skip
+    assert len(set(found)) == len(found)
+
+
+def test_on_the_cpu_there_is_no_graph_and_nothing_twice(bundle_folder: Path) -> None:
+    """The plain case: one candidate an engine."""
+    found = choose(plan(bundle_folder, provider="cpu", batches=(1, 64))).candidates
+    assert len(found) == len(set(found)) == 4
+    assert {(one.provider, one.cuda_graph) for one in found} == {("cpu", False)}
+
+
+def timed_on_a_gpu(monkeypatch: pytest.MonkeyPatch, explained: float) -> list[Task]:
+    """A GPU that takes 60 us whatever the batch, 50 as a graph; the CPU 10 us an image."""
+    tasks: list[Task] = []
+
+    def run(_module: str, task: Task) -> Answer:
+        tasks.append(task)
+        us = (50.0 if task.cuda_graph else 60.0) if task.provider == "cuda" else 10.0 * task.batch
+        parts = Transfers(
+            host_to_device_us=10, compute_us=30, device_to_host_us=10, whole_us=50 / explained, explained=explained
+        )
+        return Answer(
+            process_ns=1, session_ns=1, first_run_ns=1, warmup_runs=1, run_ns=[round(1000 * us)] * 40, wait_ns=[],
+            elapsed_ns=round(40_000 * us), peak_rss_bytes=1, placement={}, checked=64, wrong=0,
+            transfers=parts if task.provider == "cuda" and "worker" in _module else None,
+        )  # fmt: skip
+
+    monkeypatch.setattr(rounds, "run_process", run)
+    monkeypatch.setattr(rounds, "require_provider", lambda _provider: None)
+    monkeypatch.setattr(rounds, "pace_ms", lambda: 10.0)
+    return tasks
+
+
+@pytest.mark.parametrize(("explained", "told"), [(1.0, False), (0.96, False), (0.9, True), (1.2, True)])
+def test_parts_that_do_not_add_up_are_told(
+    explained: float, told: bool, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within 5 % they account for the whole; beyond, a note says by how much they do not."""
+    timed_on_a_gpu(monkeypatch, explained)
+    notes = bench(plan(bundle_folder)).notes
+    found = [note for note in notes if "the parts of a GPU run add up to" in note]
+    assert len(found) == (2 if told else 0)  # plain, and as a graph
+    assert all(f"{explained:.0%} of the whole" in note for note in found)
+
+
+def test_a_timing_on_a_gpu_says_from_which_batch_it_pays(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each task asks for the provider its row names; only the GPU has transfers; the crossover is the graph's."""
+    tasks = timed_on_a_gpu(monkeypatch, 1.0)
+    found = bench(plan(bundle_folder, batches=(1, 5, 6, 64)))
+    assert found.gpu_from_batch == 6
+    for one in found.results:
+        assert (one.transfers is not None) == (one.provider == "cuda" and one.engine == "onnxruntime")
+        asked = [
+            task
+            for task in tasks
+            if (task.provider, task.batch, task.cuda_graph) == (one.provider, one.batch, one.cuda_graph)
+        ]
+        assert len(asked) == (4 if one.provider == "cuda" and not one.cuda_graph else 2)
+        expected = (50 if one.cuda_graph else 60) if one.provider == "cuda" else 10 * one.batch
+        assert one.p50_us == expected
+    assert found.to_json()["results"][0]["transfers"] == dataclasses.asdict(
+        Transfers(host_to_device_us=10, compute_us=30, device_to_host_us=10, whole_us=50, explained=1)
+    )
