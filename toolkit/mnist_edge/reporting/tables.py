@@ -204,7 +204,11 @@ def _interval(row: BenchRow, name: str) -> str:
     if name not in row.intervals or (name == "ratio_to_torch" and row.engine == "torch"):
         return ""
     low, high = row.intervals[name]
-    return f"[{low:.2f}, {high:.2f}]" if name == "ratio_to_torch" else f"[{low:,.4g}, {high:,.4g}]"
+    return f"[{low:.2f}, {high:.2f}]" if name == "ratio_to_torch" else f"[{_short(low)}, {_short(high)}]"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _scenario_lines(row: BenchRow) -> list[str]:
@@ -217,9 +221,8 @@ def _scenario_lines(row: BenchRow) -> list[str]:
             f"wait p50 {_micro(s.wait_p50_us)}, p99 {_micro(s.wait_p99_us)} us"
         )
     if row.p999_us is not None:
-        lines.append(
-            f"{row.engine} {row.variant}, batch {row.batch}: p99.9 {_micro(row.p999_us)} {_interval(row, 'p999_us')} us"
-        )
+        told = f"{row.engine} {row.variant}, batch {row.batch}, {row.threads} thread(s)"
+        lines.append(f"{told}: p99.9 {_micro(row.p999_us)} {_interval(row, 'p999_us')} us")
     if row.transfers is not None:
         t = row.transfers
         lines.append(
