@@ -25,10 +25,12 @@ def evaluate(
     normalize: Annotated[
         Normalization | None, typer.Option(help="What a float ONNX file expects of its pixels, where it does not say.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Also draw the confusion matrix into this file.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Also draw the confusion matrix and the reliability into this file.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Accuracy, per-class figures and confusion matrix on the test set."""
+    """Accuracy, calibration, per-class figures and confusion matrix on the test set."""
     from mnist_edge.reporting.console import emit, say
     from mnist_edge.reporting.tables import eval_table
     from mnist_edge.verification.accuracy import evaluate as judge
@@ -37,9 +39,9 @@ def evaluate(
     data, logits = _answers(model, dataset, data_dir, provider, normalize)
     report = judge(model, logits, data)
     if plot is not None:
-        from mnist_edge.reporting.plots import confusion_matrix
+        from mnist_edge.reporting.plots import evaluation
 
-        say(f"wrote {confusion_matrix(report, plot)}")
+        say(f"wrote {evaluation(report, plot)}")
     emit(report, json, eval_table)
 
 

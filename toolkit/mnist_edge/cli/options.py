@@ -14,6 +14,7 @@ DataDir = Annotated[
     Path | None,
     typer.Option("--data-dir", help="Folder with MNIST/raw/...; else $MNIST_EDGE_DATA, else the cache folder."),
 ]
+RECIPE_HELP = "fast (default), best (minutes), seed (100 epochs of plain SGD), or a .toml file of your own."
 DATASET_HELP = "mnist, fashion-mnist, kmnist, digits (needs no network), or auto: mnist, else digits."
 
 

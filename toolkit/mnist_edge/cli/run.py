@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_edge.cli.options import DATASET_HELP, DataDir, Json
-from mnist_edge.contract import DatasetChoice, DeviceName, ProviderName, RecipeName
+from mnist_edge.cli.options import DATASET_HELP, RECIPE_HELP, DataDir, Json
+from mnist_edge.contract import DatasetChoice, DeviceName, ProviderName
 from mnist_edge.errors import CheckFailedError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def run(
     *,
     dataset: Annotated[DatasetChoice, typer.Option(help=DATASET_HELP)] = "mnist",
     data_dir: DataDir = None,
-    recipe: Annotated[RecipeName | None, typer.Option(help="fast (default) or seed.")] = None,
+    recipe: Annotated[str | None, typer.Option(help=RECIPE_HELP)] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training set, in total.")] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     device: Annotated[DeviceName, typer.Option(help="To train on.")] = "auto",

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mnist_edge.cli.options import DATASET_HELP, DataDir, Json, positive_numbers
-from mnist_edge.contract import WIDTHS, DatasetChoice, DatasetName, DeviceName, RecipeName
+from mnist_edge.cli.options import DATASET_HELP, RECIPE_HELP, DataDir, Json, positive_numbers
+from mnist_edge.contract import WIDTHS, DatasetChoice, DatasetName, DeviceName
 from mnist_edge.errors import StoppedError, UsageError
 
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ def train(
         DatasetChoice | None, typer.Option(help=DATASET_HELP + " Default: mnist, or the checkpoint's.")
     ] = None,
     data_dir: DataDir = None,
-    recipe: Annotated[
-        RecipeName | None, typer.Option(help="fast (default), or seed: plain SGD for 100 epochs, as the project began.")
-    ] = None,
+    recipe: Annotated[str | None, typer.Option(help=RECIPE_HELP)] = None,
     resume: Annotated[
         Path | None,
         typer.Option(help="Go on from a run folder or checkpoint, or start with the weights of a .pth file."),
@@ -73,7 +71,7 @@ def train_stage(
     *,
     dataset: DatasetChoice | None,
     data_dir: Path | None,
-    recipe: RecipeName | None,
+    recipe: str | None,
     resume: Path | None,
     run: Path | None,
     device: DeviceName,
@@ -124,7 +122,7 @@ def train_stage(
     return report
 
 
-def _refuse_changes(recipe: RecipeName | None, changes: dict[str, Any]) -> None:
+def _refuse_changes(recipe: str | None, changes: dict[str, Any]) -> None:
     named = [key for key, value in {"recipe": recipe, **changes}.items() if value is not None and key != "epochs"]
     if named:
         option = "--" + named[0].replace("_", "-")
@@ -135,7 +133,7 @@ def _refuse_changes(recipe: RecipeName | None, changes: dict[str, Any]) -> None:
 
 def _fresh(
     weights: Path | None,
-    recipe: RecipeName | None,
+    recipe: str | None,
     dataset: DatasetName,
     images: int,
     changes: dict[str, Any],
@@ -143,11 +141,11 @@ def _fresh(
     """A run from first weights or from those of a .pth."""
     from mnist_edge.training.checkpoint import checkpoint_path
     from mnist_edge.training.loop import new_run
-    from mnist_edge.training.recipes import settings_for
+    from mnist_edge.training.recipes import find_recipe, settings_for
     from mnist_edge.training.run import Start, started_from
 
     if weights is not None and changes["widths"] is not None:
         raise UsageError("--widths cannot change: the .pth file has its own", hint="leave --widths out")
     given = {**changes, "seed": changes["seed"] or 0, "widths": changes["widths"] or WIDTHS}
-    settings = settings_for(recipe or "fast", dataset=dataset, train_images=images, **given)
+    settings = settings_for(find_recipe(recipe or "fast"), dataset=dataset, train_images=images, **given)
     return Start(run=new_run(settings)) if weights is None else started_from(checkpoint_path(weights), settings)

@@ -59,6 +59,8 @@ def eval_table(report: EvalReport) -> RenderableType:
             "model": str(report.model),
             "dataset": f"{report.dataset}, {report.images:,} test images",
             "accuracy": percent(report.accuracy),
+            "negative log-likelihood": f"{report.negative_log_likelihood:.4f}",
+            "calibration error": percent(report.calibration_error),
         },
     )
     table = Table(box=box.SIMPLE, title="rows: the label; columns: the decision")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import tomllib
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from mnist_edge.contract import WIDTHS, DatasetName, RecipeName
+from mnist_edge.contract import WIDTHS, DatasetName
+from mnist_edge.errors import BadFileError, SurroundingsError, UsageError
 
 Schedule = Literal["constant", "one-cycle"]
 SMALL_SET = 10_000
@@ -24,7 +27,11 @@ class Recipe:
         momentum: 0 for plain SGD, otherwise Nesterov's.
         schedule: `one-cycle` rises linearly from 0 for `warmup` of all steps, then falls along a cosine.
         label_smoothing: share of each target spread evenly over the classes.
-        shift: every picture is moved by up to so many pixels in each direction, anew each epoch.
+        shift: every picture is moved by up to so many pixels in each direction, anew each epoch; so are:
+        rotation: turned by up to so many degrees.
+        scaling: stretched in each direction by up to this share.
+        shear: leant by up to so much of its height.
+        elastic: bent smoothly, by so many pixels (standard deviation).
         holdout: share of the training set kept out of training, to choose by.
     """
 
@@ -40,40 +47,86 @@ class Recipe:
     label_smoothing: float
     shift: int
     holdout: float
+    rotation: float = 0.0
+    scaling: float = 0.0
+    shear: float = 0.0
+    elastic: float = 0.0
+
+    @property
+    def deforms(self) -> bool:
+        """Whether pictures are more than shifted by whole pixels."""
+        return max(self.rotation, self.scaling, self.shear, self.elastic) > 0
 
 
-RECIPES: dict[RecipeName, Recipe] = {
-    # The seed's, to the letter: it trains on every image, so there is nothing to choose by.
-    "seed": Recipe(
-        name="seed",
-        epochs=100,
-        small_set_factor=1,
-        batch_size=64,
-        lr=0.01,
-        momentum=0.0,
-        weight_decay=0.0,
-        schedule="constant",
-        warmup=0.0,
-        label_smoothing=0.0,
-        shift=0,
-        holdout=0.0,
-    ),
-    # Chosen on 10,000 images held out of the training set.
-    "fast": Recipe(
-        name="fast",
-        epochs=10,
-        small_set_factor=10,
-        batch_size=128,
-        lr=0.05,
-        momentum=0.9,
-        weight_decay=1e-4,
-        schedule="one-cycle",
-        warmup=0.2,
-        label_smoothing=0.05,
-        shift=1,
-        holdout=0.05,
-    ),
+TABLE = Path(__file__).with_name("recipes.toml")
+_HINT = "mnist-edge train --help; the project's own recipes show every setting"
+
+
+def find_recipe(named: str) -> Recipe:
+    """Return one of the project's recipes by name, or read a user's own `.toml` file.
+
+    A user's file may start from a recipe of the project (`base = "fast"`) and name only what it changes.
+
+    Raises:
+        UsageError: no such recipe.
+        BadFileError: no TOML, an unknown setting, a value of the wrong type or out of range.
+        SurroundingsError: the file does not exist.
+    """
+    if not named.endswith(".toml"):
+        table = _read(TABLE)
+        if named not in table:
+            raise UsageError(f"no recipe {named}", hint=f"--recipe {'|'.join(table)}, or a .toml file of your own")
+        return _checked({"name": named, **table[named]}, TABLE)
+    path = Path(named)
+    if not path.is_file():
+        raise SurroundingsError(f"{path} does not exist", hint="--recipe takes a name or a .toml file")
+    given = _read(path)
+    base = given.pop("base", None)
+    start = {} if base is None else dataclasses.asdict(find_recipe(str(base)))
+    return _checked({**start, **given, "name": path.stem}, path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadFileError(f"{path} is not TOML: {error}", hint=_HINT) from error
+
+
+def _checked(values: dict[str, Any], path: Path) -> Recipe:
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    unknown = sorted(set(values) - {field.name for field in dataclasses.fields(Recipe)})
+    if unknown:
+        raise BadFileError(f"{path}: {unknown[0]} is not a setting of a recipe", hint=_HINT)
+    try:
+        recipe = TypeAdapter(Recipe, config=ConfigDict(strict=False)).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadFileError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}", hint=_HINT) from error
+    for name, (low, high) in RANGES.items():
+        if not low <= getattr(recipe, name) <= high:
+            raise BadFileError(f"{path}: {name} is {getattr(recipe, name)}, expected {low:g} to {high:g}", hint=_HINT)
+    return recipe
+
+
+RANGES = {
+    "epochs": (1, math.inf),
+    "small_set_factor": (1, math.inf),
+    "batch_size": (1, math.inf),
+    "lr": (0, math.inf),
+    "momentum": (0, 1),
+    "weight_decay": (0, math.inf),
+    "warmup": (0, 0.99),
+    "label_smoothing": (0, 0.99),
+    "shift": (0, 8),
+    "holdout": (0, 0.9),
+    "rotation": (0, 180),
+    "scaling": (0, 0.9),
+    "shear": (0, 1),
+    "elastic": (0, 8),
 }
+"""Least and greatest value of each setting."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +140,7 @@ class Settings:
 
 
 def settings_for(
-    recipe: RecipeName,
+    base: Recipe,
     *,
     dataset: DatasetName,
     train_images: int,
@@ -100,7 +153,6 @@ def settings_for(
     batch_size: int | None = None,
 ) -> Settings:
     """Take a recipe, suit its epochs to the size of the set, and replace what the user named."""
-    base = RECIPES[recipe]
     factor = base.small_set_factor if train_images < SMALL_SET else 1
     chosen = {
         "epochs": epochs if epochs is not None else base.epochs * factor,

@@ -1,15 +1,18 @@
-"""Accuracy, per-class figures and confusion matrix of decisions."""
+"""Accuracy, calibration, per-class figures and confusion matrix of decisions."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mnist_edge.contract import LABELS
 from mnist_edge.errors import CheckFailedError
-from mnist_edge.pixels import Logits
-from mnist_edge.records import ClassFigures, Dataset, EvalReport
+from mnist_edge.pixels import Images, Logits
+from mnist_edge.records import ClassFigures, Dataset, EvalReport, ReliabilityBin
+
+BINS = 15
 
 
 def evaluate(model: Path, logits: Logits, dataset: Dataset) -> EvalReport:
@@ -34,11 +37,15 @@ def evaluate(model: Path, logits: Logits, dataset: Dataset) -> EvalReport:
     decided, truth = logits.argmax(axis=1), dataset.test_labels
     confusion = np.zeros((len(names), len(names)), dtype=int)
     np.add.at(confusion, (truth, decided), 1)
+    bins = reliability(logits, truth)
     return EvalReport(
         model=model,
         dataset=dataset.name,
         images=len(truth),
         accuracy=float((decided == truth).mean()),
+        negative_log_likelihood=float(-log_softmax(logits)[np.arange(len(truth)), truth].mean()),
+        calibration_error=sum(b.images * abs(b.confidence - b.accuracy) for b in bins) / len(truth),
+        reliability=bins,
         per_class=tuple(
             ClassFigures(
                 label=label,
@@ -49,6 +56,31 @@ def evaluate(model: Path, logits: Logits, dataset: Dataset) -> EvalReport:
             for i, label in enumerate(names)
         ),
         confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+    )
+
+
+def log_softmax(logits: Logits) -> NDArray[np.float64]:
+    """Logarithms of the probabilities, (N, classes)."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+
+def reliability(logits: Logits, truth: Images) -> tuple[ReliabilityBin, ...]:
+    """Sort decisions into 15 equal ranges of confidence (Guo et al., "On Calibration of Modern Neural Networks", 2017).
+
+    Args:
+        logits: float32 (N, classes), finite.
+        truth: uint8 (N,).
+    """
+    confidence = np.exp(log_softmax(logits).max(axis=1))
+    right = logits.argmax(axis=1) == truth
+    places = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+    return tuple(
+        ReliabilityBin(
+            images=int(inside.sum()), confidence=float(confidence[inside].mean()), accuracy=float(right[inside].mean())
+        )
+        for inside in (places == place for place in range(BINS))
+        if inside.any()
     )
 
 
