@@ -24,8 +24,11 @@ def test_every_form_of_a_model_gets_the_same_figures(
     done = in_process("eval", workplace / model, "--json", cwd=tmp_path)
     assert done.code == 0, done.err
     report = done.json
-    assert set(report) == {"schema", "model", "dataset", "images", "accuracy", "per_class", "confusion"}
-    assert (report["schema"], report["dataset"], report["images"]) == ("mnist-edge/eval/1", "digits", 360)
+    assert set(report) == {
+        "schema", "model", "dataset", "images", "accuracy", "negative_log_likelihood", "calibration_error",
+        "reliability", "per_class", "confusion",
+    }  # fmt: skip
+    assert (report["schema"], report["dataset"], report["images"]) == ("mnist-edge/eval/2", "digits", 360)
     decided = reference_logits(read_model(workplace / "runs" / "digits")[0], digits.test_images).argmax(axis=1)
     truth = digits.test_labels
     assert report["accuracy"] == (decided == truth).mean()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mnist_edge.contract import LABELS, DatasetName
 from mnist_edge.records import EvalReport
-from mnist_edge.reporting.plots import confusion_matrix, loss_curve
+from mnist_edge.reporting.plots import evaluation, loss_curve
 from mnist_edge.verification.accuracy import evaluate
 
 DPI = 130
@@ -67,15 +67,15 @@ def judged(confusion: np.ndarray, name: DatasetName = "digits") -> EvalReport:
 
 @pytest.mark.parametrize("name", ["digits", "fashion-mnist"])
 @pytest.mark.parametrize("kind", ["right", "wrong", "one image"])
-def test_a_confusion_matrix_is_drawn_of_any_counts(name: DatasetName, kind: str, tmp_path: Path) -> None:
+def test_an_evaluation_is_drawn_of_any_counts(name: DatasetName, kind: str, tmp_path: Path) -> None:
     """No errors, only errors, classes without images, long labels: always one picture of the same size."""
     confusion = {
         "right": 30 * np.eye(10, dtype=int),
         "wrong": np.arange(100).reshape(10, 10),
         "one image": np.eye(10, dtype=int) * (np.arange(10) == 3),
     }[kind]
-    path = confusion_matrix(judged(confusion, name), tmp_path / "confusion.png")
-    assert picture(path).shape == (round(5.6 * DPI), round(6.2 * DPI), 3)
+    path = evaluation(judged(confusion, name), tmp_path / "confusion.png")
+    assert picture(path).shape == (round(5.6 * DPI), round(11.2 * DPI), 3)
 
 
 def test_errors_are_seen_in_the_picture(tmp_path: Path) -> None:
@@ -84,9 +84,9 @@ def test_errors_are_seen_in_the_picture(tmp_path: Path) -> None:
     confused = plain.copy()
     confused[4, 9] = 25
     pictures = [
-        picture(confusion_matrix(judged(counts), tmp_path / f"{index}.png")).astype(int)
+        picture(evaluation(judged(counts), tmp_path / f"{index}.png")).astype(int)
         for index, counts in enumerate((plain, confused))
     ]
     red_minus_blue = [pixels[:, :, 0] - pixels[:, :, 2] for pixels in pictures]
-    # One of a hundred cells, of about half the picture, turns orange.
+    # One of a hundred cells, of about a quarter of the picture, turns orange.
     assert (red_minus_blue[1] > 60).sum() - (red_minus_blue[0] > 60).sum() > 500

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mnist_edge.errors import CheckFailedError
+from mnist_edge.errors import BadFileError, CheckFailedError, SurroundingsError, UsageError
 from mnist_edge.records import Dataset
 from mnist_edge.training.loop import KEEP_LOSS_EVERY, Feed, Hooks, new_run, split, train
-from mnist_edge.training.recipes import RECIPES, Recipe, learning_rate, settings_for
+from mnist_edge.training.recipes import Recipe, find_recipe, learning_rate, settings_for
 
 CPU = torch.device("cpu")
 
@@ -28,32 +29,33 @@ def some(digits: Dataset, count: int) -> Dataset:
 
 def test_the_recipe_seed_is_the_seeds() -> None:
     """Batch 64, rate 0.01, 100 epochs, plain SGD on every image, as the blog post has it."""
-    recipe = dataclasses.asdict(RECIPES["seed"])
+    recipe = dataclasses.asdict(find_recipe("seed"))
     assert recipe == {
         "name": "seed", "epochs": 100, "small_set_factor": 1, "batch_size": 64, "lr": 0.01, "momentum": 0.0,
         "weight_decay": 0.0, "schedule": "constant", "warmup": 0.0, "label_smoothing": 0.0, "shift": 0, "holdout": 0.0,
+        "rotation": 0.0, "scaling": 0.0, "shear": 0.0, "elastic": 0.0,
     }  # fmt: skip
     assert settings_for("seed", dataset="mnist", train_images=60_000).widths == (600, 400, 200, 100)
-    assert settings_for("seed", dataset="digits", train_images=1437).recipe == RECIPES["seed"]
-    assert {learning_rate(RECIPES["seed"], step, 93_800) for step in range(0, 93_800, 77)} == {0.01}
+    assert settings_for("seed", dataset="digits", train_images=1437).recipe == find_recipe("seed")
+    assert {learning_rate(find_recipe("seed"), step, 93_800) for step in range(0, 93_800, 77)} == {0.01}
 
 
 def test_settings_replace_only_what_was_named() -> None:
     """Every option replaces its own setting, 0 included, and the rest stays the recipe's."""
     plain = settings_for("fast", dataset="mnist", train_images=60_000)
-    assert plain.recipe == RECIPES["fast"]
+    assert plain.recipe == find_recipe("fast")
     named = {"epochs": 3, "lr": 0.0, "momentum": 0.0, "weight_decay": 0.0, "batch_size": 7}
     for key, value in named.items():
         changed = settings_for("fast", dataset="mnist", train_images=60_000, **{key: value})
-        assert dataclasses.asdict(changed.recipe) == dataclasses.asdict(RECIPES["fast"]) | {key: value}
+        assert dataclasses.asdict(changed.recipe) == dataclasses.asdict(find_recipe("fast")) | {key: value}
     all_named = settings_for("fast", dataset="digits", train_images=60_000, widths=(5,), seed=9, **named)
     assert (all_named.dataset, all_named.widths, all_named.seed) == ("digits", (5,), 9)
-    assert dataclasses.asdict(all_named.recipe) == dataclasses.asdict(RECIPES["fast"]) | named
+    assert dataclasses.asdict(all_named.recipe) == dataclasses.asdict(find_recipe("fast")) | named
 
 
 def test_a_small_set_is_passed_over_more_often() -> None:
     """Under 10,000 images the epochs are multiplied, unless the user named them."""
-    recipe = RECIPES["fast"]
+    recipe = find_recipe("fast")
     many = recipe.epochs * recipe.small_set_factor
     assert many > recipe.epochs
     for images, epochs in ((9999, many), (10_000, recipe.epochs)):
@@ -64,7 +66,7 @@ def test_a_small_set_is_passed_over_more_often() -> None:
 @given(st.integers(1, 600), st.floats(0, 1), st.floats(1e-6, 10))
 def test_a_cycle_rises_and_falls_and_never_stands_still(steps: int, warmup: float, lr: float) -> None:
     """One cycle never exceeds the rate, is never 0, rises before its peak and falls after it."""
-    recipe = dataclasses.replace(RECIPES["fast"], warmup=warmup, lr=lr)
+    recipe = dataclasses.replace(find_recipe("fast"), warmup=warmup, lr=lr)
     rates = [learning_rate(recipe, step, steps) for step in range(steps)]
     assert all(0 < rate <= lr for rate in rates)
     peak = rates.index(max(rates))
@@ -74,7 +76,7 @@ def test_a_cycle_rises_and_falls_and_never_stands_still(steps: int, warmup: floa
 
 def test_a_cycle_peaks_after_its_warmup_and_ends_near_nothing() -> None:
     """The rise is a straight line over `warmup` of the steps; half-way down a cosine the rate is half."""
-    recipe = dataclasses.replace(RECIPES["fast"], warmup=0.2, lr=1.0)
+    recipe = dataclasses.replace(find_recipe("fast"), warmup=0.2, lr=1.0)
     rates = [learning_rate(recipe, step, 999) for step in range(999)]
     assert rates[99] == pytest.approx(0.5)
     assert rates[199] == pytest.approx(1.0)
@@ -85,7 +87,7 @@ def test_a_cycle_peaks_after_its_warmup_and_ends_near_nothing() -> None:
 @pytest.mark.parametrize("holdout", [0.0, 0.05, 0.5])
 def test_the_split_takes_every_image_once(digits: Dataset, holdout: float) -> None:
     """Images to train on and images to choose by are apart, and together they are all."""
-    recipe = dataclasses.replace(RECIPES["fast"], holdout=holdout)
+    recipe = dataclasses.replace(find_recipe("fast"), holdout=holdout)
     chosen, held = split(digits, recipe)
     assert len(held) == round(1437 * holdout)
     assert sorted([*chosen.tolist(), *held.tolist()]) == list(range(1437))
@@ -148,7 +150,7 @@ def train_for_epochs(data: Dataset, recipe: Recipe, widths: tuple[int, ...] = (2
 
 def test_held_out_images_are_never_learnt_from(digits: Dataset) -> None:
     """Changing the held-out pictures changes the accuracy told on them, and not one weight."""
-    recipe = dataclasses.replace(RECIPES["fast"], epochs=2, holdout=0.2)
+    recipe = dataclasses.replace(find_recipe("fast"), epochs=2, holdout=0.2)
     images = digits.train_images.copy()
     images[split(digits, recipe)[1].numpy()] = 0
     real, changed = (
@@ -163,7 +165,7 @@ def test_shifts_move_pictures_and_lose_none() -> None:
     """With shifts, a picture of one bright pixel in the middle arrives at every place around it, and only there."""
     images = np.zeros((600, 28, 28), dtype=np.uint8)
     images[:, 14, 14] = 255
-    recipe = dataclasses.replace(RECIPES["fast"], shift=2, batch_size=64)
+    recipe = dataclasses.replace(find_recipe("fast"), shift=2, batch_size=64)
     feed = Feed(images, np.zeros(600, dtype=np.uint8), torch.arange(600), recipe, CPU)
     pixels = torch.cat([part for part, _ in feed.epoch(torch.Generator().manual_seed(0), from_step=0)])
     assert pixels.shape == (600, 784)
@@ -175,7 +177,7 @@ def test_shifts_move_pictures_and_lose_none() -> None:
 
 def test_the_seed_decides_everything(digits: Dataset) -> None:
     """The same seed gives the same weights bit for bit, another seed gives others."""
-    recipe, data = dataclasses.replace(RECIPES["fast"], epochs=1), some(digits, 300)
+    recipe, data = dataclasses.replace(find_recipe("fast"), epochs=1), some(digits, 300)
     one, same, other = (train_for_epochs(data, recipe, seed=seed).model.state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(one[key], same[key]) for key in one)
     assert not any(torch.equal(one[key], other[key]) for key in one)
@@ -194,7 +196,7 @@ def test_a_run_leaves_the_callers_random_numbers_alone() -> None:
 def test_diverged_weights_are_never_saved(digits: Dataset, lr: float, batch_size: int) -> None:
     """A rate far too high ends with an error, and no checkpoint with NaN or infinite weights is handed on before."""
     finite: list[bool] = []
-    recipe = dataclasses.replace(RECIPES["seed"], lr=lr, batch_size=batch_size, epochs=6, momentum=0.9)
+    recipe = dataclasses.replace(find_recipe("seed"), lr=lr, batch_size=batch_size, epochs=6, momentum=0.9)
     run = new_run(dataclasses.replace(settings_for("seed", dataset="digits", train_images=300), recipe=recipe))
     hooks = Hooks(
         save=lambda checkpoint: finite.append(all(bool(v.isfinite().all()) for v in checkpoint.weights.values()))
@@ -202,3 +204,57 @@ def test_diverged_weights_are_never_saved(digits: Dataset, lr: float, batch_size
     with pytest.raises(CheckFailedError, match="diverged"):
         train(run, some(digits, 300), CPU, hooks)
     assert all(finite)
+
+
+OWN = 'base = "fast"\nepochs = 3\nlr = 0.02\nshift = 2\n'
+
+
+def test_a_recipe_of_ones_own_changes_what_it_names(tmp_path: Path) -> None:
+    """A user's file starts from a recipe of the project; its name is the file's, and the options still come last."""
+    path = tmp_path / "mine.toml"
+    path.write_text(OWN)
+    expected = dataclasses.replace(find_recipe("fast"), name="mine", epochs=3, lr=0.02, shift=2)
+    assert find_recipe(str(path)) == expected
+    changed = settings_for(str(path), dataset="mnist", train_images=60_000, lr=0.5)
+    assert changed.recipe == dataclasses.replace(expected, lr=0.5)
+
+
+def test_a_recipe_without_a_base_names_every_setting(tmp_path: Path) -> None:
+    """Nothing is guessed: what is missing is named."""
+    path = tmp_path / "mine.toml"
+    path.write_text("epochs = 3\n")
+    with pytest.raises(BadFileError, match="small_set_factor"):
+        find_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("learning_rate = 1", "learning_rate is not a setting"),
+        ("lr = -1", "lr is -1"),
+        ("lr = nan", "lr is nan"),
+        ("epochs = 0", "epochs is 0"),
+        ("epochs = 1.5", "epochs"),
+        ('schedule = "cosine"', "schedule"),
+        ("holdout = 1.0", "holdout is 1.0"),
+        ("shift = [1]", "shift"),
+        ("lr = ", "not TOML"),
+        ("\udcff", "not TOML"),
+    ],
+)
+def test_a_wrong_recipe_is_a_bad_file(line: str, told: str, tmp_path: Path) -> None:
+    """The file and the setting are named before anything is trained."""
+    path = tmp_path / "mine.toml"
+    path.write_bytes(f"base = 'fast'\n{line}\n".encode("utf-8", "surrogateescape"))
+    with pytest.raises(BadFileError, match=told) as caught:
+        find_recipe(str(path))
+    assert str(path) in caught.value.message
+
+
+def test_a_recipe_that_is_not_there_is_told(tmp_path: Path) -> None:
+    """A wrong name is wrong usage and lists the right ones; a missing file is not."""
+    with pytest.raises(UsageError, match="no recipe quick") as caught:
+        find_recipe("quick")
+    assert "seed|fast|best" in caught.value.hint
+    with pytest.raises(SurroundingsError, match="does not exist"):
+        find_recipe(str(tmp_path / "no.toml"))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mnist_edge.training.model import build_model
-from mnist_edge.training.recipes import RECIPES, Recipe
+from mnist_edge.training.recipes import Recipe, find_recipe
 from mnist_edge.training.step import layers_of, sgd_step
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5}
@@ -25,7 +25,7 @@ KINDS = {
 
 
 def recipe_with(**changes: float) -> Recipe:
-    return dataclasses.replace(RECIPES["seed"], **changes)
+    return dataclasses.replace(find_recipe("seed"), **changes)
 
 
 def network(widths: tuple[int, ...], dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Sequential:
@@ -77,7 +77,7 @@ def test_a_hundred_steps_are_those_of_autograd_and_torch_optim(kind: str, dtype:
 
 def test_the_steps_are_those_of_the_seed() -> None:
     """On the seed's own network, 20 steps equal `param - lr * param.grad` as its blog post writes it."""
-    recipe, criterion = RECIPES["seed"], nn.CrossEntropyLoss()
+    recipe, criterion = find_recipe("seed"), nn.CrossEntropyLoss()
     ours = network((600, 400, 200, 100), torch.float32)
     theirs = network((600, 400, 200, 100), torch.float32)
     layers = layers_of(ours, recipe)

@@ -40,8 +40,6 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 ScenarioName = Literal["single-stream", "multi-stream", "server", "offline", "idle"]
 """How requests come, named as MLPerf Inference names it; `idle` is one request after a pause."""
 
-RecipeName = Literal["fast", "best", "seed"]
-RECIPES: tuple[RecipeName, ...] = get_args(RecipeName)
 
 LABELS: dict[DatasetName, tuple[str, ...]] = {
     "mnist": tuple("0123456789"),

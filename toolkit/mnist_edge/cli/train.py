@@ -141,11 +141,11 @@ def _fresh(
     """A run from first weights or from those of a .pth."""
     from mnist_edge.training.checkpoint import checkpoint_path
     from mnist_edge.training.loop import new_run
-    from mnist_edge.training.recipes import find_recipe, settings_for
+    from mnist_edge.training.recipes import settings_for
     from mnist_edge.training.run import Start, started_from
 
     if weights is not None and changes["widths"] is not None:
         raise UsageError("--widths cannot change: the .pth file has its own", hint="leave --widths out")
     given = {**changes, "seed": changes["seed"] or 0, "widths": changes["widths"] or WIDTHS}
-    settings = settings_for(find_recipe(recipe or "fast"), dataset=dataset, train_images=images, **given)
+    settings = settings_for(recipe or "fast", dataset=dataset, train_images=images, **given)
     return Start(run=new_run(settings)) if weights is None else started_from(checkpoint_path(weights), settings)

@@ -140,7 +140,7 @@ class Settings:
 
 
 def settings_for(
-    base: Recipe,
+    recipe: str,
     *,
     dataset: DatasetName,
     train_images: int,
@@ -152,7 +152,8 @@ def settings_for(
     weight_decay: float | None = None,
     batch_size: int | None = None,
 ) -> Settings:
-    """Take a recipe, suit its epochs to the size of the set, and replace what the user named."""
+    """Take a recipe by name or file, suit its epochs to the size of the set, and replace what the user named."""
+    base = find_recipe(recipe)
     factor = base.small_set_factor if train_images < SMALL_SET else 1
     chosen = {
         "epochs": epochs if epochs is not None else base.epochs * factor,
