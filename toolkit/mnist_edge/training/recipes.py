@@ -94,13 +94,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _checked(values: dict[str, Any], path: Path) -> Recipe:
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
+    from pydantic import TypeAdapter, ValidationError
 
     unknown = sorted(set(values) - {field.name for field in dataclasses.fields(Recipe)})
     if unknown:
         raise BadFileError(f"{path}: {unknown[0]} is not a setting of a recipe", hint=_HINT)
     try:
-        recipe = TypeAdapter(Recipe, config=ConfigDict(strict=False)).validate_python(values)
+        recipe = TypeAdapter(Recipe).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         raise BadFileError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}", hint=_HINT) from error
