@@ -38,7 +38,7 @@ benchmark: setup ## measure again what the README claims (about half an hour on 
 
 lock: setup ## pin every version and hash anew, with the newest that pyproject.toml allows
 	$(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-emit-index-url --no-annotate \
-	  --python-version 3.11 --extra train --extra cpu --group dev \
+	  --python-version 3.11 --extra train --extra cpu --extra sweep --extra tensorboard --group dev \
 	  --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml > /dev/null
 
 clean: ## remove what these commands made, but no runs and no bundles

@@ -1,0 +1,55 @@
+"""Batches from images that stay in memory as uint8: a block at a time is made float."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from mnist_edge.contract import CLASSES, SIDE
+from mnist_edge.pixels import Images
+from mnist_edge.training.augment import Deformer
+from mnist_edge.training.model import normalize_pixels
+from mnist_edge.training.recipes import Recipe
+
+BLOCK_ROWS = 1024
+"""Images made float at a time: large enough to hide the cost of the call, small enough for the cache."""
+
+
+class Feed:
+    """Batches of the training set, ordered, shifted and deformed anew each epoch.
+
+    The images stay uint8 (N, 28 + 2 s, 28 + 2 s) on the device; `windows` is a view of them with
+    every shift, (N, 2 s + 1, 2 s + 1, 28, 28), so that a shifted batch is one gather.
+    """
+
+    def __init__(self, images: Images, labels: Images, chosen: Tensor, recipe: Recipe, device: torch.device) -> None:
+        self.deformer = Deformer(recipe, device) if recipe.deforms else None
+        self.choices = 1 if recipe.deforms else 2 * recipe.shift + 1
+        padded = torch.nn.functional.pad(torch.tensor(images), (self.choices // 2,) * 4)
+        self.windows = padded.to(device).unfold(1, SIDE, 1).unfold(2, SIDE, 1)
+        self.labels = torch.tensor(labels, device=device).long()
+        self.chosen = chosen
+        self.recipe = recipe
+        self.device = device
+        smoothing = recipe.label_smoothing
+        self.targets = torch.eye(CLASSES, device=device) * (1 - smoothing) + smoothing / CLASSES
+
+    def epoch(self, sampler: torch.Generator, from_step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (pixels float32 (n, 784), targets float32 (n, 10)); all randomness is drawn here, at the start."""
+        count, batch = len(self.chosen), self.recipe.batch_size
+        order = self.chosen[torch.randperm(count, generator=sampler)].to(self.device)
+        shifts = torch.randint(self.choices, (2, count), generator=sampler).to(self.device)
+        draws = () if self.deformer is None else self.deformer.draw(count, sampler)
+        block = max(1, BLOCK_ROWS // batch) * batch
+        for start in range(from_step * batch, count, block):
+            rows = slice(start, start + block)
+            index = order[rows]
+            pictures = self.windows[index, shifts[0, rows], shifts[1, rows]]
+            if self.deformer is not None:
+                pictures = self.deformer.deform(pictures, *(drawn[rows].to(self.device) for drawn in draws))
+            pixels = normalize_pixels(pictures.flatten(1))
+            targets = self.targets[self.labels[index]]
+            for row in range(0, len(index), batch):
+                yield pixels[row : row + batch], targets[row : row + batch]
