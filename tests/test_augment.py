@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mnist_edge.records import Dataset
 from mnist_edge.training.augment import AFFINE, KNOTS, Deformer
-from mnist_edge.training.loop import Feed, split
+from mnist_edge.training.feed import Feed
+from mnist_edge.training.loop import split
 from mnist_edge.training.recipes import Recipe, find_recipe
 
 CPU = torch.device("cpu")

@@ -14,7 +14,8 @@ from torch import nn
 
 from mnist_edge.errors import BadFileError, CheckFailedError, SurroundingsError, UsageError
 from mnist_edge.records import Dataset
-from mnist_edge.training.loop import KEEP_LOSS_EVERY, Feed, Hooks, new_run, split, train
+from mnist_edge.training.feed import Feed
+from mnist_edge.training.loop import KEEP_LOSS_EVERY, Hooks, new_run, split, train
 from mnist_edge.training.recipes import Recipe, find_recipe, learning_rate, settings_for
 
 CPU = torch.device("cpu")
