@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mnist_edge.ranks import Rank
 from mnist_edge.records import Dataset
 from mnist_edge.training.augment import AFFINE, KNOTS, Deformer
 from mnist_edge.training.feed import Feed
@@ -95,7 +96,7 @@ def test_an_epoch_can_be_entered_in_the_middle(digits: Dataset) -> None:
     """A resumed run sees the very pictures that it would have seen: bit for bit from any step."""
     best = find_recipe("best")
     chosen, _ = split(digits, best)
-    feed = Feed(digits.train_images, digits.train_labels, chosen, best, CPU)
+    feed = Feed(digits.train_images, digits.train_labels, chosen, best, CPU, Rank())
     whole = [pixels for pixels, _ in feed.epoch(torch.Generator().manual_seed(1), from_step=0)]
     rest = [pixels for pixels, _ in feed.epoch(torch.Generator().manual_seed(1), from_step=5)]
     assert len(whole) == len(rest) + 5

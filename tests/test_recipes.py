@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mnist_edge.errors import BadFileError, CheckFailedError, SurroundingsError, UsageError
+from mnist_edge.ranks import Rank
 from mnist_edge.records import Dataset
 from mnist_edge.training.feed import Feed
 from mnist_edge.training.loop import KEEP_LOSS_EVERY, Hooks, new_run, split, train
@@ -167,7 +168,7 @@ def test_shifts_move_pictures_and_lose_none() -> None:
     images = np.zeros((600, 28, 28), dtype=np.uint8)
     images[:, 14, 14] = 255
     recipe = dataclasses.replace(find_recipe("fast"), shift=2, batch_size=64)
-    feed = Feed(images, np.zeros(600, dtype=np.uint8), torch.arange(600), recipe, CPU)
+    feed = Feed(images, np.zeros(600, dtype=np.uint8), torch.arange(600), recipe, CPU, Rank())
     pixels = torch.cat([part for part, _ in feed.epoch(torch.Generator().manual_seed(0), from_step=0)])
     assert pixels.shape == (600, 784)
     assert (pixels == 1).sum(dim=1).tolist() == [1] * 600

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mnist_edge.training.model import build_model
 from mnist_edge.training.recipes import Recipe, find_recipe
-from mnist_edge.training.step import layers_of, sgd_step
+from mnist_edge.training.step import WrittenStep, momentum_of
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5}
 KINDS = {
@@ -42,6 +42,10 @@ def batch(rows: int, recipe: Recipe, generator: torch.Generator, dtype: torch.dt
     return pixels, labels, targets
 
 
+def written(model: nn.Sequential, recipe: Recipe) -> WrittenStep:
+    return WrittenStep(model, recipe, momentum_of(model, recipe, {}))
+
+
 def parameters_of(model: nn.Sequential) -> list[Tensor]:
     return [parameter.detach() for parameter in model.parameters()]
 
@@ -52,7 +56,7 @@ def test_a_hundred_steps_are_those_of_autograd_and_torch_optim(kind: str, dtype:
     """Parameters and losses stay with torch.optim.SGD over 100 steps with a changing rate, partial batches included."""
     recipe = recipe_with(**KINDS[kind])
     ours, theirs = network((20, 12), dtype), network((20, 12), dtype)
-    layers = layers_of(ours, recipe)
+    step_on = written(ours, recipe)
     optimizer = torch.optim.SGD(
         theirs.parameters(), lr=1, momentum=recipe.momentum, nesterov=bool(recipe.momentum),
         weight_decay=recipe.weight_decay,
@@ -67,7 +71,7 @@ def test_a_hundred_steps_are_those_of_autograd_and_torch_optim(kind: str, dtype:
         optimizer.zero_grad()
         expected.backward()
         optimizer.step()
-        loss = sgd_step(layers, pixels, targets, recipe, lr)
+        loss = step_on(pixels, targets, lr)
         torch.testing.assert_close(loss, expected.detach(), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     start = parameters_of(network((20, 12), dtype))
     for ours_now, theirs_now, before in zip(parameters_of(ours), parameters_of(theirs), start, strict=True):
@@ -80,7 +84,7 @@ def test_the_steps_are_those_of_the_seed() -> None:
     recipe, criterion = find_recipe("seed"), nn.CrossEntropyLoss()
     ours = network((600, 400, 200, 100), torch.float32)
     theirs = network((600, 400, 200, 100), torch.float32)
-    layers = layers_of(ours, recipe)
+    step_on = written(ours, recipe)
     generator = torch.Generator().manual_seed(2)
     for _ in range(20):
         pixels, labels, targets = batch(64, recipe, generator, torch.float32)
@@ -89,7 +93,7 @@ def test_the_steps_are_those_of_the_seed() -> None:
         loss.backward()
         for param in theirs.parameters():
             param.data = param.data - 1e-2 * param.grad.data
-        torch.testing.assert_close(sgd_step(layers, pixels, targets, recipe, 1e-2), loss.detach(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(step_on(pixels, targets, 1e-2), loss.detach(), rtol=1e-5, atol=1e-6)
     for ours_now, theirs_now in zip(parameters_of(ours), parameters_of(theirs), strict=True):
         torch.testing.assert_close(ours_now, theirs_now, rtol=1e-5, atol=1e-6)
 
@@ -112,7 +116,7 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
     model = network((9, 7))
     pixels, _, targets = batch(11, recipe, torch.Generator().manual_seed(3))
     before = [parameter.numpy().copy() for parameter in parameters_of(model)]
-    loss = sgd_step(layers_of(model, recipe), pixels, targets, recipe, 1.0)
+    loss = written(model, recipe)(pixels, targets, 1.0)
     assert float(loss) == pytest.approx(numpy_loss(before, pixels.numpy(), targets.numpy()), rel=1e-12)
     random = np.random.default_rng(0)
     for index, (old, new) in enumerate(zip(before, parameters_of(model), strict=True)):
@@ -142,7 +146,7 @@ def test_any_network_and_recipe_steps_as_autograd_does(
     """Three steps of any depth, from no hidden layer up, equal torch.optim.SGD's."""
     recipe = recipe_with(momentum=momentum, weight_decay=weight_decay, label_smoothing=smoothing)
     ours, theirs = network(widths, seed=seed), network(widths, seed=seed)
-    layers = layers_of(ours, recipe)
+    step_on = written(ours, recipe)
     optimizer = torch.optim.SGD(theirs.parameters(), lr, momentum, nesterov=momentum > 0, weight_decay=weight_decay)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(3):
@@ -150,7 +154,7 @@ def test_any_network_and_recipe_steps_as_autograd_does(
         optimizer.zero_grad()
         nn.functional.cross_entropy(theirs(pixels), targets).backward()
         optimizer.step()
-        sgd_step(layers, pixels, targets, recipe, lr)
+        step_on(pixels, targets, lr)
     for ours_now, theirs_now in zip(parameters_of(ours), parameters_of(theirs), strict=True):
         torch.testing.assert_close(ours_now, theirs_now, rtol=1e-9, atol=1e-9)
 
@@ -160,6 +164,6 @@ def test_a_step_leaves_its_batch_alone() -> None:
     recipe = recipe_with(**KINDS["all"])
     pixels, _, targets = batch(8, recipe, torch.Generator().manual_seed(4))
     kept = pixels.clone(), targets.clone()
-    sgd_step(layers_of(network((6,)), recipe), pixels, targets, recipe, 0.1)
+    written(network((6,)), recipe)(pixels, targets, 0.1)
     assert torch.equal(pixels, kept[0])
     assert torch.equal(targets, kept[1])

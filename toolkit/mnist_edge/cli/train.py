@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,6 +38,9 @@ def train(
     widths: Annotated[str | None, typer.Option(help="Hidden widths. Default: 600,400,200,100.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of first weights, order and shifts. Default: 0.")] = None,
     device: Annotated[DeviceName, typer.Option(help="auto is CUDA where there is one.")] = "auto",
+    processes: Annotated[
+        int, typer.Option(min=1, help="Share every batch among so many processes; torchrun does it across machines.")
+    ] = 1,
     run: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/<dataset>, or the resumed run's.")] = None,
     json: Json = False,
 ) -> None:
@@ -44,9 +48,14 @@ def train(
 
     Writes last.safetensors, history.csv, loss.csv and loss.png into the run folder.
     """
+    from mnist_edge.ranks import this_rank
     from mnist_edge.reporting.console import emit
     from mnist_edge.reporting.tables import train_table
 
+    if processes > this_rank().size:
+        from mnist_edge.training.launch import launch
+
+        raise typer.Exit(launch(processes, sys.argv[1:]))
     report = train_stage(
         dataset=dataset,
         data_dir=data_dir,
@@ -80,12 +89,13 @@ def train_stage(
     """Train with progress on standard error; `changes` are the settings that the user named, None for the others."""
     from mnist_edge.data.sources import load_dataset
     from mnist_edge.interrupts import stop_requests
+    from mnist_edge.ranks import this_rank
     from mnist_edge.reporting.console import progress, say
     from mnist_edge.reporting.plots import loss_curve
     from mnist_edge.reporting.tables import epoch_line
     from mnist_edge.training.checkpoint import checkpoint_path, is_state_dict
     from mnist_edge.training.model import resolve_device
-    from mnist_edge.training.run import resumed, train_run
+    from mnist_edge.training.run import restarted, resumed, train_run
 
     resolve_device(device)
     if resume is not None and not is_state_dict(resume):
@@ -98,6 +108,8 @@ def train_stage(
         data = load_dataset(dataset or "mnist", data_dir, say)
         folder = run or RUNS / data.name
         start = _fresh(resume, recipe, data.name, len(data.train_images), changes)
+    if this_rank().restarts:
+        start = restarted(folder, start)
     epochs = start.run.settings.recipe.epochs
     title = f"{data.name}, recipe {start.run.settings.recipe.name}"
     with stop_requests() as request, progress("training") as on_step:
@@ -111,7 +123,8 @@ def train_stage(
             on_epoch=lambda record: say(epoch_line(record, epochs)),
             stop=lambda: request.signal_number is not None,
         )
-    loss_curve(folder, title)
+    if this_rank().leads:
+        loss_curve(folder, title)
     if report is None:
         assert request.signal_number is not None  # only a signal ends a run early
         raise StoppedError(

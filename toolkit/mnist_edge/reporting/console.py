@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mnist_edge.errors import MnistEdgeError
+from mnist_edge.ranks import this_rank
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def emit(report: Report, as_json: bool, render: Callable[[Any], RenderableType]) -> None:
-    """Print a report: one JSON document, or what `render` makes of it for a person."""
+    """Print a report: one JSON document, or what `render` makes of it for a person. Of many processes the first does."""
+    if not this_rank().leads:
+        return
     if as_json:
         _write(sys.stdout, json.dumps(report.to_json(), indent=2, allow_nan=False) + "\n")
         return
@@ -34,15 +37,18 @@ def emit(report: Report, as_json: bool, render: Callable[[Any], RenderableType])
 
 
 def say(line: str) -> None:
-    """Print one plain line on standard error."""
-    _write(sys.stderr, line + "\n")
+    """Print one plain line on standard error, of many processes the first."""
+    if this_rank().leads:
+        _write(sys.stderr, line + "\n")
 
 
 def emit_error(error: MnistEdgeError, as_json: bool) -> None:
     """Print an error: one line on standard error, and with `--json` one document on standard output."""
     hint = f" ({error.hint})" if error.hint else ""
-    say(" ".join(f"mnist-edge: {error.message}{hint}".split("\n")))
-    if as_json:
+    rank = this_rank()
+    who = "mnist-edge" if rank.size == 1 else f"mnist-edge, rank {rank.number}"
+    _write(sys.stderr, " ".join(f"{who}: {error.message}{hint}".split("\n")) + "\n")
+    if as_json and rank.leads:
         document = {"error": {"kind": error.kind, "message": error.message, "hint": error.hint}}
         _write(sys.stdout, json.dumps(document, indent=2) + "\n")
 
@@ -66,7 +72,7 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     Yields:
         A function of (done, all); cheap enough to be called after every step.
     """
-    if not sys.stderr.isatty():
+    if not (sys.stderr.isatty() and this_rank().leads):
         yield lambda _done, _all: None
         return
     from rich.console import Console

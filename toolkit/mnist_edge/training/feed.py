@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from mnist_edge.contract import CLASSES, SIDE
 from mnist_edge.pixels import Images
+from mnist_edge.ranks import Rank
 from mnist_edge.training.augment import Deformer
 from mnist_edge.training.model import normalize_pixels
 from mnist_edge.training.recipes import Recipe
@@ -24,7 +26,15 @@ class Feed:
     every shift, (N, 2 s + 1, 2 s + 1, 28, 28), so that a shifted batch is one gather.
     """
 
-    def __init__(self, images: Images, labels: Images, chosen: Tensor, recipe: Recipe, device: torch.device) -> None:
+    def __init__(
+        self,
+        images: Images,
+        labels: Images,
+        chosen: Tensor,
+        recipe: Recipe,
+        device: torch.device,
+        rank: Rank,
+    ) -> None:
         self.deformer = Deformer(recipe, device) if recipe.deforms else None
         self.choices = 1 if recipe.deforms else 2 * recipe.shift + 1
         padded = torch.nn.functional.pad(torch.tensor(images), (self.choices // 2,) * 4)
@@ -33,23 +43,33 @@ class Feed:
         self.chosen = chosen
         self.recipe = recipe
         self.device = device
+        self.rank = rank
         smoothing = recipe.label_smoothing
         self.targets = torch.eye(CLASSES, device=device) * (1 - smoothing) + smoothing / CLASSES
 
     def epoch(self, sampler: torch.Generator, from_step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (pixels float32 (n, 784), targets float32 (n, 10)); all randomness is drawn here, at the start."""
+        """Yield (pixels float32 (n, 784), targets float32 (n, 10)), this rank's share of each batch.
+
+        All randomness is drawn here, at the start, and alike on every rank.
+        """
         count, batch = len(self.chosen), self.recipe.batch_size
-        order = self.chosen[torch.randperm(count, generator=sampler)].to(self.device)
-        shifts = torch.randint(self.choices, (2, count), generator=sampler).to(self.device)
-        draws = () if self.deformer is None else self.deformer.draw(count, sampler)
-        block = max(1, BLOCK_ROWS // batch) * batch
-        for start in range(from_step * batch, count, block):
-            rows = slice(start, start + block)
+        order = self.chosen[torch.randperm(count, generator=sampler)]
+        shifts = torch.randint(self.choices, (2, count), generator=sampler)
+        draws = [] if self.deformer is None else [*self.deformer.draw(count, sampler)]
+        if self.rank.size > 1:
+            mine = torch.arange(count) % batch % self.rank.size == self.rank.number
+            order, shifts, draws = order[mine], shifts[:, mine], [drawn[mine] for drawn in draws]
+        order, shifts = order.to(self.device), shifts.to(self.device)
+        steps, share = math.ceil(count / batch), len(range(self.rank.number, batch, self.rank.size))
+        block = max(1, BLOCK_ROWS // batch)
+        for first in range(from_step, steps, block):
+            rows = slice(first * share, (first + block) * share)
             index = order[rows]
             pictures = self.windows[index, shifts[0, rows], shifts[1, rows]]
             if self.deformer is not None:
                 pictures = self.deformer.deform(pictures, *(drawn[rows].to(self.device) for drawn in draws))
             pixels = normalize_pixels(pictures.flatten(1))
             targets = self.targets[self.labels[index]]
-            for row in range(0, len(index), batch):
-                yield pixels[row : row + batch], targets[row : row + batch]
+            for step in range(min(block, steps - first)):
+                part = slice(step * share, (step + 1) * share)
+                yield pixels[part], targets[part]

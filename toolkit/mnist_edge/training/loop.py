@@ -11,12 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from mnist_edge.errors import CheckFailedError
+from mnist_edge.ranks import Rank, this_rank
 from mnist_edge.records import Dataset, EpochRecord
 from mnist_edge.training.checkpoint import Checkpoint, Progress, surroundings
+from mnist_edge.training.cuda_graph import GraphStep
 from mnist_edge.training.feed import Feed
+from mnist_edge.training.group import SharedStep
 from mnist_edge.training.model import accuracy, build_model
 from mnist_edge.training.recipes import Recipe, Settings, learning_rate
-from mnist_edge.training.step import layers_of, sgd_step
+from mnist_edge.training.step import Step, WrittenStep, momentum_of
 
 KEEP_LOSS_EVERY = 30
 """As the seed does."""
@@ -98,17 +101,12 @@ def train(run: Run, dataset: Dataset, device: torch.device, hooks: Hooks) -> boo
     """
     recipe, progress = run.settings.recipe, run.progress
     run.model.to(device)
-    layers = layers_of(run.model, recipe)
-    names = [key.removesuffix(".weight") for key in run.model.state_dict() if key.endswith(".weight")]
-    for name, layer in zip(names, layers, strict=True):
-        for kind, buffer in zip(("weight", "bias"), layer.momentum, strict=bool(layer.momentum)):
-            key = f"{name}.{kind}"
-            if key in run.momentum:
-                buffer.copy_(run.momentum[key])
-            run.momentum[key] = buffer
+    run.momentum = momentum_of(run.model, recipe, run.momentum)
+    rank = this_rank()
+    step = _step(run, rank, device)
     chosen, held = split(dataset, recipe)
     held_images, held_labels = dataset.train_images[held.numpy()], dataset.train_labels[held.numpy()]
-    feed = Feed(dataset.train_images, dataset.train_labels, chosen, recipe, device)
+    feed = Feed(dataset.train_images, dataset.train_labels, chosen, recipe, device, rank)
     steps = math.ceil(len(chosen) / recipe.batch_size)
     run.loss_sum = run.loss_sum.to(device)
 
@@ -119,11 +117,12 @@ def train(run: Run, dataset: Dataset, device: torch.device, hooks: Hooks) -> boo
         for pixels, targets in batches:
             done = progress.epoch * steps + progress.step
             rate = learning_rate(recipe, done, recipe.epochs * steps)
-            loss = sgd_step(layers, pixels, targets, recipe, rate)
+            loss = step(pixels, targets, rate)
             run.loss_sum += loss
             if done % KEEP_LOSS_EVERY == 0:
-                _check_finite(loss, progress)
                 run.curve.append(loss)
+                if device.type == "cpu":  # a GPU would have to be waited for; the epoch's end is soon there
+                    _check_finite(loss, progress)
             progress.step += 1
             hooks.on_step(done + 1, recipe.epochs * steps)
             if progress.step < steps and hooks.stop():
@@ -146,6 +145,16 @@ def train(run: Run, dataset: Dataset, device: torch.device, hooks: Hooks) -> boo
         if progress.epoch < recipe.epochs and hooks.stop():
             return False
     return True
+
+
+def _step(run: Run, rank: Rank, device: torch.device) -> Step:
+    """Return what learns from a batch here: all give the same losses, but for rounding."""
+    recipe = run.settings.recipe
+    if rank.size > 1:
+        return SharedStep(run.model, recipe, run.momentum, rank)
+    if device.type == "cuda":
+        return GraphStep(WrittenStep(run.model, recipe, run.momentum), recipe.batch_size)
+    return WrittenStep(run.model, recipe, run.momentum)
 
 
 def _check_finite(figures: Tensor, progress: Progress, what: str = "the loss") -> None:

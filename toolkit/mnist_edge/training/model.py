@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mnist_edge.contract import CLASSES, PIXELS, DeviceName
 from mnist_edge.errors import BadFileError, SurroundingsError
 from mnist_edge.pixels import Images, Logits
+from mnist_edge.ranks import this_rank
 
 
 def build_model(widths: Sequence[int]) -> nn.Sequential:
@@ -115,4 +116,6 @@ def resolve_device(name: DeviceName) -> torch.device:
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise SurroundingsError("PyTorch finds no CUDA device", hint="--device cpu, or mnist-edge doctor to see why")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
+    if name == "cpu" or not available:
+        return torch.device("cpu")
+    return torch.device("cuda", this_rank().local)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mnist_edge.contract import DeviceName
 from mnist_edge.errors import UsageError
-from mnist_edge.files import ensure_folder, locked, write_atomic
+from mnist_edge.files import ensure_folder, locked, sha256_bytes, write_atomic
+from mnist_edge.ranks import Rank, this_rank
 from mnist_edge.records import Dataset, TrainReport
 from mnist_edge.training.checkpoint import (
     LAST,
@@ -22,6 +24,7 @@ from mnist_edge.training.checkpoint import (
     save_checkpoint,
     surroundings,
 )
+from mnist_edge.training.group import agreed, joined, same_everywhere
 from mnist_edge.training.loop import KEEP_LOSS_EVERY, Hooks, Run, checkpoint_of, continued_run, new_run, train
 from mnist_edge.training.model import accuracy, linear_layers, resolve_device
 from mnist_edge.training.recipes import Settings
@@ -69,6 +72,14 @@ def unfinished(folder: Path) -> Checkpoint | None:
     return checkpoint if checkpoint.progress.epoch < checkpoint.settings.recipe.epochs else None
 
 
+def restarted(folder: Path, start: Start) -> Start:
+    """Go on from what the same run left in its folder when torchrun lost a process; `start` where it left nothing."""
+    checkpoint = unfinished(folder)
+    if checkpoint is None or checkpoint.settings != start.run.settings:
+        return start
+    return resumed(folder / LAST, None)
+
+
 def train_run(
     start: Start,
     dataset: Dataset,
@@ -95,22 +106,24 @@ def train_run(
             f"the checkpoint was trained on {settings.dataset}, the dataset is {dataset.name}",
             hint=f"--dataset {settings.dataset}",
         )
-    target = resolve_device(device)
-    ensure_folder(folder)
-    with locked(folder):
-        _refuse_to_overwrite(start, folder)
+    target, rank = resolve_device(device), this_rank()
+    with joined(rank, target), _held(folder, rank):
+        same_everywhere(rank, _work(start.run, dataset))
+        if rank.leads:
+            _refuse_to_overwrite(start, folder)
         if start.note:
             say(start.note)
 
         def save(checkpoint: Checkpoint, *, keep: bool = True) -> None:
-            save_checkpoint(folder, checkpoint, keep=keep)
-            _write_histories(folder, checkpoint)
+            if rank.leads:
+                save_checkpoint(folder, checkpoint, keep=keep)
+                _write_histories(folder, checkpoint)
 
         last = folder / LAST
         if not last.exists() or (start.checkpoint is not None and start.checkpoint.resolve() != last.resolve()):
             # Proves before the long work that it can be written. What it replaces may be damaged: not kept.
             save(checkpoint_of(start.run, start.run.sampler.get_state(), target), keep=False)
-        hooks = Hooks(save=save, on_step=on_step, on_epoch=on_epoch, stop=stop)
+        hooks = Hooks(save=save, on_step=on_step, on_epoch=on_epoch, stop=agreed(rank, stop))
         if not train(start.run, dataset, target, hooks):
             return None
         history = start.run.progress.history
@@ -126,6 +139,27 @@ def train_run(
             seconds_per_epoch=seconds / max(1, len(history)),
             device=surroundings(target)["device"],
         )
+
+
+@contextmanager
+def _held(folder: Path, rank: Rank) -> Iterator[None]:
+    """Hold the run folder, which only the leading process writes to."""
+    if not rank.leads:
+        yield
+        return
+    ensure_folder(folder)
+    with locked(folder):
+        yield
+
+
+def _work(run: Run, dataset: Dataset) -> dict[str, Any]:
+    """What processes that train together must agree on, by name."""
+    return {
+        "settings": repr(run.settings),
+        "progress": (run.progress.epoch, run.progress.step),
+        "weights": sha256_bytes(b"".join(value.numpy().tobytes() for value in run.model.state_dict().values())),
+        "labels": sha256_bytes(dataset.train_labels.tobytes()),
+    }
 
 
 def _refuse_to_overwrite(start: Start, folder: Path) -> None:

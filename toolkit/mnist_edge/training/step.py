@@ -1,12 +1,15 @@
 """One SGD step of the perceptron with its gradients written out.
 
-Autograd spends a quarter of a batch-64 step on bookkeeping; the chain rule of linear layers and
-ReLUs is short enough to write down. `tests/test_step.py` holds it against autograd and torch.optim.
+Autograd spends a quarter of a batch-64 step on bookkeeping, and a step that allocates its arrays a sixth
+of it on memory. The chain rule of linear layers and ReLUs is short enough to write down, and its arrays
+are the same every time. `tests/test_step.py` holds it against autograd and torch.optim.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,78 +19,125 @@ from mnist_edge.training.model import linear_layers
 from mnist_edge.training.recipes import Recipe
 
 
-@dataclass(frozen=True)
-class Layer:
-    """Parameters of one linear layer, updated in place, and their momentum (empty for plain SGD)."""
+class Step(Protocol):
+    """One step on one batch; the model's parameters and their momentum change in place."""
 
-    weight: Tensor  # (fan_out, fan_in)
-    bias: Tensor  # (fan_out,)
-    momentum: tuple[Tensor, ...]  # of weight and bias, same shapes
+    def __call__(self, pixels: Tensor, targets: Tensor, lr: float) -> Tensor:
+        """Learn from a batch.
 
+        Args:
+            pixels: float32 (n, 784), normalised.
+            targets: float32 (n, 10), each row a distribution over the classes.
+            lr: learning rate of this step.
 
-def layers_of(model: nn.Sequential, recipe: Recipe) -> list[Layer]:
-    """Views of a model's parameters with momentum buffers of zeros where the recipe has momentum."""
-    return [
-        Layer(
-            weight=linear.weight.data,
-            bias=linear.bias.data,
-            momentum=(torch.zeros_like(linear.weight), torch.zeros_like(linear.bias)) if recipe.momentum else (),
-        )
-        for linear in linear_layers(model)
-    ]
+        Returns:
+            The mean loss of the batch before the step, a float32 scalar on the batch's device; the caller's to keep.
+        """
+        ...
 
 
-@torch.no_grad()
-def sgd_step(layers: list[Layer], pixels: Tensor, targets: Tensor, recipe: Recipe, lr: float) -> Tensor:
-    """Take one step on one batch, as `torch.optim.SGD(..., nesterov=True)` on cross entropy would.
+def momentum_of(model: nn.Sequential, recipe: Recipe, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a momentum buffer a parameter, under its key and on its device; zeros where none was kept.
 
-    Args:
-        layers: changed in place.
-        pixels: float32 (n, 784), normalised.
-        targets: float32 (n, 10), each row a distribution over the classes.
-        recipe: its momentum and weight decay are used.
-        lr: learning rate of this step.
-
-    Returns:
-        The mean loss of the batch before the step, a float32 scalar on the batch's device.
+    Empty for plain SGD.
     """
-    count = len(pixels)
-    inputs = [pixels]
-    for layer in layers[:-1]:
-        inputs.append(torch.addmm(layer.bias, inputs[-1], layer.weight.t()).relu_())
-    logits = torch.addmm(layers[-1].bias, inputs[-1], layers[-1].weight.t())
-    log_probabilities = torch.log_softmax(logits, dim=1)
-    loss = torch.dot(log_probabilities.flatten(), targets.flatten()).div_(-count)
-    delta = log_probabilities.exp_().sub_(targets).div_(count)  # (n, 10), the gradient of the mean loss
-    for index in range(len(layers) - 1, -1, -1):
-        layer, entered = layers[index], inputs[index]
-        below = delta @ layer.weight if index else None  # before the weight changes
-        if layer.momentum:
-            _nesterov_step(layer, delta, entered, recipe, lr)
-        elif recipe.weight_decay:
-            decay = 1 - lr * recipe.weight_decay
-            layer.weight.addmm_(delta.t(), entered, beta=decay, alpha=-lr)
-            layer.bias.mul_(decay).add_(delta.sum(dim=0), alpha=-lr)
-        else:
-            layer.weight.addmm_(delta.t(), entered, alpha=-lr)
-            layer.bias.add_(delta.sum(dim=0), alpha=-lr)
-        if below is not None:
-            # ReLU passes what was positive: after relu_, that is what is still above 0.
-            delta = torch.ops.aten.threshold_backward(below, entered, 0)
-    return loss
+    if not recipe.momentum:
+        return {}
+    return {
+        key: kept[key].to(value.device, copy=True) if key in kept else torch.zeros_like(value)
+        for key, value in model.state_dict().items()
+    }
 
 
-def _nesterov_step(layer: Layer, delta: Tensor, entered: Tensor, recipe: Recipe, lr: float) -> None:
-    """Momentum = mu * momentum + g; parameter -= lr * (g + mu * momentum), with g = gradient + decay * parameter."""
+def update(model: nn.Sequential, momentum: dict[str, Tensor], recipe: Recipe, lr: float | Tensor) -> None:
+    """Take the parameters along their `.grad`, as torch.optim.SGD with Nesterov's momentum does.
+
+    Momentum = mu * momentum + g; parameter -= lr * (g + mu * momentum), with g = gradient + decay * parameter.
+    """
+    parameters = list(model.parameters())
     sgd(
-        [layer.weight, layer.bias],
-        [torch.mm(delta.t(), entered), delta.sum(dim=0)],
-        list(layer.momentum),
+        [parameter.data for parameter in parameters],
+        [parameter.grad for parameter in parameters if parameter.grad is not None],
+        list(momentum.values()) or [None] * len(parameters),
         fused=True,  # one pass over memory
         weight_decay=recipe.weight_decay,
         momentum=recipe.momentum,
         lr=lr,
         dampening=0.0,
-        nesterov=True,
+        nesterov=bool(momentum),
         maximize=False,
     )
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """The arrays of a step on n images, float32.
+
+    Attributes:
+        answers: (n, width) a layer: its sums, after the ReLU where there is one.
+        deltas: (n, width) a layer: the gradient of the loss by its sums.
+        log_probabilities: (n, 10).
+    """
+
+    answers: list[Tensor]
+    deltas: list[Tensor]
+    log_probabilities: Tensor
+
+
+class WrittenStep:
+    """The step with its gradients written out, for one process.
+
+    Plain SGD updates a weight by the very product that makes its gradient.
+    """
+
+    def __init__(self, model: nn.Sequential, recipe: Recipe, momentum: dict[str, Tensor]) -> None:
+        self.model, self.recipe, self.momentum = model, recipe, momentum
+        self.layers = linear_layers(model)
+        self.buffers: dict[int, Buffers] = {}
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor, targets: Tensor, lr: float | Tensor) -> Tensor:
+        """Take one step, as `Step` says; a CUDA graph reads its rate from a tensor."""
+        count, layers = len(pixels), self.layers
+        buffers = self._buffers(count)
+        entered = [pixels, *buffers.answers]  # what each layer is fed
+        for index, layer in enumerate(layers):
+            torch.addmm(layer.bias, entered[index], layer.weight.t(), out=entered[index + 1])
+            if layer is not layers[-1]:
+                entered[index + 1].relu_()
+        torch.log_softmax(entered[-1], dim=1, out=buffers.log_probabilities)
+        loss = torch.dot(buffers.log_probabilities.flatten(), targets.flatten()).div_(-count)
+        torch.exp(buffers.log_probabilities, out=buffers.deltas[-1]).sub_(targets).div_(count)
+        for index in reversed(range(len(layers))):
+            delta = buffers.deltas[index]
+            if index:
+                below = torch.mm(delta, layers[index].weight, out=buffers.deltas[index - 1])
+                # ReLU passes what was positive: after relu_, that is what is still above 0.
+                torch.ops.aten.threshold_backward.grad_input(below, entered[index], 0, grad_input=below)
+            self._learn(layers[index], delta, entered[index], lr)  # last: `below` needs the weight as it was
+        if self.momentum or isinstance(lr, Tensor):
+            update(self.model, self.momentum, self.recipe, lr)
+        return loss
+
+    def _learn(self, layer: nn.Linear, delta: Tensor, entered: Tensor, lr: float | Tensor) -> None:
+        assert layer.weight.grad is not None  # __init__ made them
+        assert layer.bias.grad is not None
+        torch.sum(delta, dim=0, out=layer.bias.grad)
+        if self.momentum or isinstance(lr, Tensor):
+            torch.mm(delta.t(), entered, out=layer.weight.grad)
+            return
+        keep = 1 - lr * self.recipe.weight_decay
+        layer.weight.addmm_(delta.t(), entered, beta=keep, alpha=-lr)
+        layer.bias.mul_(keep).add_(layer.bias.grad, alpha=-lr)
+
+    def _buffers(self, rows: int) -> Buffers:
+        """Return the arrays for so many images: made for the first full batch and for the last one."""
+        if rows not in self.buffers:
+
+            def arrays() -> list[Tensor]:
+                return [layer.weight.new_empty(rows, layer.out_features) for layer in self.layers]
+
+            self.buffers[rows] = Buffers(arrays(), arrays(), arrays()[-1])
+        return self.buffers[rows]

@@ -1,0 +1,112 @@
+"""Training on several processes that torchrun started: each learns from its share of every batch.
+
+DistributedDataParallel adds up the gradients (gloo between CPUs, nccl between GPUs). The batch is the recipe's
+whatever the number of processes, so the losses are those of one process but for the rounding of sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mnist_edge.errors import SurroundingsError
+from mnist_edge.ranks import Rank
+from mnist_edge.training.recipes import Recipe
+from mnist_edge.training.step import update
+
+PATIENCE = timedelta(minutes=5)
+"""How long a process waits for one that is alive but silent."""
+
+
+@contextmanager
+def joined(rank: Rank, device: torch.device) -> Iterator[None]:
+    """Join the group of processes for the length of the block; nothing where there is one process.
+
+    Raises:
+        SurroundingsError: the others do not come, or one is lost.
+    """
+    if rank.size == 1:
+        yield
+        return
+    with _naming_lost_processes(rank):
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _naming_lost_processes(rank: Rank) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # gloo and nccl have no class of their own for it
+        if "allocate" in str(error):
+            raise
+        raise SurroundingsError(
+            f"rank {rank.number} of {rank.size} lost another process of its group",
+            hint="its own line says why; torchrun --max-restarts 3 goes on from the last checkpoint",
+        ) from error
+
+
+def same_everywhere(rank: Rank, what: dict[str, Any]) -> None:
+    """Prove that all processes are about to do the same work.
+
+    Raises:
+        SurroundingsError: names what differs.
+    """
+    if rank.size == 1:
+        return
+    found: list[dict[str, Any]] = [{} for _ in range(rank.size)]
+    with _naming_lost_processes(rank):
+        dist.all_gather_object(found, what)
+    for name, value in found[0].items():
+        if any(other[name] != value for other in found):
+            raise SurroundingsError(
+                f"the processes differ in {name}: {', '.join(str(other[name]) for other in found)}",
+                hint="give every machine the same data and the same run folder",
+            )
+
+
+def agreed(rank: Rank, stop: Callable[[], bool]) -> Callable[[], bool]:
+    """Return a `stop` that is True on every process as soon as it is on one: all end after the same step."""
+    if rank.size == 1:
+        return stop
+
+    def on_any() -> bool:
+        wish = torch.tensor(float(stop()))
+        if dist.get_backend() == "nccl":
+            wish = wish.cuda()
+        with _naming_lost_processes(rank):
+            dist.all_reduce(wish, dist.ReduceOp.MAX)
+        return bool(wish)
+
+    return on_any
+
+
+class SharedStep:
+    """The step where each process holds a share of the batch; see `step.Step`."""
+
+    def __init__(self, model: nn.Sequential, recipe: Recipe, momentum: dict[str, Tensor], rank: Rank) -> None:
+        self.model, self.recipe, self.momentum, self.rank = model, recipe, momentum, rank
+        with _naming_lost_processes(rank):
+            self.shared = DistributedDataParallel(model)
+
+    def __call__(self, pixels: Tensor, targets: Tensor, lr: float) -> Tensor:
+        """Learn from this process's share, which may be empty; the loss is that of the whole batch."""
+        with _naming_lost_processes(self.rank):
+            losses = -(torch.log_softmax(self.shared(pixels), dim=1) * targets).sum()
+            totals = torch.stack([losses.detach(), losses.new_tensor(len(pixels))])
+            dist.all_reduce(totals)
+            self.model.zero_grad()
+            # DistributedDataParallel takes the mean over processes of what is a sum over images.
+            (losses * self.rank.size / totals[1]).backward()  # type: ignore[no-untyped-call]
+        update(self.model, self.momentum, self.recipe, lr)
+        return totals[0] / totals[1]
