@@ -1,0 +1,228 @@
+"""Training on two processes of this machine, over loopback, with gloo."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mnist_edge.ranks import Rank, this_rank
+from mnist_edge.records import Dataset
+from mnist_edge.training.checkpoint import LAST, load_checkpoint, save_checkpoint
+from mnist_edge.training.feed import Feed
+from mnist_edge.training.loop import Hooks, Run, new_run, train
+from mnist_edge.training.recipes import find_recipe, settings_for
+from tests.conftest import mnist_edge
+
+pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(300)]
+
+SETTINGS = ("--dataset", "digits", "--widths", "16,12", "--batch-size", "50", "--seed", "3")
+"""1,365 images are trained on: the last batch has 15, which two processes cannot share evenly."""
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+
+
+def csv_of(path: Path) -> list[list[float]]:
+    return [[float(cell) for cell in row] for row in list(csv.reader(path.open()))[1:]]
+
+
+def fresh(epochs: int) -> Run:
+    return new_run(
+        settings_for("fast", dataset="digits", train_images=1437, widths=(16, 12), seed=3, epochs=epochs, batch_size=50)
+    )
+
+
+def one_process(digits: Dataset, epochs: int) -> list[float]:
+    """Mean losses of the epochs of the same run on one process."""
+    run = fresh(epochs)
+    assert train(run, digits, torch.device("cpu"), Hooks(save=lambda _checkpoint: None))
+    return [record.loss for record in run.progress.history]
+
+
+def losses_in(folder: Path) -> list[float]:
+    """Mean losses of the epochs in a run folder; every epoch is there once, in order."""
+    rows = csv_of(folder / "history.csv")
+    assert [row[0] for row in rows] == list(range(1, len(rows) + 1))
+    return [row[1] for row in rows]
+
+
+def test_two_processes_go_on_with_what_one_began(tmp_path: Path, digits: Dataset) -> None:
+    """Stopped in mid-epoch and resumed on two, the losses are those of one; one document, one set of lines."""
+    steps = []
+    begun = fresh(4)
+    hooks = Hooks(
+        save=lambda state: save_checkpoint(tmp_path, state),
+        on_step=lambda done, _all: steps.append(done),
+        stop=lambda: len(steps) == 40,
+    )
+    assert not train(begun, digits, torch.device("cpu"), hooks)
+    done = mnist_edge("train", "--resume", ".", "--processes", "2", "--json", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert done.json["epochs"] == 4  # a second document would not parse
+    assert done.err.count("epoch   2 of 4") == 1
+    assert losses_in(tmp_path) == pytest.approx(one_process(digits, 4), rel=1e-4)
+    assert load_checkpoint(tmp_path / LAST).weights.keys() == begun.model.state_dict().keys()
+
+
+def started(tmp_path: Path, *command: str) -> subprocess.Popen[str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MNIST_EDGE")}
+    return subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=(tmp_path / "err").open("w"), text=True
+    )
+
+
+def process_of_rank(number: int, parent: int, patience: float = 120) -> int:
+    """Return the process id of a rank below `parent`, read from its environment."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        children = subprocess.run(["pgrep", "-P", str(parent)], capture_output=True, text=True, check=False).stdout
+        for child in children.split():
+            try:
+                environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if f"RANK={number}".encode() in environment:
+                return int(child)
+        time.sleep(0.2)
+    raise AssertionError(f"no rank {number}")
+
+
+def wait_for_epochs(folder: Path, count: int, patience: float = 150) -> None:
+    """Wait until so many epochs are in a run's history."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        if (folder / "history.csv").exists() and len(csv_of(folder / "history.csv")) >= count:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{folder} did not come to {count} epochs")
+
+
+def test_a_killed_rank_ends_the_run_with_one_line(tmp_path: Path) -> None:
+    """Exit code 4, a line that names the rank, no traceback, no process left, a checkpoint that loads."""
+    run = started(
+        tmp_path, sys.executable, "-m", "mnist_edge", "train", *SETTINGS, "--epochs", "100000", "--processes", "2", "--run", "r"
+    )  # fmt: skip
+    wait_for_epochs(tmp_path / "r", 2)
+    leader, other = process_of_rank(0, run.pid), process_of_rank(1, run.pid)
+    os.kill(other, signal.SIGKILL)
+    assert run.wait(timeout=60) == 4
+    error = (tmp_path / "err").read_text()
+    assert "rank 1 of 2 was killed (SIGKILL)" in error
+    assert "Traceback" not in error
+    assert not Path(f"/proc/{leader}").exists()
+    assert load_checkpoint(tmp_path / "r" / LAST).progress.epoch >= 2
+
+
+def test_one_process_goes_on_with_what_two_began(tmp_path: Path, digits: Dataset) -> None:
+    """SIGTERM ends both after the same step with 143; the losses of the resumed run are one process's."""
+    run = started(
+        tmp_path, sys.executable, "-m", "mnist_edge", "train", *SETTINGS, "--epochs", "400", "--processes", "2", "--run", "r"
+    )  # fmt: skip
+    wait_for_epochs(tmp_path / "r", 1)
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(timeout=60) == 143
+    assert "Traceback" not in (tmp_path / "err").read_text()
+    assert load_checkpoint(tmp_path / "r" / LAST).progress.epoch < 400
+    assert mnist_edge("train", "--resume", "r", cwd=tmp_path).code == 0
+    losses = losses_in(tmp_path / "r")
+    assert len(losses) == 400
+    assert losses[:20] == pytest.approx(one_process(digits, 400)[:20], rel=1e-4)
+
+
+def test_torchrun_starts_a_lost_process_anew(tmp_path: Path, digits: Dataset) -> None:
+    """With --max-restarts a killed rank costs an epoch at most: each is in the history once, with its loss."""
+    run = started(
+        tmp_path, *TORCHRUN, "--max-restarts=1", "-m", "--", "mnist_edge", "train", *SETTINGS, "--epochs", "400", "--run", "r"
+    )  # fmt: skip
+    wait_for_epochs(tmp_path / "r", 2)
+    os.kill(process_of_rank(1, run.pid), signal.SIGKILL)
+    code = run.wait(timeout=150)
+    error = (tmp_path / "err").read_text()
+    assert code == 0, error
+    assert "resuming" in error
+    losses = losses_in(tmp_path / "r")
+    assert len(losses) == 400
+    assert losses[:20] == pytest.approx(one_process(digits, 400)[:20], rel=1e-4)
+
+
+def test_processes_that_would_do_different_work_refuse(tmp_path: Path) -> None:
+    """Ranks whose checkpoints or data differ end with 4 and the name of what differs, before any step."""
+    work = (
+        "import os, sys; from mnist_edge.cli.app import main; "
+        "sys.argv = 'mnist-edge train --dataset digits --epochs 1 --widths 8 --run r --seed'.split() + [os.environ['RANK']]; "
+        "main()"
+    )
+    ranks = []
+    for number in range(2):
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("MNIST_EDGE")}
+        environment |= {
+            "TORCHELASTIC_RUN_ID": "x", "RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
+        }  # fmt: skip
+        ranks.append(environment)
+    ranks[1]["MASTER_PORT"] = ranks[0]["MASTER_PORT"]
+    runs = [
+        subprocess.Popen([sys.executable, "-c", work], cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
+        for env in ranks
+    ]
+    for number, run in enumerate(runs):
+        _, error = run.communicate(timeout=200)
+        assert run.returncode == 4
+        assert f"rank {number}: the processes differ in settings" in error
+    assert not list(tmp_path.glob("r/*.safetensors"))
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    count=st.integers(1, 40),
+    batch=st.integers(1, 12),
+    size=st.integers(1, 5),
+    skipped=st.integers(0, 3),
+    deforms=st.booleans(),
+)
+def test_the_shares_of_a_batch_are_the_batch(count: int, batch: int, size: int, skipped: int, deforms: bool) -> None:
+    """However many ranks: in each step they hold, together, the very images of one process's batch, each once."""
+    recipe = dataclasses.replace(find_recipe("fast"), batch_size=batch, shift=1, rotation=5.0 if deforms else 0.0)
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+    labels = random.integers(0, 10, count, dtype=np.uint8)
+
+    def steps(rank: Rank) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        feed = Feed(images, labels, torch.arange(count), recipe, torch.device("cpu"), rank)
+        return list(feed.epoch(torch.Generator().manual_seed(7), from_step=min(skipped, (count - 1) // batch)))
+
+    whole = steps(Rank())
+    shares = [steps(Rank(number=number, local=number, size=size)) for number in range(size)]
+    for step, (pixels, targets) in enumerate(whole):
+        found = [share[step] for share in shares]
+        assert sum(len(part) for part, _ in found) == len(pixels)
+        for number, (part, wanted) in enumerate(found):
+            torch.testing.assert_close(part, pixels[number::size], rtol=1e-5, atol=1e-5)
+            assert torch.equal(wanted, targets[number::size])
+
+
+def test_outside_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another tool's RANK in the environment makes no follower of us."""
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setenv("RANK", "3")
+    assert this_rank() == Rank()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    assert this_rank().number == 3
+    assert not this_rank().leads
