@@ -16,6 +16,7 @@ from test_bundle import rewrite_bundle
 from test_cli import hiding, in_process, one_line
 
 from mnist_edge.bundle import load_bundle
+from mnist_edge.runtime.session import free_cores
 
 ROW = {
     "name", "precision", "images", "flips", "flip_rate_upper95", "ties", "max_abs_error", "max_relative_error",
@@ -85,6 +86,17 @@ def test_cuda_on_a_machine_without_it_is_4(bundle_folder: Path, tmp_path: Path) 
     done = in_process("verify", bundle_folder, "--provider", "cuda", "--json", cwd=tmp_path)
     assert (done.code, set(done.json)) == (4, {"error"})
     assert 'pip install "mnist-edge[cuda]"' in one_line(done.err)
+
+
+def test_more_threads_than_cores_are_2(bundle_folder: Path, tmp_path: Path) -> None:
+    """onnxruntime would start them all; the line names what there is, and as many as that are taken."""
+    cores = free_cores()
+    done = in_process("verify", bundle_folder, "--threads", str(cores + 1), "--json", cwd=tmp_path)
+    assert (done.code, done.json["error"]["kind"]) == (2, "usage")
+    assert f"{cores + 1} threads on {cores} cores" in one_line(done.err)
+    assert f"--threads {cores}" in done.err
+    done = in_process("verify", bundle_folder, "--threads", str(cores), "--json", cwd=tmp_path)
+    assert (done.code, done.json["threads"]) == (0, cores)
 
 
 def test_against_a_run_folder_compares_with_live_pytorch(workplace: Path, bundle_folder: Path, tmp_path: Path) -> None:

@@ -51,11 +51,12 @@ def verify(
     """Check hashes, logits, every decision and accuracy. Exit 1 if anything is wrong, 3 if a byte was changed."""
     from mnist_edge.reporting.console import emit, say
     from mnist_edge.reporting.tables import parity_table
-    from mnist_edge.runtime.session import require_provider
+    from mnist_edge.runtime.session import require_cores, require_provider
     from mnist_edge.verification.verify import Settings
 
     picture(plot)
     require_provider(provider)
+    require_cores(threads)
     settings = Settings(
         provider=provider,
         optimization=optimization,

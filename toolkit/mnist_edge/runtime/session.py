@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mnist_edge.contract import Optimization, ProviderName
-from mnist_edge.errors import BadFileError, SurroundingsError
+from mnist_edge.errors import BadFileError, SurroundingsError, UsageError
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -81,6 +81,18 @@ def require_provider(provider: ProviderName) -> None:
             else "mnist-edge doctor shows what is missing"
         )
         raise SurroundingsError(f"the provider {provider} is not in the installed {wheel} {wheels[wheel]}", hint=remedy)
+
+
+def free_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def require_cores(threads: int) -> None:
+    """Raise UsageError for more threads than cores: onnxruntime would start them all, and starve the machine."""
+    cores = free_cores()
+    if threads > cores:
+        raise UsageError(f"{threads} threads on {cores} cores only wait for each other", hint=f"--threads {cores}")
 
 
 @dataclass(frozen=True)
