@@ -168,6 +168,7 @@ def test_a_manifest_of_another_schema_names_both(copy: Path) -> None:
         {"opset": "many"}, {"dataset": "letters"}, {"variants": None}, {"labels": 3}, {"golden_sha256": None},
         {"variants": [{"name": "fp32"}]},
         {"variants": [{"name": "a", "precision": "fp64", "file": "model.onnx", "bytes": 1, "sha256": ""}]},
+        {"accuracy": float("nan")}, {"accuracy": 1.0001}, {"accuracy": -0.1}, {"accuracy": 97.42},
     ],
 )  # fmt: skip
 def test_a_sealed_manifest_with_wrong_fields_names_the_field(copy: Path, change: dict[str, Any]) -> None:

@@ -257,6 +257,39 @@ def test_a_model_of_other_weights_than_the_manifest_names_is_caught(subject: Sub
     assert "exported from other weights" in found.reason
 
 
+def swapped_together(subject: Subject) -> dict[str, bytes]:
+    """The model and PyTorch's answers in the golden file, both with classes 4 and 9 exchanged."""
+    golden, order = subject.bundle.golden, [0, 1, 2, 3, 9, 5, 6, 7, 8, 4]
+    sums = golden.stage_sums.copy()
+    sums[:, -10:] = sums[:, -10:][:, order]
+    forged = dataclasses.replace(
+        golden, logits=golden.logits[:, order], test_logits=golden.test_logits[:, order], stage_sums=sums
+    )
+    model = subject.planted(BY_NAME["two classes swapped"])
+    return {"model": model.SerializeToString(), "golden": golden_bytes(forged)}
+
+
+def test_a_model_and_its_golden_file_forged_together_miss_the_stated_accuracy(subject: Subject, tmp_path: Path) -> None:
+    """They agree with each other to the last bit; only the labels can tell, of the test set or of the golden inputs."""
+    folder = rewrite_bundle(subject.folder, tmp_path / "forged", **swapped_together(subject))
+    bundle = load_bundle(folder)
+    for data, labelled in ((subject.data, 1797), (None, 1024)):
+        (found,) = verify_bundle(bundle, recorded_truth(bundle, data), Settings()).variants
+        assert (found.passed, found.flips) == (False, 0)
+        assert "manifest.json states an accuracy of" in found.reason
+        assert found.reason.endswith(f"of {labelled}")
+
+
+@pytest.mark.parametrize("images", [-1, 0, 1])
+def test_the_stated_accuracy_is_held_to_the_image(images: int, subject: Subject, tmp_path: Path) -> None:
+    """One image of 1,797 more or less than PyTorch's answers come to is a failed check."""
+    whole = len(subject.data.test_labels)
+    right = int((subject.bundle.golden.test_logits.argmax(axis=1) == subject.data.test_labels).sum())
+    found = verified(subject, tmp_path / "b", accuracy=(right + images) / whole)
+    assert found.passed == (images == 0)
+    assert ("manifest.json states an accuracy" in found.reason) == (images != 0)
+
+
 @pytest.mark.parametrize("empty", ["golden", "test set"])
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_an_empty_set_of_images_proves_nothing(empty: str, precision: str, subject: Subject, tmp_path: Path) -> None:

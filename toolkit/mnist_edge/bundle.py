@@ -192,11 +192,14 @@ def _read_manifest(path: Path) -> Manifest:
     if not whole:
         raise BadFileError(f"{path} was changed: its content does not match its own sha256", hint=_HINT)
     try:
-        return TypeAdapter(Manifest).validate_python(content)
+        manifest = TypeAdapter(Manifest).validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BadFileError(f"{path}: {where}: {first['msg']}", hint=_HINT) from error
+    if not 0 <= manifest.accuracy <= 1:  # nor is NaN
+        raise BadFileError(f"{path}: accuracy: {manifest.accuracy} is no fraction of 1", hint=_HINT)
+    return manifest
 
 
 def _read_golden(path: Path) -> Golden:
