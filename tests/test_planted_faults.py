@@ -257,6 +257,26 @@ def test_a_model_of_other_weights_than_the_manifest_names_is_caught(subject: Sub
     assert "exported from other weights" in found.reason
 
 
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_model_relabelled_as_lossy_does_not_escape_the_exact_check(
+    precision: str, subject: Subject, tmp_path: Path
+) -> None:
+    """An error that int8 would explain, in a model that computes in fp32: its graph says what it is held to."""
+    model = subject.planted(BY_NAME["weights scaled by 1.01"]).SerializeToString()
+    found = verified(subject, tmp_path / "b", model=model, precision=precision)
+    assert not found.passed
+    assert f"manifest.json says that it computes in {precision}, its graph computes in fp32" in found.reason
+
+
+def test_int8_relabelled_as_fp16_is_told(subject: Subject, tmp_path: Path) -> None:
+    """And fp32 is a promise of exact logits, whatever the graph."""
+    model = subject.planted(BY_NAME["quantised to int8, untouched"]).SerializeToString()
+    found = verified(subject, tmp_path / "fp16", model=model, precision="fp16")
+    assert "manifest.json says that it computes in fp16, its graph computes in int8" in found.reason
+    found = verified(subject, tmp_path / "fp32", model=model, precision="fp32")
+    assert "logits differ by up to" in found.reason
+
+
 def swapped_together(subject: Subject) -> dict[str, bytes]:
     """The model and PyTorch's answers in the golden file, both with classes 4 and 9 exchanged."""
     golden, order = subject.bundle.golden, [0, 1, 2, 3, 9, 5, 6, 7, 8, 4]

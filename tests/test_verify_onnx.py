@@ -244,8 +244,16 @@ def test_a_plot_is_drawn_and_another_ending_is_refused_first(bundle_folder: Path
 
 
 def int8_bundle(bundle_folder: Path, target: Path) -> Path:
-    """The same model under the name of a lossy one: only accuracy is asked for then."""
-    return rewrite_bundle(bundle_folder, target, model=(bundle_folder / "model.onnx").read_bytes(), precision="int8")
+    """A model that quantises its pixels, which are whole numbers already: lossy, and every answer is the same."""
+    proto = onnx.load(bundle_folder / "model.onnx")
+    place, cast = next((i, node) for i, node in enumerate(proto.graph.node) if node.op_type == "Cast")
+    pixels, cast.output[0] = cast.output[0], "floats"
+    names = ["pixel scale", "pixel zero point"]
+    proto.graph.node.insert(place + 1, helper.make_node("QuantizeLinear", ["floats", *names], ["integers"]))
+    proto.graph.node.insert(place + 2, helper.make_node("DequantizeLinear", ["integers", *names], [pixels]))
+    values = (np.float32(1), np.uint8(0))
+    proto.graph.initializer.extend(numpy_helper.from_array(np.array(v), n) for v, n in zip(values, names, strict=True))
+    return rewrite_bundle(bundle_folder, target, model=proto.SerializeToString(), precision="int8")
 
 
 def test_the_accuracy_drop_allowed_is_in_percentage_points(bundle_folder: Path, tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 
 from mnist_edge.bundle import Bundle, sha256_array
-from mnist_edge.contract import LABELS
+from mnist_edge.contract import LABELS, Precision
 from mnist_edge.pixels import Images
+from mnist_edge.verification.stages import precision_of
 
 
 def stranger(bundle: Bundle, metadata: dict[str, str]) -> str:
@@ -42,3 +44,15 @@ def misstated_accuracy(bundle: Bundle, labels: Images) -> str:
         f"manifest.json states an accuracy of {bundle.manifest.accuracy:.2%}, {stated} of {len(answers)} test images, "
         f"but PyTorch's answers in golden.npz are right on {right} of {len(labels)}"
     )
+
+
+def misstated_precision(model: Path, stated: Precision) -> str:
+    """Why a variant is not of the lossy precision that the manifest states, which would excuse its errors, or nothing.
+
+    One that is stated to be fp32 owes exact logits anyway, so nothing is asked of its graph.
+
+    Raises:
+        ModuleNotFoundError: the package onnx is missing.
+    """
+    found = "fp32" if stated == "fp32" else precision_of(model)
+    return "" if found == stated else f"manifest.json says that it computes in {stated}, its graph computes in {found}"

@@ -18,9 +18,9 @@ from mnist_edge.bundle import (
 from mnist_edge.contract import DatasetName, Normalization, Optimization, Precision, ProviderName
 from mnist_edge.pixels import Images, Logits
 from mnist_edge.records import Dataset, LayerReport, ParityReport, VariantParity
-from mnist_edge.runtime.classifier import open_classifier
+from mnist_edge.runtime.classifier import Classifier, open_classifier
 from mnist_edge.runtime.session import RefusedModelError
-from mnist_edge.verification.consistency import misstated_accuracy, stranger
+from mnist_edge.verification.consistency import misstated_accuracy, misstated_precision, stranger
 from mnist_edge.verification.layers import Floats, ReferenceStages, compare_layers
 from mnist_edge.verification.parity import MAX_DROP, Demand, Reference, check_parity, refused
 from mnist_edge.verification.stages import precision_of, run_stages
@@ -205,18 +205,18 @@ def _check(
     try:
         classifier = open_classifier(file, settings.provider, settings.threads, optimization=settings.optimization)
         if bundle is not None:
-            doubts = _contradictions(bundle, classifier.metadata, truth)
+            doubts = [*_contradictions(bundle, classifier, truth), misstated_precision(file, precision)]
         found = check_parity(name, classifier, truth.golden, truth.test_set, demand)
     except RefusedModelError as error:
         found = refused(name, error.message, len((truth.test_set or truth.golden).images), precision)
     return _add_reasons(found, doubts, _look_inside(found, file, truth, settings))
 
 
-def _contradictions(bundle: Bundle, metadata: dict[str, str], truth: Truth) -> list[str]:
+def _contradictions(bundle: Bundle, classifier: Classifier, truth: Truth) -> list[str]:
     """What the parts of a bundle say against each other."""
     golden = bundle.golden
     labels = golden.labels[golden.labels != NO_LABEL] if truth.test_set is None else truth.test_set.labels
-    return [stranger(bundle, metadata), misstated_accuracy(bundle, labels)]
+    return [stranger(bundle, classifier.metadata), misstated_accuracy(bundle, labels)]
 
 
 def _look_inside(found: VariantParity, file: Path, truth: Truth, settings: Settings) -> LayerReport | None:
