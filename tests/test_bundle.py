@@ -169,6 +169,7 @@ def test_a_manifest_of_another_schema_names_both(copy: Path) -> None:
         {"variants": [{"name": "fp32"}]},
         {"variants": [{"name": "a", "precision": "fp64", "file": "model.onnx", "bytes": 1, "sha256": ""}]},
         {"accuracy": float("nan")}, {"accuracy": 1.0001}, {"accuracy": -0.1}, {"accuracy": 97.42},
+        {"weights_sha256": ""}, {"weights_sha256": "no hash"}, {"weights_sha256": "0" * 63}, {"weights_sha256": "0" * 64 + "\n"},
     ],
 )  # fmt: skip
 def test_a_sealed_manifest_with_wrong_fields_names_the_field(copy: Path, change: dict[str, Any]) -> None:

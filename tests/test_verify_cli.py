@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -86,6 +87,91 @@ def test_cuda_on_a_machine_without_it_is_4(bundle_folder: Path, tmp_path: Path) 
     done = in_process("verify", bundle_folder, "--provider", "cuda", "--json", cwd=tmp_path)
     assert (done.code, set(done.json)) == (4, {"error"})
     assert 'pip install "mnist-edge[cuda]"' in one_line(done.err)
+
+
+def edited(bundle: Path, target: Path, change: Callable[[onnx.ModelProto], object], **manifest: object) -> Path:
+    """A bundle with right hashes whose graph and manifest were edited by hand."""
+    proto = onnx.load(bundle / "model.onnx")
+    change(proto)
+    return rewrite_bundle(bundle, target, model=proto.SerializeToString(), **manifest)
+
+
+def renamed(old: str, new: str) -> Callable[[onnx.ModelProto], object]:
+    """Call the graph's input or output otherwise; its answers stay."""
+
+    def change(proto: onnx.ModelProto) -> None:
+        for value in (*proto.graph.input, *proto.graph.output):
+            value.name = new if value.name == old else value.name
+        for node in proto.graph.node:
+            for names in (node.input, node.output):
+                names[:] = [new if name == old else name for name in names]
+
+    return change
+
+
+def stating(key: str, value: str) -> Callable[[onnx.ModelProto], object]:
+    """Write another word into the graph's metadata."""
+
+    def change(proto: onnx.ModelProto) -> None:
+        stated = {entry.key: entry.value for entry in proto.metadata_props}
+        onnx.helper.set_model_props(proto, stated | {f"mnist_edge.{key}": value})
+
+    return change
+
+
+def fixed_batch(proto: onnx.ModelProto) -> None:
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+
+
+def nothing(_proto: onnx.ModelProto) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("change", "manifest", "said"),
+    [
+        (renamed("image", "x"), {}, ("image uint8 (batch, 28, 28) to logits", "x uint8 (batch, 28, 28) to logits")),
+        (renamed("logits", "y"), {}, ("image uint8 (batch, 28, 28) to logits", "image uint8 (batch, 28, 28) to y")),
+        (fixed_batch, {}, ("image uint8 (batch, 28, 28)", "image uint8 (1, 28, 28)")),
+        (nothing, {"input": "float"}, ("pixels float32 (batch, 784) to logits", "image uint8 (batch, 28, 28)")),
+        (nothing, {"input_description": "x"}, ("input_description", "'image uint8 (batch, 28, 28)'", "'x'")),
+        (nothing, {"normalization": "mnist"}, ("normalization mnist", "says raw")),
+        (stating("normalization", "seed"), {}, ("normalization raw", "says seed")),
+        (stating("dataset", "kmnist"), {}, ("dataset digits", "says kmnist")),
+        (nothing, {"dataset": "mnist"}, ("dataset mnist", "says digits")),
+        (stating("labels", "no JSON"), {}, ("mnist_edge.labels", "'no JSON'")),
+        (stating("labels", '{"0": 0}'), {}, ("mnist_edge.labels", "no JSON list")),
+        (stating("labels", "[0, 1]"), {}, ("mnist_edge.labels", "no JSON list")),
+        (stating("labels", "3"), {}, ("mnist_edge.labels", "no JSON list")),
+        (stating("labels", "[" * 100_000), {}, ("mnist_edge.labels", "no JSON list")),
+    ],
+    ids=[
+        "input name", "output name", "fixed batch", "input kind", "input in words", "normalisation", "stated normalisation",
+        "dataset", "manifest's dataset", "labels no JSON", "labels no list", "labels no names", "a number", "deep labels",
+    ],
+)  # fmt: skip
+def test_a_graph_that_breaks_the_promise_of_its_manifest_is_3(
+    change: Callable[[onnx.ModelProto], object],
+    manifest: dict[str, str],
+    said: tuple[str, ...],
+    bundle_folder: Path,
+    tmp_path: Path,
+) -> None:
+    """Its answers are right, but a program written by the documentation would not run: expected and found are named."""
+    folder = edited(bundle_folder, tmp_path / "b", change, **manifest)
+    done = in_process("verify", folder, "--json", cwd=tmp_path)
+    assert (done.code, done.json["error"]["kind"]) == (3, "bad-file"), done.err
+    assert str(folder) in done.err
+    for piece in said:
+        assert piece in done.err.splitlines()[-1]
+
+
+def test_a_graph_that_says_nothing_of_itself_passes(bundle_folder: Path, tmp_path: Path) -> None:
+    """The control of the test above, and no metadata contradict nothing."""
+    folder = edited(bundle_folder, tmp_path / "b", lambda proto: proto.ClearField("metadata_props"))
+    assert in_process("verify", folder, cwd=tmp_path).code == 0
+    folder = edited(bundle_folder, tmp_path / "c", nothing)
+    assert in_process("verify", folder, cwd=tmp_path).code == 0
 
 
 def test_more_threads_than_cores_are_2(bundle_folder: Path, tmp_path: Path) -> None:

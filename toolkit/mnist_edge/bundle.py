@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 import tokenize
 import zipfile
 import zlib
@@ -199,6 +200,8 @@ def _read_manifest(path: Path) -> Manifest:
         raise BadFileError(f"{path}: {where}: {first['msg']}", hint=_HINT) from error
     if not 0 <= manifest.accuracy <= 1:  # nor is NaN
         raise BadFileError(f"{path}: accuracy: {manifest.accuracy} is no fraction of 1", hint=_HINT)
+    if not re.fullmatch("[0-9a-f]{64}", manifest.weights_sha256):
+        raise BadFileError(f"{path}: weights_sha256: {manifest.weights_sha256[:80]!r} is no sha256", hint=_HINT)
     return manifest
 
 

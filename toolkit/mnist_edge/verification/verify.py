@@ -20,7 +20,7 @@ from mnist_edge.pixels import Images, Logits
 from mnist_edge.records import Dataset, LayerReport, ParityReport, VariantParity
 from mnist_edge.runtime.classifier import Classifier, open_classifier
 from mnist_edge.runtime.session import RefusedModelError
-from mnist_edge.verification.consistency import misstated_accuracy, misstated_precision, stranger
+from mnist_edge.verification.consistency import misstated_accuracy, misstated_precision, require_contract, stranger
 from mnist_edge.verification.layers import Floats, ReferenceStages, compare_layers
 from mnist_edge.verification.parity import MAX_DROP, Demand, Reference, check_parity, refused
 from mnist_edge.verification.stages import precision_of, run_stages
@@ -159,6 +159,7 @@ def verify_bundle(bundle: Bundle, truth: Truth, settings: Settings) -> ParityRep
     """Check every variant of a bundle, whose bytes have been checked.
 
     Raises:
+        BadFileError: a model breaks the contract of its manifest, or contradicts it.
         SurroundingsError: the provider cannot be had.
     """
     manifest = bundle.manifest
@@ -205,6 +206,7 @@ def _check(
     try:
         classifier = open_classifier(file, settings.provider, settings.threads, optimization=settings.optimization)
         if bundle is not None:
+            require_contract(bundle, classifier)
             doubts = [*_contradictions(bundle, classifier, truth), misstated_precision(file, precision)]
         found = check_parity(name, classifier, truth.golden, truth.test_set, demand)
     except RefusedModelError as error:
@@ -216,7 +218,7 @@ def _contradictions(bundle: Bundle, classifier: Classifier, truth: Truth) -> lis
     """What the parts of a bundle say against each other."""
     golden = bundle.golden
     labels = golden.labels[golden.labels != NO_LABEL] if truth.test_set is None else truth.test_set.labels
-    return [stranger(bundle, classifier.metadata), misstated_accuracy(bundle, labels)]
+    return [stranger(bundle, classifier), misstated_accuracy(bundle, labels)]
 
 
 def _look_inside(found: VariantParity, file: Path, truth: Truth, settings: Settings) -> LayerReport | None:
