@@ -54,7 +54,7 @@ SEEN: dict[str, tuple[str, str]] = {
     "divided by 255 twice": ("normalisation", "its pixels are divided by 255 once too often"),
     "pixels inverted": ("inverted pixels", "it takes 255 - x for a pixel x"),
     "image transposed": ("image transposed", "it is fed the image transposed"),
-    "batch size baked in": ("", "at batch 7 it runs only at batch 1, its batch size is baked in"),
+    "batch size baked in": ("", "at batch 2 it runs only at batch 1, its batch size is baked in"),
     "float16 overflow": ("overflow", "its values become infinite"),
     # To get there it is scaled by a power of two; that is the first that is seen of it.
     "float16 saturation": ("scale", "its weights are scaled by"),

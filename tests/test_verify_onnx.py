@@ -81,10 +81,10 @@ def test_the_same_cnn_with_a_free_batch_passes_at_every_size(tmp_path: Path) -> 
     saved(tmp_path, "one.onnx", cnn(weights()))
     saved(tmp_path, "many.onnx", cnn(weights(), batch="n"))
     done = in_process(
-        "verify", "many.onnx", "--against", "one.onnx", *AGAINST, "--batch", "3,64", "--json", cwd=tmp_path
+        "verify", "many.onnx", "--against", "one.onnx", *AGAINST, "--batch", "5,64", "--json", cwd=tmp_path
     )
     assert done.code == 0, done.err
-    assert done.json["variants"][0]["batches"] == [1, 7, 64, 3, 376]
+    assert done.json["variants"][0]["batches"] == [1, 2, 3, 7, 64, 5, 376]
     done = in_process("verify", "one.onnx", "--against", "many.onnx", *AGAINST, "--json", cwd=tmp_path)
     assert (done.code, done.json["variants"][0]["batches"]) == (0, [1])
 
@@ -208,7 +208,7 @@ def test_layers_of_a_bundle_in_json_and_in_the_table(bundle_folder: Path, tmp_pa
     done = in_process("verify", bundle_folder, "--layers", "--batch", "3,5", "--json", cwd=tmp_path)
     assert done.code == 0, done.err
     (row,) = done.json["variants"]
-    assert row["batches"] == [1, 7, 64, 3, 5, 376]
+    assert row["batches"] == [1, 2, 3, 7, 64, 5, 376]
     layers = row["layers"]
     assert set(layers) == {"images", "stages", "first", "symptom", "detail"}
     assert [(stage["layer"], stage["stage"]) for stage in layers["stages"]] == [
@@ -219,6 +219,16 @@ def test_layers_of_a_bundle_in_json_and_in_the_table(bundle_folder: Path, tmp_pa
     assert table.code == 0
     assert "layer by layer on 48 images" in table.out
     assert in_process("verify", bundle_folder, "--json", cwd=tmp_path).json["variants"][0]["layers"] is None
+
+
+def test_more_images_than_there_are_make_no_batch(bundle_folder: Path, tmp_path: Path) -> None:
+    """2 with the number there is, which is taken; the table names every size that was run."""
+    done = in_process("verify", bundle_folder, "--batch", "377", cwd=tmp_path)
+    assert (done.code, done.out) == (2, "")
+    assert "batch 377 cannot be run: there are 376 golden images" in one_line(done.err)
+    done = in_process("verify", bundle_folder, "--batch", "376,100", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "run at batch 1, 2, 3, 7, 64, 376, 100" in " ".join(done.out.split())
 
 
 @pytest.mark.parametrize("batch", ["0", "-1", "3,x", "", "1.5"])

@@ -30,7 +30,7 @@ def verify(
     optimization: Annotated[Optimization, typer.Option(help="How far onnxruntime may rewrite the graph.")] = "all",
     threads: Annotated[int, typer.Option(min=1, help="Threads of onnxruntime.")] = 1,
     batch: Annotated[
-        str | None, typer.Option(help="Batch sizes to check besides 1, 7, 64 and all, with commas.")
+        str | None, typer.Option(help="Batch sizes to check besides 1, 2, 3, 7, 64 and all, with commas.")
     ] = None,
     layers: Annotated[
         bool, typer.Option("--layers", help="Compare layer by layer, also where the answers agree.")

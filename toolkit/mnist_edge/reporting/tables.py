@@ -107,6 +107,8 @@ def parity_table(report: ParityReport) -> RenderableType:
         )
     lines = [f"{v.name}: {v.reason}" for v in report.variants if v.reason]
     for v in report.variants:
+        if v.batches:
+            lines.append(f"{v.name}: the golden inputs were run at batch {', '.join(map(str, v.batches))}")
         lines += [*_accuracy_lines(v), *_margin_lines(v)]
         if v.passed and v.layers is not None and v.layers.first is not None:
             lines.append(f"{v.name}: layer {v.layers.first} differs, {v.layers.detail}; it answers alike all the same")

@@ -35,7 +35,7 @@ class Settings:
 
     Attributes:
         provider: the only one used.
-        batches: batch sizes to check besides 1, 7, 64 and all.
+        batches: batch sizes to check besides 1, 2, 3, 7, 64 and all.
         max_drop: accuracy that a lossy variant may lose, as a fraction of 1.
         layers: compare the stages inside also where the answers agree.
         how: what a float model expects of its pixels, where it does not say so itself.
