@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from faults import BY_NAME, Golden
 from test_bundle import rewrite_bundle
 from test_cli import hiding, in_process, one_line
 
-from mnist_edge.bundle import load_bundle
+from mnist_edge.bundle import golden_bytes, load_bundle
 from mnist_edge.runtime.session import free_cores
 
 ROW = {
@@ -172,6 +173,25 @@ def test_a_graph_that_says_nothing_of_itself_passes(bundle_folder: Path, tmp_pat
     assert in_process("verify", folder, cwd=tmp_path).code == 0
     folder = edited(bundle_folder, tmp_path / "c", nothing)
     assert in_process("verify", folder, cwd=tmp_path).code == 0
+
+
+@pytest.mark.parametrize("against", [False, True])
+def test_answers_for_another_test_set_than_the_one_at_hand_fail(
+    against: bool, bundle_folder: Path, tmp_path: Path
+) -> None:
+    """A golden file cannot get round the test set by saying that its answers are for another one."""
+    golden = load_bundle(bundle_folder).golden
+    changed = dataclasses.replace(golden, test_sha256=golden.test_sha256[::-1].copy())
+    folder = rewrite_bundle(bundle_folder, tmp_path / "b", golden=golden_bytes(changed))
+    options = ("--against", bundle_folder / "model.onnx") if against else ()
+    done = in_process("verify", folder, *options, "--json", cwd=tmp_path)
+    assert (done.code, done.json["passed"], done.json["test_set"]) == (1, False, against)
+    told = "golden.npz holds PyTorch's answers for another test set than the digits at hand"
+    assert done.json["variants"][0]["reason"] == told
+    assert told in one_line(done.err)
+    table = in_process("verify", folder, *options, cwd=tmp_path)
+    assert "not at hand" not in table.out
+    assert ("only the golden inputs were compared" in table.out) == (not against)
 
 
 def test_more_threads_than_cores_are_2(bundle_folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -94,11 +95,10 @@ def verify_stage(
 
     bundle = load_bundle(folder)
     data = _test_set(bundle.manifest.dataset, data_dir)
-    if against is None:
-        truth = recorded_truth(bundle, data)
-    else:
-        golden = bundle.golden
-        truth = _truth_of(against, golden.images, golden.labels, data, settings)
+    truth = recorded_truth(bundle, data)
+    if against is not None:
+        golden, other = bundle.golden, truth.other_test_set
+        truth = replace(_truth_of(against, golden.images, golden.labels, data, settings), other_test_set=other)
     return verify_bundle(bundle, truth, settings), truth
 
 

@@ -113,7 +113,7 @@ def parity_table(report: ParityReport) -> RenderableType:
         if v.passed and v.layers is not None and v.layers.first is not None:
             lines.append(f"{v.name}: layer {v.layers.first} differs, {v.layers.detail}; it answers alike all the same")
     if not report.test_set:
-        lines.append(f"only the golden inputs were compared: the {report.dataset} test set is not at hand")
+        lines.append(f"only the golden inputs were compared, not the {report.dataset} test set")
     return Group(table, *lines, *(_layer_table(v) for v in report.variants if v.layers and v.layers.stages))
 
 

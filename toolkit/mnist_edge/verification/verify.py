@@ -58,12 +58,14 @@ class Truth:
         golden: run at several batch sizes.
         test_set: None where it is not at hand.
         stages: the reference's inside for a few images; None where it is not known.
+        other_test_set: whether the test set at hand is another one than the bundle's answers are for.
     """
 
     golden: Reference
     test_set: Reference | None
     stages: ReferenceStages | None
     said: str
+    other_test_set: bool = False
 
 
 def golden_reference(bundle: Bundle) -> Reference:
@@ -98,11 +100,13 @@ def reference_on_test_set(bundle: Bundle, dataset: Dataset) -> Reference | None:
 
 def recorded_truth(bundle: Bundle, dataset: Dataset | None) -> Truth:
     """What the bundle itself carries."""
+    test_set = None if dataset is None else reference_on_test_set(bundle, dataset)
     return Truth(
         golden=golden_reference(bundle),
-        test_set=None if dataset is None else reference_on_test_set(bundle, dataset),
+        test_set=test_set,
         stages=golden_stages(bundle),
         said="PyTorch's answers in golden.npz",
+        other_test_set=dataset is not None and test_set is None,
     )
 
 
@@ -215,8 +219,11 @@ def _check(
 
 
 def _contradictions(bundle: Bundle, classifier: Classifier, truth: Truth) -> list[str]:
-    """What the parts of a bundle say against each other."""
+    """What the parts of a bundle, and the test set at hand, say against each other."""
     golden = bundle.golden
+    if truth.other_test_set:
+        told = f"golden.npz holds PyTorch's answers for another test set than the {bundle.manifest.dataset} at hand"
+        return [stranger(bundle, classifier), told]
     labels = golden.labels[golden.labels != NO_LABEL] if truth.test_set is None else truth.test_set.labels
     return [stranger(bundle, classifier), misstated_accuracy(bundle, labels)]
 
