@@ -194,6 +194,24 @@ def test_answers_for_another_test_set_than_the_one_at_hand_fail(
     assert ("only the golden inputs were compared" in table.out) == (not against)
 
 
+def test_a_layer_that_drifts_behind_right_answers_says_why_it_passes(bundle_folder: Path, tmp_path: Path) -> None:
+    """The answers are owed, not the inside; the table says so beside the layer, and nothing where none drifts."""
+    told = "passed, for its answers agree"
+    golden = load_bundle(bundle_folder).golden
+    sums = golden.stage_sums.copy()
+    sums[:, : golden.stage_widths[0]] *= 2
+    changed = golden_bytes(dataclasses.replace(golden, stage_sums=sums))
+    folder = rewrite_bundle(bundle_folder, tmp_path / "b", golden=changed)
+    done = in_process("verify", folder, "--layers", cwd=tmp_path, COLUMNS="160")
+    assert done.code == 0, done.err
+    (line, _) = [line for line in done.out.splitlines() if told in line]  # its sums, and its activations
+    assert line.split()[:2] == ["1", "sums"]
+    assert told not in in_process("verify", bundle_folder, "--layers", cwd=tmp_path, COLUMNS="160").out
+    wrong = broken(bundle_folder, tmp_path / "wrong", FAULTS[0])
+    done = in_process("verify", wrong, cwd=tmp_path, COLUMNS="160")
+    assert ("drifts" in done.out, told in done.out) == (True, False)
+
+
 def test_more_threads_than_cores_are_2(bundle_folder: Path, tmp_path: Path) -> None:
     """onnxruntime would start them all; the line names what there is, and as many as that are taken."""
     cores = free_cores()

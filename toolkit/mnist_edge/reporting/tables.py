@@ -152,7 +152,10 @@ def _layer_table(v: VariantParity) -> Table:
     for heading in ("layer", "stage", "tensor", "drift", "allowed", ""):
         table.add_column(heading, justify="right" if heading in {"layer", "drift", "allowed"} else "left")
     for stage in v.layers.stages:
-        drifts = "drifts" if LayerReport.drifts(stage) else ""
+        # Layers may be rescaled against each other, so that only the answers are owed.
+        drifts = (
+            ("drifts; passed, for its answers agree" if v.passed else "drifts") if LayerReport.drifts(stage) else ""
+        )
         drift = "no number" if stage.drift is None else f"{stage.drift:.2g}"
         table.add_row(str(stage.layer), stage.stage, stage.tensor, drift, f"{stage.allowed:g}", drifts)
     return table
