@@ -168,6 +168,8 @@ def test_a_manifest_of_another_schema_names_both(copy: Path) -> None:
         {"opset": "many"}, {"dataset": "letters"}, {"variants": None}, {"labels": 3}, {"golden_sha256": None},
         {"variants": [{"name": "fp32"}]},
         {"variants": [{"name": "a", "precision": "fp64", "file": "model.onnx", "bytes": 1, "sha256": ""}]},
+        {"accuracy": float("nan")}, {"accuracy": 1.0001}, {"accuracy": -0.1}, {"accuracy": 97.42},
+        {"weights_sha256": ""}, {"weights_sha256": "no hash"}, {"weights_sha256": "0" * 63}, {"weights_sha256": "0" * 64 + "\n"},
     ],
 )  # fmt: skip
 def test_a_sealed_manifest_with_wrong_fields_names_the_field(copy: Path, change: dict[str, Any]) -> None:
@@ -232,6 +234,7 @@ def other_golden(bundle_folder: Path, **changes: Any) -> bytes:
         {"stage_sums": np.zeros((47, 90), np.float32)},
         {"stage_sums": np.full((48, 90), np.inf, np.float32)},
         {"stage_sums": None},
+        {"stage_widths": np.array([48, 31, 11])},
     ],
     ids=str,
 )
@@ -239,6 +242,35 @@ def test_a_golden_file_of_another_form_is_refused(bundle_folder: Path, tmp_path:
     """Missing, empty, misshapen or NaN answers can prove nothing, though their hash is right."""
     folder = rewrite_bundle(bundle_folder, tmp_path / "b", golden=other_golden(bundle_folder, **change))
     with pytest.raises(BadFileError, match=GOLDEN):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize(("label", "whole"), [(9, True), (10, False), (254, False), (255, True)])
+def test_a_golden_label_is_a_class_or_none(label: int, whole: bool, bundle_folder: Path, tmp_path: Path) -> None:
+    """255 is no label; what lies between is damage, and would count as a wrong decision of any model."""
+    labels = load_bundle(bundle_folder).golden.labels.copy()
+    labels[5] = label
+    folder = rewrite_bundle(bundle_folder, tmp_path / "b", golden=other_golden(bundle_folder, labels=labels))
+    if whole:
+        assert load_bundle(folder).golden.labels[5] == label
+        return
+    with pytest.raises(BadFileError, match=f"{GOLDEN}: labels: {label} is no class: expected 0 to 9, or 255"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize(("factor", "whole"), [(1 + 1e-6, True), (1.01, False)])
+@pytest.mark.parametrize("row", [0, 47])
+def test_the_last_sums_of_a_golden_file_are_its_logits(
+    factor: float, whole: bool, row: int, bundle_folder: Path, tmp_path: Path
+) -> None:
+    """The same figures are kept twice; a file in which they differ by more than rounding was made by nobody's export."""
+    sums = load_bundle(bundle_folder).golden.stage_sums.copy()
+    sums[row, -10:] *= np.float32(factor)
+    folder = rewrite_bundle(bundle_folder, tmp_path / "b", golden=other_golden(bundle_folder, stage_sums=sums))
+    if whole:
+        load_bundle(folder)
+        return
+    with pytest.raises(BadFileError, match=f"{GOLDEN}: stage_sums: the last layer's are not its logits"):
         load_bundle(folder)
 
 

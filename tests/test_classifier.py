@@ -199,16 +199,8 @@ def test_a_folder_or_nothing_named_onnx_is_refused(tmp_path: Path) -> None:
         open_classifier(tmp_path / "nothing.onnx", "cpu")
 
 
-@pytest.mark.parametrize("how", ["missing", "parent", "absolute", "symlink"])
-def test_external_data_from_elsewhere_is_a_bad_file(how: str, tmp_path: Path) -> None:
-    """A model file cannot make the process read another file of the machine."""
-    folder = tmp_path / "model"
-    folder.mkdir()
-    secret = tmp_path / "secret.bin"
-    secret.write_bytes(WEIGHT.tobytes())
-    location = {"missing": "gone.bin", "parent": "../secret.bin", "absolute": str(secret)}.get(how, "w.bin")
-    if how == "symlink":
-        (folder / "w.bin").symlink_to(secret)
+def outsourced(path: Path, location: str) -> None:
+    """A model whose weights lie in another file."""
     model = onnx.load_from_string(linear(["b", 784]))
     (tensor,) = model.graph.initializer
     tensor.ClearField("raw_data")
@@ -216,6 +208,42 @@ def test_external_data_from_elsewhere_is_a_bad_file(how: str, tmp_path: Path) ->
     for key, text in (("location", location), ("offset", "0"), ("length", str(WEIGHT.nbytes))):
         entry = tensor.external_data.add()
         entry.key, entry.value = key, text
-    (folder / "m.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(BadFileError, match=r"m\.onnx"):
+    path.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    "how", ["missing", "parent", "absolute", "symlink", "hard link", "hard link below", "hard link linked"]
+)
+def test_external_data_from_elsewhere_is_a_bad_file(how: str, tmp_path: Path) -> None:
+    """A model file cannot make the process read another file of the machine."""
+    folder = tmp_path / "model"
+    (folder / "sub").mkdir(parents=True)
+    secret = tmp_path / "secret.bin"
+    secret.write_bytes(WEIGHT.tobytes())
+    location = {
+        "missing": "gone.bin", "parent": "../secret.bin", "absolute": str(secret), "hard link below": "sub/w.bin",
+        "hard link linked": "link/w.bin",
+    }.get(how, "w.bin")  # fmt: skip
+    if how == "symlink":
+        (folder / "w.bin").symlink_to(secret)
+    if how == "hard link linked":
+        (folder / "deep").mkdir()
+        (folder / "link").symlink_to("deep")
+    if how.startswith("hard link"):
+        (folder / location).hardlink_to(secret)
+    outsourced(folder / "m.onnx", location)
+    with pytest.raises(BadFileError, match=r"m\.onnx") as caught:
         open_classifier(folder / "m.onnx", "cpu")
+    assert not how.startswith("hard link") or f"{folder / location} are a hard link" in caught.value.message
+
+
+@pytest.mark.parametrize("location", ["w.bin", "sub/w.bin"])
+def test_external_data_of_its_own_are_read(location: str, tmp_path: Path) -> None:
+    """The control of the test above. The model itself may have two names, and so may what it does not read."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / location).write_bytes(WEIGHT.tobytes())
+    outsourced(tmp_path / "m.onnx", location)
+    (tmp_path / "also m.onnx").hardlink_to(tmp_path / "m.onnx")
+    (tmp_path / "other.bin").write_bytes(b"")
+    (tmp_path / "another.bin").hardlink_to(tmp_path / "other.bin")
+    agree(open_classifier(tmp_path / "m.onnx", "cpu").logits(IMAGES, how="unit"), "unit")

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from mnist_edge.verification.margins import certify, top2_margins
 
+EIGHTHS = st.integers(-80, 80).map(lambda count: count / 8)
+
 
 def decided(logits: NDArray[np.float32]) -> NDArray[np.intp]:
     return np.asarray(logits.argmax(axis=1))
@@ -25,14 +27,21 @@ def test_margins_by_hand() -> None:
 
 
 def test_a_certificate_by_hand() -> None:
-    """A gap of exactly twice the error is not certain: both may meet in the middle."""
+    """A gap of exactly twice the error is not certain: both may meet in the middle. The smallest gap comes first."""
     logits = np.array([[3, 1, 2.5], [0, 5, 1], [2, 2, 0], [9, 1, 1]], np.float32)
     found = certify(logits, np.array([2, 1, 1, 0]), 0.25)
     assert (found.error, found.certified) == (0.25, 0.5)
     assert [(case.image, case.margin, case.reference, case.decided) for case in found.uncertified] == [
-        (0, 0.5, 0, 2), (2, 0, 0, 1),
+        (2, 0, 0, 1), (0, 0.5, 0, 2),
     ]  # fmt: skip
     assert [case.image for case in certify(logits, decided(logits), 0.2499).uncertified] == [2]
+
+
+@given(npst.arrays(np.float32, (6, 3), elements=EIGHTHS))
+def test_the_open_cases_come_smallest_margin_first_and_equal_ones_in_order(logits: NDArray[np.float32]) -> None:
+    """A table that shows the first few shows those nearest to a change."""
+    cases = [(case.margin, case.image) for case in certify(logits, decided(logits), 4.0).uncertified]
+    assert cases == sorted(cases)
 
 
 def test_without_an_error_only_ties_are_open() -> None:
@@ -40,9 +49,6 @@ def test_without_an_error_only_ties_are_open() -> None:
     logits = np.array([[1, 2], [2, 2]], np.float32)
     assert [case.image for case in certify(logits, decided(logits), 0).uncertified] == [1]
     assert certify(logits[:1], decided(logits[:1]), 0).certified == 1
-
-
-EIGHTHS = st.integers(-80, 80).map(lambda count: count / 8)
 
 
 @given(

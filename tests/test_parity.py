@@ -17,7 +17,7 @@ from onnx import ModelProto
 from test_bundle import rewrite_bundle
 
 from mnist_edge.bundle import load_bundle
-from mnist_edge.errors import BadFileError
+from mnist_edge.errors import BadFileError, UsageError
 from mnist_edge.records import Dataset, VariantParity
 from mnist_edge.runtime.classifier import open_classifier
 from mnist_edge.runtime.session import RefusedModelError
@@ -59,7 +59,7 @@ def test_the_untouched_model_passes(proto: ModelProto, references: tuple[Referen
     """The control: reading and writing the file anew, as every fault below does, changes nothing."""
     found = check(proto, *references)
     assert (found.passed, found.reason, found.flips, found.images) == (True, "", 0, 360)
-    assert found.batches == (1, 7, 64, 376)
+    assert found.batches == (1, 2, 3, 7, 64, 376)
     assert found.max_abs_error is not None
     assert found.max_abs_error < 1e-4
     truth = references[1]
@@ -206,10 +206,10 @@ def test_no_flip_in_ten_thousand_bounds_the_rate_at_3_in_10000() -> None:
     assert f"{found.flip_rate_upper95:.2%}" == "0.03%"
 
 
-@pytest.mark.parametrize("batch", [1, 7, 64, 2])
+@pytest.mark.parametrize("batch", [1, 2, 3, 7, 64, 100])
 def test_a_model_that_is_wrong_at_one_batch_size_only_is_caught(batch: int) -> None:
-    """Every batch size is judged, not only the last one run; 2 is all of them at once."""
-    expected = rows((2, 1), (1, 2))
+    """Every batch size is judged, not only the last one run; 100 is all of them at once."""
+    expected = rows(*[(2, 1), (1, 2)] * 50)
     found = held(expected, expected, other=(batch, expected[::-1].astype(np.float32)))
     assert not found.passed
     assert f"batch {batch}" in found.reason
@@ -353,7 +353,24 @@ def test_a_lossy_variant_owes_nothing_on_images_without_label() -> None:
     assert "image 3000" in found.reason
 
 
-@pytest.mark.parametrize("batches", [(3,), (3, 5, 64)])
+@pytest.mark.parametrize(("batches", "fixed", "code"), [
+    ((5,), None, 0), ((6,), None, 2), ((1, 10**6), None, 2), ((3,), 3, 0), ((4,), 3, 2), ((3, 4), 3, 2), ((9,), 9, 0),
+])  # fmt: skip
+def test_a_batch_that_cannot_be_run_is_refused_and_never_reported(
+    batches: tuple[int, ...], fixed: int | None, code: int
+) -> None:
+    """Five images make no batch of a million; a fixed-batch model takes its own size, and fills it up."""
+    expected = rows(*[(2, 1)] * 5)
+    model: Any = Fixed(expected.astype(np.float32), fixed_batch=fixed)
+    if code:
+        with pytest.raises(UsageError, match="there are 5 golden images" if fixed is None else "only batch 3"):
+            check_parity("v", model, reference(expected), None, Demand(batches=batches))
+        return
+    found = check_parity("v", model, reference(expected), None, Demand(batches=batches))
+    assert (found.passed, found.batches) == (True, (fixed,) if fixed else (1, 2, 3, 5))
+
+
+@pytest.mark.parametrize("batches", [(5,), (3, 5, 11)])
 def test_batches_asked_for_are_run_besides_the_usual_ones(
     batches: tuple[int, ...], proto: ModelProto, references: tuple[Reference, Reference]
 ) -> None:
@@ -361,12 +378,12 @@ def test_batches_asked_for_are_run_besides_the_usual_ones(
     classifier = open_classifier(proto.SerializeToString(), "cpu")
     found = check_parity("v", classifier, references[0], None, Demand(batches=batches))
     assert found.passed
-    assert found.batches == (1, 7, *dict.fromkeys((64, *batches)), 376)
-    expected = rows((2, 1), (1, 2))
+    assert found.batches == (1, 2, *dict.fromkeys((3, 7, 64, *batches)), 376)
+    expected = rows(*[(2, 1), (1, 2)] * 50)
     fixed: Any = Fixed(expected.astype(np.float32), other=(batches[0], expected[::-1].astype(np.float32)))
     found = check_parity("v", fixed, reference(expected), None, Demand(batches=batches))
     assert not found.passed
-    assert f"batch {batches[0]}" in found.reason
+    assert f"batch {batches[0]} " in found.reason
 
 
 def test_answers_known_by_heart_are_told_as_such() -> None:

@@ -54,7 +54,7 @@ SEEN: dict[str, tuple[str, str]] = {
     "divided by 255 twice": ("normalisation", "its pixels are divided by 255 once too often"),
     "pixels inverted": ("inverted pixels", "it takes 255 - x for a pixel x"),
     "image transposed": ("image transposed", "it is fed the image transposed"),
-    "batch size baked in": ("", "at batch 7 it runs only at batch 1, its batch size is baked in"),
+    "batch size baked in": ("", "at batch 2 it runs only at batch 1, its batch size is baked in"),
     "float16 overflow": ("overflow", "its values become infinite"),
     # To get there it is scaled by a power of two; that is the first that is seen of it.
     "float16 saturation": ("scale", "its weights are scaled by"),
@@ -255,6 +255,59 @@ def test_a_model_of_other_weights_than_the_manifest_names_is_caught(subject: Sub
     helper.set_model_props(proto, stated | {"mnist_edge.weights_sha256": "0" * 64})
     found = verified(subject, tmp_path / "b", model=proto.SerializeToString())
     assert "exported from other weights" in found.reason
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_model_relabelled_as_lossy_does_not_escape_the_exact_check(
+    precision: str, subject: Subject, tmp_path: Path
+) -> None:
+    """An error that int8 would explain, in a model that computes in fp32: its graph says what it is held to."""
+    model = subject.planted(BY_NAME["weights scaled by 1.01"]).SerializeToString()
+    found = verified(subject, tmp_path / "b", model=model, precision=precision)
+    assert not found.passed
+    assert f"manifest.json says that it computes in {precision}, its graph computes in fp32" in found.reason
+
+
+def test_int8_relabelled_as_fp16_is_told(subject: Subject, tmp_path: Path) -> None:
+    """And fp32 is a promise of exact logits, whatever the graph."""
+    model = subject.planted(BY_NAME["quantised to int8, untouched"]).SerializeToString()
+    found = verified(subject, tmp_path / "fp16", model=model, precision="fp16")
+    assert "manifest.json says that it computes in fp16, its graph computes in int8" in found.reason
+    found = verified(subject, tmp_path / "fp32", model=model, precision="fp32")
+    assert "logits differ by up to" in found.reason
+
+
+def swapped_together(subject: Subject) -> dict[str, bytes]:
+    """The model and PyTorch's answers in the golden file, both with classes 4 and 9 exchanged."""
+    golden, order = subject.bundle.golden, [0, 1, 2, 3, 9, 5, 6, 7, 8, 4]
+    sums = golden.stage_sums.copy()
+    sums[:, -10:] = sums[:, -10:][:, order]
+    forged = dataclasses.replace(
+        golden, logits=golden.logits[:, order], test_logits=golden.test_logits[:, order], stage_sums=sums
+    )
+    model = subject.planted(BY_NAME["two classes swapped"])
+    return {"model": model.SerializeToString(), "golden": golden_bytes(forged)}
+
+
+def test_a_model_and_its_golden_file_forged_together_miss_the_stated_accuracy(subject: Subject, tmp_path: Path) -> None:
+    """They agree with each other to the last bit; only the labels can tell, of the test set or of the golden inputs."""
+    folder = rewrite_bundle(subject.folder, tmp_path / "forged", **swapped_together(subject))
+    bundle = load_bundle(folder)
+    for data, labelled in ((subject.data, 1797), (None, 1024)):
+        (found,) = verify_bundle(bundle, recorded_truth(bundle, data), Settings()).variants
+        assert (found.passed, found.flips) == (False, 0)
+        assert "manifest.json states an accuracy of" in found.reason
+        assert found.reason.endswith(f"of {labelled}")
+
+
+@pytest.mark.parametrize("images", [-1, 0, 1])
+def test_the_stated_accuracy_is_held_to_the_image(images: int, subject: Subject, tmp_path: Path) -> None:
+    """One image of 1,797 more or less than PyTorch's answers come to is a failed check."""
+    whole = len(subject.data.test_labels)
+    right = int((subject.bundle.golden.test_logits.argmax(axis=1) == subject.data.test_labels).sum())
+    found = verified(subject, tmp_path / "b", accuracy=(right + images) / whole)
+    assert found.passed == (images == 0)
+    assert ("manifest.json states an accuracy" in found.reason) == (images != 0)
 
 
 @pytest.mark.parametrize("empty", ["golden", "test set"])

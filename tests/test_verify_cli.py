@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -15,7 +17,8 @@ from faults import BY_NAME, Golden
 from test_bundle import rewrite_bundle
 from test_cli import hiding, in_process, one_line
 
-from mnist_edge.bundle import load_bundle
+from mnist_edge.bundle import golden_bytes, load_bundle
+from mnist_edge.runtime.session import free_cores
 
 ROW = {
     "name", "precision", "images", "flips", "flip_rate_upper95", "ties", "max_abs_error", "max_relative_error",
@@ -85,6 +88,139 @@ def test_cuda_on_a_machine_without_it_is_4(bundle_folder: Path, tmp_path: Path) 
     done = in_process("verify", bundle_folder, "--provider", "cuda", "--json", cwd=tmp_path)
     assert (done.code, set(done.json)) == (4, {"error"})
     assert 'pip install "mnist-edge[cuda]"' in one_line(done.err)
+
+
+def edited(bundle: Path, target: Path, change: Callable[[onnx.ModelProto], object], **manifest: object) -> Path:
+    """A bundle with right hashes whose graph and manifest were edited by hand."""
+    proto = onnx.load(bundle / "model.onnx")
+    change(proto)
+    return rewrite_bundle(bundle, target, model=proto.SerializeToString(), **manifest)
+
+
+def renamed(old: str, new: str) -> Callable[[onnx.ModelProto], object]:
+    """Call the graph's input or output otherwise; its answers stay."""
+
+    def change(proto: onnx.ModelProto) -> None:
+        for value in (*proto.graph.input, *proto.graph.output):
+            value.name = new if value.name == old else value.name
+        for node in proto.graph.node:
+            for names in (node.input, node.output):
+                names[:] = [new if name == old else name for name in names]
+
+    return change
+
+
+def stating(key: str, value: str) -> Callable[[onnx.ModelProto], object]:
+    """Write another word into the graph's metadata."""
+
+    def change(proto: onnx.ModelProto) -> None:
+        stated = {entry.key: entry.value for entry in proto.metadata_props}
+        onnx.helper.set_model_props(proto, stated | {f"mnist_edge.{key}": value})
+
+    return change
+
+
+def fixed_batch(proto: onnx.ModelProto) -> None:
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+
+
+def nothing(_proto: onnx.ModelProto) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("change", "manifest", "said"),
+    [
+        (renamed("image", "x"), {}, ("image uint8 (batch, 28, 28) to logits", "x uint8 (batch, 28, 28) to logits")),
+        (renamed("logits", "y"), {}, ("image uint8 (batch, 28, 28) to logits", "image uint8 (batch, 28, 28) to y")),
+        (fixed_batch, {}, ("image uint8 (batch, 28, 28)", "image uint8 (1, 28, 28)")),
+        (nothing, {"input": "float"}, ("pixels float32 (batch, 784) to logits", "image uint8 (batch, 28, 28)")),
+        (nothing, {"input_description": "x"}, ("input_description", "'image uint8 (batch, 28, 28)'", "'x'")),
+        (nothing, {"normalization": "mnist"}, ("normalization mnist", "says raw")),
+        (stating("normalization", "seed"), {}, ("normalization raw", "says seed")),
+        (stating("dataset", "kmnist"), {}, ("dataset digits", "says kmnist")),
+        (nothing, {"dataset": "mnist"}, ("dataset mnist", "says digits")),
+        (stating("labels", "no JSON"), {}, ("mnist_edge.labels", "'no JSON'")),
+        (stating("labels", '{"0": 0}'), {}, ("mnist_edge.labels", "no JSON list")),
+        (stating("labels", "[0, 1]"), {}, ("mnist_edge.labels", "no JSON list")),
+        (stating("labels", "3"), {}, ("mnist_edge.labels", "no JSON list")),
+        (stating("labels", "[" * 100_000), {}, ("mnist_edge.labels", "no JSON list")),
+    ],
+    ids=[
+        "input name", "output name", "fixed batch", "input kind", "input in words", "normalisation", "stated normalisation",
+        "dataset", "manifest's dataset", "labels no JSON", "labels no list", "labels no names", "a number", "deep labels",
+    ],
+)  # fmt: skip
+def test_a_graph_that_breaks_the_promise_of_its_manifest_is_3(
+    change: Callable[[onnx.ModelProto], object],
+    manifest: dict[str, str],
+    said: tuple[str, ...],
+    bundle_folder: Path,
+    tmp_path: Path,
+) -> None:
+    """Its answers are right, but a program written by the documentation would not run: expected and found are named."""
+    folder = edited(bundle_folder, tmp_path / "b", change, **manifest)
+    done = in_process("verify", folder, "--json", cwd=tmp_path)
+    assert (done.code, done.json["error"]["kind"]) == (3, "bad-file"), done.err
+    assert str(folder) in done.err
+    for piece in said:
+        assert piece in done.err.splitlines()[-1]
+
+
+def test_a_graph_that_says_nothing_of_itself_passes(bundle_folder: Path, tmp_path: Path) -> None:
+    """The control of the test above, and no metadata contradict nothing."""
+    folder = edited(bundle_folder, tmp_path / "b", lambda proto: proto.ClearField("metadata_props"))
+    assert in_process("verify", folder, cwd=tmp_path).code == 0
+    folder = edited(bundle_folder, tmp_path / "c", nothing)
+    assert in_process("verify", folder, cwd=tmp_path).code == 0
+
+
+@pytest.mark.parametrize("against", [False, True])
+def test_answers_for_another_test_set_than_the_one_at_hand_fail(
+    against: bool, bundle_folder: Path, tmp_path: Path
+) -> None:
+    """A golden file cannot get round the test set by saying that its answers are for another one."""
+    golden = load_bundle(bundle_folder).golden
+    changed = dataclasses.replace(golden, test_sha256=golden.test_sha256[::-1].copy())
+    folder = rewrite_bundle(bundle_folder, tmp_path / "b", golden=golden_bytes(changed))
+    options = ("--against", bundle_folder / "model.onnx") if against else ()
+    done = in_process("verify", folder, *options, "--json", cwd=tmp_path)
+    assert (done.code, done.json["passed"], done.json["test_set"]) == (1, False, against)
+    told = "golden.npz holds PyTorch's answers for another test set than the digits at hand"
+    assert done.json["variants"][0]["reason"] == told
+    assert told in one_line(done.err)
+    table = in_process("verify", folder, *options, cwd=tmp_path)
+    assert "not at hand" not in table.out
+    assert ("only the golden inputs were compared" in table.out) == (not against)
+
+
+def test_a_layer_that_drifts_behind_right_answers_says_why_it_passes(bundle_folder: Path, tmp_path: Path) -> None:
+    """The answers are owed, not the inside; the table says so beside the layer, and nothing where none drifts."""
+    told = "passed, for its answers agree"
+    golden = load_bundle(bundle_folder).golden
+    sums = golden.stage_sums.copy()
+    sums[:, : golden.stage_widths[0]] *= 2
+    changed = golden_bytes(dataclasses.replace(golden, stage_sums=sums))
+    folder = rewrite_bundle(bundle_folder, tmp_path / "b", golden=changed)
+    done = in_process("verify", folder, "--layers", cwd=tmp_path, COLUMNS="160")
+    assert done.code == 0, done.err
+    (line, _) = [line for line in done.out.splitlines() if told in line]  # its sums, and its activations
+    assert line.split()[:2] == ["1", "sums"]
+    assert told not in in_process("verify", bundle_folder, "--layers", cwd=tmp_path, COLUMNS="160").out
+    wrong = broken(bundle_folder, tmp_path / "wrong", FAULTS[0])
+    done = in_process("verify", wrong, cwd=tmp_path, COLUMNS="160")
+    assert ("drifts" in done.out, told in done.out) == (True, False)
+
+
+def test_more_threads_than_cores_are_2(bundle_folder: Path, tmp_path: Path) -> None:
+    """onnxruntime would start them all; the line names what there is, and as many as that are taken."""
+    cores = free_cores()
+    done = in_process("verify", bundle_folder, "--threads", str(cores + 1), "--json", cwd=tmp_path)
+    assert (done.code, done.json["error"]["kind"]) == (2, "usage")
+    assert f"{cores + 1} threads on {cores} cores" in one_line(done.err)
+    assert f"--threads {cores}" in done.err
+    done = in_process("verify", bundle_folder, "--threads", str(cores), "--json", cwd=tmp_path)
+    assert (done.code, done.json["threads"]) == (0, cores)
 
 
 def test_against_a_run_folder_compares_with_live_pytorch(workplace: Path, bundle_folder: Path, tmp_path: Path) -> None:

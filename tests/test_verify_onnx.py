@@ -81,10 +81,10 @@ def test_the_same_cnn_with_a_free_batch_passes_at_every_size(tmp_path: Path) -> 
     saved(tmp_path, "one.onnx", cnn(weights()))
     saved(tmp_path, "many.onnx", cnn(weights(), batch="n"))
     done = in_process(
-        "verify", "many.onnx", "--against", "one.onnx", *AGAINST, "--batch", "3,64", "--json", cwd=tmp_path
+        "verify", "many.onnx", "--against", "one.onnx", *AGAINST, "--batch", "5,64", "--json", cwd=tmp_path
     )
     assert done.code == 0, done.err
-    assert done.json["variants"][0]["batches"] == [1, 7, 64, 3, 376]
+    assert done.json["variants"][0]["batches"] == [1, 2, 3, 7, 64, 5, 376]
     done = in_process("verify", "one.onnx", "--against", "many.onnx", *AGAINST, "--json", cwd=tmp_path)
     assert (done.code, done.json["variants"][0]["batches"]) == (0, [1])
 
@@ -208,7 +208,7 @@ def test_layers_of_a_bundle_in_json_and_in_the_table(bundle_folder: Path, tmp_pa
     done = in_process("verify", bundle_folder, "--layers", "--batch", "3,5", "--json", cwd=tmp_path)
     assert done.code == 0, done.err
     (row,) = done.json["variants"]
-    assert row["batches"] == [1, 7, 64, 3, 5, 376]
+    assert row["batches"] == [1, 2, 3, 7, 64, 5, 376]
     layers = row["layers"]
     assert set(layers) == {"images", "stages", "first", "symptom", "detail"}
     assert [(stage["layer"], stage["stage"]) for stage in layers["stages"]] == [
@@ -219,6 +219,16 @@ def test_layers_of_a_bundle_in_json_and_in_the_table(bundle_folder: Path, tmp_pa
     assert table.code == 0
     assert "layer by layer on 48 images" in table.out
     assert in_process("verify", bundle_folder, "--json", cwd=tmp_path).json["variants"][0]["layers"] is None
+
+
+def test_more_images_than_there_are_make_no_batch(bundle_folder: Path, tmp_path: Path) -> None:
+    """2 with the number there is, which is taken; the table names every size that was run."""
+    done = in_process("verify", bundle_folder, "--batch", "377", cwd=tmp_path)
+    assert (done.code, done.out) == (2, "")
+    assert "batch 377 cannot be run: there are 376 golden images" in one_line(done.err)
+    done = in_process("verify", bundle_folder, "--batch", "376,100", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "run at batch 1, 2, 3, 7, 64, 376, 100" in " ".join(done.out.split())
 
 
 @pytest.mark.parametrize("batch", ["0", "-1", "3,x", "", "1.5"])
@@ -244,8 +254,16 @@ def test_a_plot_is_drawn_and_another_ending_is_refused_first(bundle_folder: Path
 
 
 def int8_bundle(bundle_folder: Path, target: Path) -> Path:
-    """The same model under the name of a lossy one: only accuracy is asked for then."""
-    return rewrite_bundle(bundle_folder, target, model=(bundle_folder / "model.onnx").read_bytes(), precision="int8")
+    """A model that quantises its pixels, which are whole numbers already: lossy, and every answer is the same."""
+    proto = onnx.load(bundle_folder / "model.onnx")
+    place, cast = next((i, node) for i, node in enumerate(proto.graph.node) if node.op_type == "Cast")
+    pixels, cast.output[0] = cast.output[0], "floats"
+    names = ["pixel scale", "pixel zero point"]
+    proto.graph.node.insert(place + 1, helper.make_node("QuantizeLinear", ["floats", *names], ["integers"]))
+    proto.graph.node.insert(place + 2, helper.make_node("DequantizeLinear", ["integers", *names], [pixels]))
+    values = (np.float32(1), np.uint8(0))
+    proto.graph.initializer.extend(numpy_helper.from_array(np.array(v), n) for v, n in zip(values, names, strict=True))
+    return rewrite_bundle(bundle_folder, target, model=proto.SerializeToString(), precision="int8")
 
 
 def test_the_accuracy_drop_allowed_is_in_percentage_points(bundle_folder: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 import tokenize
 import zipfile
 import zlib
@@ -30,6 +31,9 @@ GOLDEN_IMAGES = 1024
 STAGE_IMAGES = 32
 NOISE_SEED, NOISE_IMAGES = 20201, 14
 NO_LABEL = 255
+ROUNDING = 1e-4
+"""How far the last stage's sums may lie from the logits, relative to the image's largest: both are PyTorch's,
+computed for other numbers of images at once."""
 DAMAGED = (
     OSError,
     ValueError,
@@ -192,11 +196,16 @@ def _read_manifest(path: Path) -> Manifest:
     if not whole:
         raise BadFileError(f"{path} was changed: its content does not match its own sha256", hint=_HINT)
     try:
-        return TypeAdapter(Manifest).validate_python(content)
+        manifest = TypeAdapter(Manifest).validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BadFileError(f"{path}: {where}: {first['msg']}", hint=_HINT) from error
+    if not 0 <= manifest.accuracy <= 1:  # nor is NaN
+        raise BadFileError(f"{path}: accuracy: {manifest.accuracy} is no fraction of 1", hint=_HINT)
+    if not re.fullmatch("[0-9a-f]{64}", manifest.weights_sha256):
+        raise BadFileError(f"{path}: weights_sha256: {manifest.weights_sha256[:80]!r} is no sha256", hint=_HINT)
+    return manifest
 
 
 def _read_golden(path: Path) -> Golden:
@@ -232,4 +241,17 @@ def _read_golden(path: Path) -> Golden:
         raise BadFileError(f"{path} holds NaN or infinite answers", hint=_HINT)
     if golden.stage_rows.min() < 0 or golden.stage_rows.max() >= count or golden.stage_widths.min() < 1:
         raise BadFileError(f"{path}: its stages are for images that it does not hold", hint=_HINT)
+    strange = golden.labels[(golden.labels >= CLASSES) & (golden.labels != NO_LABEL)]
+    if len(strange):
+        raise BadFileError(
+            f"{path}: labels: {strange[0]} is no class: expected 0 to {CLASSES - 1}, or {NO_LABEL} for none", hint=_HINT
+        )
+    logits = golden.logits[golden.stage_rows]
+    if golden.stage_widths[-1] != CLASSES or not np.allclose(
+        golden.stage_sums[:, -CLASSES:],
+        logits,
+        rtol=0,
+        atol=ROUNDING * np.maximum(1, np.abs(logits).max(axis=1, keepdims=True)),
+    ):
+        raise BadFileError(f"{path}: stage_sums: the last layer's are not its logits", hint=_HINT)
     return golden

@@ -24,6 +24,11 @@ InputKind = Literal["uint8", "float"]
 """How an exported graph takes a picture: `image` uint8 (batch, 28, 28), or
 `pixels` float32 (batch, 784) already normalised."""
 INPUT_NAMES: dict[InputKind, str] = {"uint8": "image", "float": "pixels"}
+INPUTS: dict[InputKind, str] = {
+    "uint8": f"image uint8 (batch, {SIDE}, {SIDE})",
+    "float": f"pixels float32 (batch, {PIXELS})",
+}
+"""The same in words, as a manifest says it and as an open model is described."""
 
 Normalization = Literal["raw", "unit", "seed", "mnist"]
 """What a float model expects of its pixels: 0..255, 0..1, the seed's -1..1, or

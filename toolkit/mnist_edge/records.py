@@ -160,7 +160,7 @@ class MarginCertificate:
         error: that error, over every image and batch size that was run.
         certified: share of the images, 0 to 1, whose top-2 gap in the reference is over twice that error:
             no error of this size can change their decision.
-        uncertified: all the others.
+        uncertified: all the others, the smallest gap first.
     """
 
     error: float

@@ -49,11 +49,6 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def free_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def pace_ms() -> float:
     """Milliseconds of a fixed piece of work in one thread, the best of three: it grows where the machine slows down."""
     block = bytes(WORK_BYTES)

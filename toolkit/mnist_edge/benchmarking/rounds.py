@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mnist_edge.benchmarking.environment import environment, free_cores, pace_ms
+from mnist_edge.benchmarking.environment import environment, pace_ms
 from mnist_edge.benchmarking.gpu import gpu_from_batch
 from mnist_edge.benchmarking.process import Answer, Task, refuse_strangers, run_process
 from mnist_edge.benchmarking.row import make_row, with_ratios
@@ -21,7 +21,7 @@ from mnist_edge.errors import UsageError
 from mnist_edge.files import sha256_file
 from mnist_edge.records import BenchReport, BenchRow, Candidate, OperatorTime, Scenario
 from mnist_edge.runtime.classifier import open_classifier
-from mnist_edge.runtime.session import require_provider
+from mnist_edge.runtime.session import free_cores, require_cores, require_provider
 
 ENGINES = {"onnxruntime": "mnist_edge.benchmarking.worker", "torch": "mnist_edge.baseline.eager"}
 """The module that is the process of each engine; PyTorch's belongs to the workshop and is only named here."""
@@ -91,13 +91,9 @@ def bench(plan: Plan, on_process: OnProcess = lambda _done, _all: None) -> Bench
 def surroundings_for(plan: Plan) -> tuple[dict[str, Any], list[str]]:
     """Check that a plan can be timed here; return the surroundings, and a warning where the machine is busy."""
     require_provider(plan.provider)
-    cores = free_cores()
-    if max(plan.threads) > cores:
-        raise UsageError(
-            f"{max(plan.threads)} threads on {cores} cores only wait for each other", hint=f"--threads {cores}"
-        )
+    require_cores(max(plan.threads))
     found = environment()
-    load = found["load_1min"]
+    load, cores = found["load_1min"], free_cores()
     busy = load is not None and load > cores
     return found, [f"the machine is busy: load {load} on {cores} cores; expect noise"] if busy else []
 

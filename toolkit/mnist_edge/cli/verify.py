@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +31,7 @@ def verify(
     optimization: Annotated[Optimization, typer.Option(help="How far onnxruntime may rewrite the graph.")] = "all",
     threads: Annotated[int, typer.Option(min=1, help="Threads of onnxruntime.")] = 1,
     batch: Annotated[
-        str | None, typer.Option(help="Batch sizes to check besides 1, 7, 64 and all, with commas.")
+        str | None, typer.Option(help="Batch sizes to check besides 1, 2, 3, 7, 64 and all, with commas.")
     ] = None,
     layers: Annotated[
         bool, typer.Option("--layers", help="Compare layer by layer, also where the answers agree.")
@@ -51,11 +52,12 @@ def verify(
     """Check hashes, logits, every decision and accuracy. Exit 1 if anything is wrong, 3 if a byte was changed."""
     from mnist_edge.reporting.console import emit, say
     from mnist_edge.reporting.tables import parity_table
-    from mnist_edge.runtime.session import require_provider
+    from mnist_edge.runtime.session import require_cores, require_provider
     from mnist_edge.verification.verify import Settings
 
     picture(plot)
     require_provider(provider)
+    require_cores(threads)
     settings = Settings(
         provider=provider,
         optimization=optimization,
@@ -93,11 +95,10 @@ def verify_stage(
 
     bundle = load_bundle(folder)
     data = _test_set(bundle.manifest.dataset, data_dir)
-    if against is None:
-        truth = recorded_truth(bundle, data)
-    else:
-        golden = bundle.golden
-        truth = _truth_of(against, golden.images, golden.labels, data, settings)
+    truth = recorded_truth(bundle, data)
+    if against is not None:
+        golden, other = bundle.golden, truth.other_test_set
+        truth = replace(_truth_of(against, golden.images, golden.labels, data, settings), other_test_set=other)
     return verify_bundle(bundle, truth, settings), truth
 
 

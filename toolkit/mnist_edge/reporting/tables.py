@@ -107,11 +107,13 @@ def parity_table(report: ParityReport) -> RenderableType:
         )
     lines = [f"{v.name}: {v.reason}" for v in report.variants if v.reason]
     for v in report.variants:
+        if v.batches:
+            lines.append(f"{v.name}: the golden inputs were run at batch {', '.join(map(str, v.batches))}")
         lines += [*_accuracy_lines(v), *_margin_lines(v)]
         if v.passed and v.layers is not None and v.layers.first is not None:
             lines.append(f"{v.name}: layer {v.layers.first} differs, {v.layers.detail}; it answers alike all the same")
     if not report.test_set:
-        lines.append(f"only the golden inputs were compared: the {report.dataset} test set is not at hand")
+        lines.append(f"only the golden inputs were compared, not the {report.dataset} test set")
     return Group(table, *lines, *(_layer_table(v) for v in report.variants if v.layers and v.layers.stages))
 
 
@@ -150,7 +152,10 @@ def _layer_table(v: VariantParity) -> Table:
     for heading in ("layer", "stage", "tensor", "drift", "allowed", ""):
         table.add_column(heading, justify="right" if heading in {"layer", "drift", "allowed"} else "left")
     for stage in v.layers.stages:
-        drifts = "drifts" if LayerReport.drifts(stage) else ""
+        # Layers may be rescaled against each other, so that only the answers are owed.
+        drifts = (
+            ("drifts; passed, for its answers agree" if v.passed else "drifts") if LayerReport.drifts(stage) else ""
+        )
         drift = "no number" if stage.drift is None else f"{stage.drift:.2g}"
         table.add_row(str(stage.layer), stage.stage, stage.tensor, drift, f"{stage.allowed:g}", drifts)
     return table

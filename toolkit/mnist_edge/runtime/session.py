@@ -16,7 +16,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mnist_edge.contract import Optimization, ProviderName
-from mnist_edge.errors import BadFileError, SurroundingsError
+from mnist_edge.errors import BadFileError, SurroundingsError, UsageError
+from mnist_edge.files import explaining_os_errors
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -83,6 +84,50 @@ def require_provider(provider: ProviderName) -> None:
         raise SurroundingsError(f"the provider {provider} is not in the installed {wheel} {wheels[wheel]}", hint=remedy)
 
 
+def refuse_hard_links(model: Path) -> None:
+    """Refuse external data that have a second name, as onnxruntime itself refuses links and paths out of the folder.
+
+    A hard link may be any file of the machine, and whoever writes to it changes the model. A file of
+    external data is named in the model under the key `location`, in plain bytes: without that word there is
+    none, and with it only a file whose name is in there can be meant.
+
+    Raises:
+        BadFileError: names the file.
+        SurroundingsError: the model or its folder cannot be read.
+    """
+    with explaining_os_errors(model):
+        data = model.read_bytes()
+        folders = [model.parent, model.resolve().parent] if b"location" in data else []
+        seen = set()
+        while folders:
+            folder = folders.pop()
+            if folder.resolve() in seen:
+                continue
+            seen.add(folder.resolve())
+            for path in folder.iterdir():
+                if os.fsencode(path.name) not in data:
+                    continue
+                if path.is_dir():
+                    folders.append(path)
+                elif path.is_file() and path.stat().st_nlink > 1 and not path.samefile(model):
+                    raise BadFileError(
+                        f"{model}: its external data {path} are a hard link, which another name can change",
+                        hint="copy the file instead of linking it",
+                    )
+
+
+def free_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def require_cores(threads: int) -> None:
+    """Raise UsageError for more threads than cores: onnxruntime would start them all, and starve the machine."""
+    cores = free_cores()
+    if threads > cores:
+        raise UsageError(f"{threads} threads on {cores} cores only wait for each other", hint=f"--threads {cores}")
+
+
 @dataclass(frozen=True)
 class OpenSession:
     """A session with proof of where its nodes run: provider name to number of nodes (empty where not told)."""
@@ -114,7 +159,7 @@ def open_session(
 
     Raises:
         SurroundingsError: the provider cannot be had, or would run only a part.
-        BadFileError: not an ONNX model.
+        BadFileError: not an ONNX model, or one whose external data are a hard link.
         RefusedModelError: a model that onnxruntime cannot build.
     """
     require_provider(provider)
@@ -124,6 +169,8 @@ def open_session(
     name = name or str(model if isinstance(model, Path) else "the model")
     if isinstance(model, Path) and not model.is_file():
         raise SurroundingsError(f"{model} does not exist", hint="mnist-edge export makes a bundle; check the path")
+    if isinstance(model, Path):
+        refuse_hard_links(model)
     wanted = EXECUTION_PROVIDERS[provider]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mnist_edge.bundle import NO_LABEL
 from mnist_edge.contract import Normalization, Precision
+from mnist_edge.errors import UsageError
 from mnist_edge.pixels import Images, Logits
 from mnist_edge.records import PairedAccuracy, VariantParity
 from mnist_edge.runtime.classifier import Classifier
@@ -26,8 +27,8 @@ from mnist_edge.verification.symptoms import ALLOWED, drift
 TOLERANCE = 1e-4
 """Largest logit error allowed in fp32, relative to the image's largest logit (or to 1 where that is smaller).
 float32 rounding over 784 terms stays near 1e-6; one weight row scaled by 1 % gives about 1e-3."""
-BATCHES = (1, 7, 64)
-"""Besides all at once: alone, an odd size, a usual one."""
+BATCHES = (1, 2, 3, 7, 64)
+"""Besides all at once: alone, the smallest even and odd sizes, another odd one, a usual one."""
 MAX_DROP = 0.001
 """Accuracy that a lossy variant may lose, as a fraction of 1."""
 
@@ -91,18 +92,21 @@ def check_parity(
     Args:
         name: of the variant.
         classifier: the open model.
-        golden: run at batch 1, 7, 64, all and those demanded (a fixed-batch model at its own).
+        golden: run at batch 1, 2, 3, 7, 64, all and those demanded (a fixed-batch model at its own).
         test_set: all test images; decisions are then counted on these.
         demand: what it is held to.
 
     Returns:
         The findings; `passed` is False with a reason at the first thing that is wrong.
+
+    Raises:
+        UsageError: a batch is demanded that cannot be run: more than there are golden images, or other than a
+            fixed-batch model's own.
     """
     counted = test_set or golden
     if min(len(golden.images), len(counted.images)) == 0:
         return refused(name, "there is no image to compare", 0, demand.precision)
-    usual = (*BATCHES, *demand.batches, len(golden.images))
-    batches = (classifier.fixed_batch,) if classifier.fixed_batch else tuple(dict.fromkeys(usual))
+    batches = _batches(classifier.fixed_batch, len(golden.images), demand.batches)
     seen = _Seen(precision=demand.precision)
     answers = _run_golden(classifier, golden, batches, demand, seen)
     golden_passed = not seen.reason
@@ -115,6 +119,20 @@ def check_parity(
         if golden_passed and seen.reason:
             seen.reason += "; the golden inputs alone pass: it may know these by heart"
     return _verdict(name, seen, counted, answers, batches, demand)
+
+
+def _batches(fixed: int | None, images: int, demanded: tuple[int, ...]) -> tuple[int, ...]:
+    """The batch sizes to run, each once, and only such as there are images for."""
+    if fixed:
+        if set(demanded) - {fixed}:
+            raise UsageError(f"the model takes only batch {fixed}", hint=f"--batch {fixed}, or leave it out")
+        return (fixed,)
+    if max(demanded, default=0) > images:
+        raise UsageError(
+            f"batch {max(demanded)} cannot be run: there are {images} golden images",
+            hint=f"--batch {images} is the largest",
+        )
+    return tuple(dict.fromkeys((*(batch for batch in BATCHES if batch <= images), *demanded, images)))
 
 
 def refused(name: str, reason: str, images: int, precision: Precision) -> VariantParity:

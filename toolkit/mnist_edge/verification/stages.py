@@ -28,6 +28,8 @@ PRODUCTS = {"Gemm", "MatMul", "Conv", "MatMulInteger", "ConvInteger", "QLinearMa
 AFTER = {"Add", "Mul", "Cast", "Identity", "Reshape", "Flatten"}
 """What may follow a product before its sum is whole: bias, rescaling, a change of form. A quantiser ends
 it: with a zero point of 0 it is a ReLU too."""
+QUANTISED = ("Quantize", "DynamicQuantize", "QLinear", "QGemm")
+"""How the names of operators begin that make a model int8."""
 BEFORE = {"QuantizeLinear", "DynamicQuantizeLinear"}
 """What stands between an activation and a product that takes integers."""
 
@@ -123,7 +125,9 @@ def find_layers(proto: ModelProto) -> tuple[Layer, ...]:
 
 
 def precision_of(model: Path) -> Precision:
-    """Read from its graph what a model computes in.
+    """Read from its graph what a model computes in: only what lies between the input and a product counts.
+
+    A quantiser or a float16 constant beside that way, or one whose result nobody takes, changes no answer.
 
     Raises:
         SurroundingsError: there is no such file.
@@ -131,10 +135,29 @@ def precision_of(model: Path) -> Precision:
     """
     from onnx import TensorProto
 
-    proto = _load(model)
-    if any(node.op_type.startswith(("Quantize", "DynamicQuantize", "QLinear", "QGemm")) for node in proto.graph.node):
+    graph = _load(model).graph
+    answering = _behind({value.name for value in graph.output}, graph)
+    moved = {value.name for value in graph.input} - {value.name for value in graph.initializer}
+    moving = []
+    for node in graph.node:  # in the order in which they run
+        if moved.intersection(node.input):
+            moved.update(filter(None, node.output))  # an output that is not asked for has no name
+            moving.append(node)
+    products = [node for node in moving if node.op_type in PRODUCTS and answering.intersection(node.output)]
+    needed = _behind({name for node in products for name in node.output}, graph)
+    if any(node.op_type.startswith(QUANTISED) and needed.intersection(node.output) for node in moving):
         return "int8"
-    return "fp16" if any(v.data_type == TensorProto.FLOAT16 for v in proto.graph.initializer) else "fp32"
+    halves = {value.name for value in graph.initializer if value.data_type == TensorProto.FLOAT16}
+    return "fp16" if halves & needed else "fp32"
+
+
+def _behind(names: set[str], graph: GraphProto) -> set[str]:
+    """The tensors named and all that they are computed from."""
+    found = set(names)
+    for node in reversed(graph.node):
+        if found.intersection(node.output):
+            found.update(filter(None, node.input))
+    return found
 
 
 def _data_input(node: NodeProto, constants: set[str]) -> str:

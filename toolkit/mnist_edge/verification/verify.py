@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +12,15 @@ import numpy as np
 from mnist_edge.bundle import (
     NO_LABEL,
     Bundle,
-    sha256_array,
     sha256_of_test_set,
     stage_rows,
 )
-from mnist_edge.contract import LABELS, DatasetName, Normalization, Optimization, Precision, ProviderName
+from mnist_edge.contract import DatasetName, Normalization, Optimization, Precision, ProviderName
 from mnist_edge.pixels import Images, Logits
 from mnist_edge.records import Dataset, LayerReport, ParityReport, VariantParity
-from mnist_edge.runtime.classifier import open_classifier
+from mnist_edge.runtime.classifier import Classifier, open_classifier
 from mnist_edge.runtime.session import RefusedModelError
+from mnist_edge.verification.consistency import misstated_accuracy, misstated_precision, require_contract, stranger
 from mnist_edge.verification.layers import Floats, ReferenceStages, compare_layers
 from mnist_edge.verification.parity import MAX_DROP, Demand, Reference, check_parity, refused
 from mnist_edge.verification.stages import precision_of, run_stages
@@ -36,7 +35,7 @@ class Settings:
 
     Attributes:
         provider: the only one used.
-        batches: batch sizes to check besides 1, 7, 64 and all.
+        batches: batch sizes to check besides 1, 2, 3, 7, 64 and all.
         max_drop: accuracy that a lossy variant may lose, as a fraction of 1.
         layers: compare the stages inside also where the answers agree.
         how: what a float model expects of its pixels, where it does not say so itself.
@@ -59,12 +58,14 @@ class Truth:
         golden: run at several batch sizes.
         test_set: None where it is not at hand.
         stages: the reference's inside for a few images; None where it is not known.
+        other_test_set: whether the test set at hand is another one than the bundle's answers are for.
     """
 
     golden: Reference
     test_set: Reference | None
     stages: ReferenceStages | None
     said: str
+    other_test_set: bool = False
 
 
 def golden_reference(bundle: Bundle) -> Reference:
@@ -99,11 +100,13 @@ def reference_on_test_set(bundle: Bundle, dataset: Dataset) -> Reference | None:
 
 def recorded_truth(bundle: Bundle, dataset: Dataset | None) -> Truth:
     """What the bundle itself carries."""
+    test_set = None if dataset is None else reference_on_test_set(bundle, dataset)
     return Truth(
         golden=golden_reference(bundle),
-        test_set=None if dataset is None else reference_on_test_set(bundle, dataset),
+        test_set=test_set,
         stages=golden_stages(bundle),
         said="PyTorch's answers in golden.npz",
+        other_test_set=dataset is not None and test_set is None,
     )
 
 
@@ -160,6 +163,7 @@ def verify_bundle(bundle: Bundle, truth: Truth, settings: Settings) -> ParityRep
     """Check every variant of a bundle, whose bytes have been checked.
 
     Raises:
+        BadFileError: a model breaks the contract of its manifest, or contradicts it.
         SurroundingsError: the provider cannot be had.
     """
     manifest = bundle.manifest
@@ -202,28 +206,26 @@ def _check(
     name: str, file: Path, precision: Precision, truth: Truth, settings: Settings, bundle: Bundle | None
 ) -> VariantParity:
     demand = Demand(precision=precision, max_drop=settings.max_drop, batches=settings.batches, how=settings.how)
-    stranger = ""
+    doubts: list[str] = []
     try:
         classifier = open_classifier(file, settings.provider, settings.threads, optimization=settings.optimization)
-        stranger = "" if bundle is None else _stranger(bundle, classifier.metadata)
+        if bundle is not None:
+            require_contract(bundle, classifier)
+            doubts = [*_contradictions(bundle, classifier, truth), misstated_precision(file, precision)]
         found = check_parity(name, classifier, truth.golden, truth.test_set, demand)
     except RefusedModelError as error:
         found = refused(name, error.message, len((truth.test_set or truth.golden).images), precision)
-    return _add_reasons(found, stranger, _look_inside(found, file, truth, settings))
+    return _add_reasons(found, doubts, _look_inside(found, file, truth, settings))
 
 
-def _stranger(bundle: Bundle, metadata: dict[str, str]) -> str:
-    """Why a model and its golden file do not belong together, or nothing: a hash cannot tell, their origins can."""
-    manifest, golden = bundle.manifest, bundle.golden
-    if not np.array_equal(golden.weights_sha256, sha256_array(manifest.weights_sha256)):
-        return "golden.npz is stale: it holds the answers of other weights than the manifest names"
-    stated = metadata.get("mnist_edge.weights_sha256", manifest.weights_sha256)
-    if stated != manifest.weights_sha256:
-        return "the model file was exported from other weights than the manifest names"
-    labels = tuple(json.loads(metadata.get("mnist_edge.labels", "null")) or manifest.labels)
-    if not labels == manifest.labels == LABELS[manifest.dataset]:
-        return f"the labels are not those of {manifest.dataset} in their order: the classes were swapped"
-    return ""
+def _contradictions(bundle: Bundle, classifier: Classifier, truth: Truth) -> list[str]:
+    """What the parts of a bundle, and the test set at hand, say against each other."""
+    golden = bundle.golden
+    if truth.other_test_set:
+        told = f"golden.npz holds PyTorch's answers for another test set than the {bundle.manifest.dataset} at hand"
+        return [stranger(bundle, classifier), told]
+    labels = golden.labels[golden.labels != NO_LABEL] if truth.test_set is None else truth.test_set.labels
+    return [stranger(bundle, classifier), misstated_accuracy(bundle, labels)]
 
 
 def _look_inside(found: VariantParity, file: Path, truth: Truth, settings: Settings) -> LayerReport | None:
@@ -240,8 +242,8 @@ def _look_inside(found: VariantParity, file: Path, truth: Truth, settings: Setti
         return None
 
 
-def _add_reasons(found: VariantParity, stranger: str, layers: LayerReport | None) -> VariantParity:
-    reasons = [reason for reason in (stranger, found.reason) if reason]
+def _add_reasons(found: VariantParity, doubts: list[str], layers: LayerReport | None) -> VariantParity:
+    reasons = [reason for reason in (*doubts, found.reason) if reason]
     # Layers rescaled against each other answer alike: what fails is the answer, and the layer says why.
     # Another architecture fails by itself: it may know the images at hand by heart.
     if layers is not None and layers.symptom and (reasons or layers.first is None):
