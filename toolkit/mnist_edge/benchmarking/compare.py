@@ -108,21 +108,20 @@ def compare(
         )
     before = {_key(row, anyway=False): row for row in baseline.results}
     loosely = {_key(row, anyway=True): row for row in baseline.results} if anyway else {}
-    rows, matched = [], set()
-    unmatched = []
+    rows, matched, added = [], set(), []
     for row in candidate.results:
         other = before.get(_key(row, anyway=False)) or loosely.get(_key(row, anyway=True))
         if other is None:
-            unmatched.append(f"{_name(row)} is only in {names[1]}")
+            added.append(_name(row))
             continue
         matched.add(_name(other))
         for one, name in ((other, names[0]), (row, names[1])):
             require_processes(len(one.processes), name)
         rows.append(_compare_row(other, row, tolerance, (*differences, *_settings_differ(other, row))))
-    unmatched += [f"{_name(row)} is only in {names[0]}" for row in baseline.results if _name(row) not in matched]
+    lost = [_name(row) for row in baseline.results if _name(row) not in matched]
     if not rows:
         raise UsageError(
-            f"{names[0]} and {names[1]} have no row in common: {'; '.join(unmatched[:2])}",
+            f"{names[0]} and {names[1]} have no row in common: {lost[0]} and {added[0]}",
             hint="time the same batch, threads, provider and scenario",
         )
     return CompareReport(
@@ -130,8 +129,9 @@ def compare(
         candidate=names[1],
         tolerance=tolerance,
         rows=tuple(rows),
-        unmatched=tuple(unmatched),
-        passed=not any(row.beyond_tolerance for row in rows),
+        lost=tuple(lost),
+        added=tuple(added),
+        passed=not lost and not any(row.beyond_tolerance for row in rows),
     )
 
 
@@ -181,8 +181,11 @@ def _compare_row(baseline: BenchRow, candidate: BenchRow, tolerance: float, diff
         what=_name(candidate),
         baseline_p50_us=baseline.p50_us,
         candidate_p50_us=candidate.p50_us,
+        baseline_p99_us=baseline.p99_us,
+        candidate_p99_us=candidate.p99_us,
         effect=found,
         beyond_tolerance=found.verdict == "slower" and found.ratio > 1 + tolerance,
+        not_ruled_out=found.high - 1 if found.high > 1 + tolerance else None,
         differences=differences,
     )
 
@@ -224,7 +227,5 @@ def _key(row: BenchRow, *, anyway: bool) -> tuple[object, ...]:
 
 def _name(row: BenchRow) -> str:
     graph = ", CUDA graph" if row.cuda_graph else ""
-    return (
-        f"{row.engine} {row.variant} on {row.provider}{graph}, {row.scenario.described}, "
-        f"batch {row.batch}, {row.threads} thread(s)"
-    )
+    scenario = "" if row.scenario.name == "single-stream" else f", {row.scenario.described}"
+    return f"{row.engine} {row.variant} on {row.provider}{graph}{scenario}, batch {row.batch}, {row.threads} thread(s)"

@@ -38,7 +38,7 @@ def bench(
     normalize: Annotated[
         Normalization | None, typer.Option(help="What a float ONNX file expects of its pixels, where it does not say.")
     ] = None,
-    compare: Annotated[Path | None, typer.Option(help="Hold the result against this one.")] = None,
+    compare: Annotated[Path | None, typer.Option(help="Hold the result against this one. Only p50 is judged.")] = None,
     tolerance: Annotated[float, typer.Option(min=0, help="Percent of slowdown that --compare lets pass.")] = 5,
     anyway: Annotated[bool, typer.Option("--anyway", help="Compare although the surroundings differ.")] = False,
     self_check: Annotated[
