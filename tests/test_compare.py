@@ -14,6 +14,8 @@ from test_cli import in_process, one_line
 
 from mnist_edge.benchmarking import process, rounds
 from mnist_edge.benchmarking.compare import compare, effect, read_result
+from mnist_edge.benchmarking.environment import environment
+from mnist_edge.bundle import load_bundle
 from mnist_edge.errors import BadFileError, SurroundingsError, UsageError
 from mnist_edge.records import BenchReport, BenchRow, ProcessTiming, Scenario
 
@@ -54,6 +56,11 @@ def write(path: Path, report: BenchReport) -> Path:
     """The file that `bench --output` would have left."""
     path.write_text(json.dumps(report.to_json(), allow_nan=False))
     return path
+
+
+def here(bundle_folder: Path, *rows: BenchRow) -> BenchReport:
+    """The same, had it been timed on this machine with this bundle."""
+    return result(*rows, weights=load_bundle(bundle_folder).manifest.weights_sha256, **environment())
 
 
 @pytest.fixture
@@ -366,6 +373,14 @@ CHANGED: dict[str, Callable[[dict[str, Any]], object]] = {
     "versions in a list": lambda content: content["environment"].update(versions=["numpy"]),
     "negative": lambda content: first(content)["processes"][2].update(p50_us=-100.0),
     "zero": lambda content: first(content)["processes"][2].update(p50_us=0.0),
+    "a p50 above its processes'": lambda content: first(content).update(p50_us=101.01),
+    "a p50 below its processes'": lambda content: first(content).update(p50_us=99.49),
+    "a p99 below the p50": lambda content: first(content).update(p99_us=99.6),
+    "a p99 without end": lambda content: first(content).update(p99_us=float("inf")),
+    "samples of other processes": lambda content: first(content).update(samples=2501),
+    "no processes": lambda content: first(content).update(processes=[], samples=0),
+    "the same row twice": lambda content: content["results"].append(first(content)),
+    "a row twice, of other figures": lambda content: content["results"].append({**first(content), "outliers": 9}),
     "an unknown scenario": lambda content: first(content)["scenario"].update(name="rush-hour"),
 }
 WHOLE = json.dumps(result(row(), row(batch=64)).to_json()).encode()
@@ -432,16 +447,11 @@ def test_an_unreadable_tolerance_is_wrong_usage(before: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize(("factor", "code", "verdict"), [(1.0, 0, "undecided"), (1.2, 1, "slower"), (0.8, 0, "faster")])
 def test_bench_compares_what_it_has_timed(
-    factor: float,
-    code: int,
-    verdict: str,
-    before: Path,
-    bundle_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    factor: float, code: int, verdict: str, bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """--json gives the comparison, the table both; the new result is written also where it is slower."""
-    made = result(row(factor=factor))
+    before = write(tmp_path / "before.json", here(bundle_folder, row()))
+    made = here(bundle_folder, row(factor=factor))
     monkeypatch.setattr(rounds, "bench", lambda *_: made)
     arguments = ("bench", bundle_folder, "--compare", before, "--output", "after.json")
     done = in_process(*arguments, "--json", cwd=tmp_path)
@@ -459,34 +469,84 @@ def test_bench_compares_what_it_has_timed(
 
 
 def test_bench_may_replace_the_result_that_it_compares_with(
-    before: Path, bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The baseline is read before the new result takes its place."""
-    monkeypatch.setattr(rounds, "bench", lambda *_: result(row(factor=1.2)))
+    before = write(tmp_path / "before.json", here(bundle_folder, row()))
+    monkeypatch.setattr(rounds, "bench", lambda *_: here(bundle_folder, row(factor=1.2)))
     done = in_process("bench", bundle_folder, "--compare", before, "--output", before, "--json", cwd=tmp_path)
     assert (done.code, done.json["rows"][0]["effect"]["verdict"]) == (1, "slower")
     assert read_result(before).results[0].p50_us == pytest.approx(120.24)
 
 
-def test_bench_on_another_machine_is_not_compared(
+REFUSED: dict[str, tuple[Callable[[BenchReport], BenchReport], tuple[str, ...], int, str]] = {
+    "another machine": (lambda old: dataclasses.replace(old, environment=SURROUNDINGS), (), 2, "cpu: A CPU and"),
+    "another model": (lambda old: dataclasses.replace(old, weights_sha256="b" * 64), (), 2, "different models"),
+    "another duration": (lambda old: old, ("--duration", "0.2"), 2, "single-stream for 0.4 s and single-stream for 0.2 s"),
+    "other batches": (lambda old: old, ("--batch", "2"), 2, "no row in common"),
+    "a batch too few": (lambda old: dataclasses.replace(old, results=(row(), row(batch=64))), (), 1, "batch 64"),
+    "too few processes": (lambda old: dataclasses.replace(old, results=(row(CALM[:4]),)), (), 2, "has 4 processes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+@pytest.mark.usefixtures("nothing_is_timed")
+def test_bench_refuses_before_it_times_anything(what: str, bundle_folder: Path, tmp_path: Path) -> None:
+    """What is known beforehand costs no minutes: the same code as `compare` would give, and no file."""
+    change, options, code, said = REFUSED[what]
+    old = write(tmp_path / "old.json", change(here(bundle_folder, row())))
+    arguments = ("bench", bundle_folder, "--compare", old, "--output", "after.json", "--json", *options)
+    done = in_process(*arguments, cwd=tmp_path)
+    assert (done.code, set(done.json)) == (code, {"error"})
+    assert said in one_line(done.err)
+    assert not (tmp_path / "after.json").exists()
+
+
+def test_bench_compares_with_another_machine_by_who_asks_for_it(
     before: Path, bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Exit 2 names the difference; the new result is kept, so that nothing has to be timed again."""
-    monkeypatch.setattr(rounds, "bench", lambda *_: result(cpu="Another CPU"))
-    arguments = ("bench", bundle_folder, "--compare", before, "--output", "after.json", "--json")
-    done = in_process(*arguments, cwd=tmp_path)
-    assert (done.code, done.json["error"]["kind"]) == (2, "usage")
-    assert "Another CPU" in done.json["error"]["message"]
-    assert (tmp_path / "after.json").exists()
-    told = in_process(*arguments, "--anyway", cwd=tmp_path)
-    assert (told.code, told.json["rows"][0]["differences"]) == (0, ["cpu: A CPU and Another CPU"])
+    """--anyway times, and every row says what differs."""
+    made = here(bundle_folder, row())
+    monkeypatch.setattr(rounds, "bench", lambda *_: made)
+    told = in_process("bench", bundle_folder, "--compare", before, "--anyway", "--json", cwd=tmp_path)
+    assert told.code == 0
+    assert {f"cpu: A CPU and {made.environment['cpu']}", "they are of different models"} <= set(
+        told.json["rows"][0]["differences"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        (Scenario(seconds=0.4), Scenario(seconds=4), "single-stream for 0.4 s and single-stream for 4 s"),
+        (
+            Scenario(name="server", seconds=2, rate_per_s=100),
+            Scenario(name="server", seconds=2, rate_per_s=500),
+            "server at 100/s for 2 s and server at 500/s for 2 s",
+        ),
+        (
+            Scenario(name="idle", seconds=2, gap_ms=10),
+            Scenario(name="idle", seconds=2, gap_ms=90),
+            "idle, gap 10 ms for 2 s and idle, gap 90 ms for 2 s",
+        ),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else value.described,
+)
+def test_other_settings_of_a_scenario_are_not_compared(one: Scenario, other: Scenario, said: str) -> None:
+    """A queue that fills for ten seconds is not one of two; --anyway compares and says so in the row."""
+    sides = result(row(scenario=one)), result(row(scenario=other))
+    with pytest.raises(UsageError, match=said):
+        compare(*sides, ("a", "b"), tolerance=0.05)
+    found = compare(*sides, ("a", "b"), tolerance=0.05, anyway=True)
+    assert (found.rows[0].differences, found.lost, found.added) == ((f"scenario: {said}",), (), ())
+    assert compare(sides[0], sides[0], ("a", "b"), tolerance=0.05).rows[0].differences == ()
 
 
 @pytest.mark.usefixtures("nothing_is_timed")
 def test_too_few_processes_are_not_compared(before: Path, bundle_folder: Path, tmp_path: Path) -> None:
     """Over two processes noise would be called news one time in three: exit 2, with the option that mends it."""
     content = json.loads(WHOLE)
-    first(content)["processes"] = first(content)["processes"][:2]
+    first(content).update(processes=first(content)["processes"][:2], samples=1000)
     (tmp_path / "few.json").write_text(json.dumps(content))
     for arguments in (
         ("compare", before, "few.json"),

@@ -78,10 +78,10 @@ def bench(
         raise typer.Exit(0 if checked.passed else 1)
     baseline = None
     if compare is not None:
-        from mnist_edge.benchmarking.compare import read_result, require_processes
+        from mnist_edge.benchmarking.compare import read_result, require_comparable
 
-        require_processes(plan.rounds, "this plan")
         baseline = read_result(compare)
+        require_comparable(baseline, plan, (str(compare), "this run"), anyway=anyway)
     report = bench_stage(plan)
     if profile:
         from mnist_edge.benchmarking.profile import profile as by_operator
