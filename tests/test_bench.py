@@ -388,6 +388,18 @@ def speeds(monkeypatch: pytest.MonkeyPatch, us: Callable[[int], float]) -> list[
     return tasks
 
 
+def test_a_setting_named_twice_is_timed_once(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rows of one name could not be told apart in a comparison."""
+    tasks = speeds(monkeypatch, lambda _: 100)
+    asked = ("--batch", "1,1,2,1", "--threads", "1,1", "--rounds", "2", "--output", "b.json", "--json")
+    done = in_process("bench", bundle_folder, *asked, cwd=tmp_path)
+    assert [(row["batch"], len(row["processes"])) for row in done.json["results"]] == [(1, 2), (1, 2), (2, 2), (2, 2)]
+    assert len(tasks) == 8
+    assert len(read_result(tmp_path / "b.json").results) == 4
+
+
 def test_rounds_are_interleaved_and_seeded(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every candidate once a round, in an order drawn anew; requests differ by round, not by candidate."""
     tasks = speeds(monkeypatch, lambda _: 100)
