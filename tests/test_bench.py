@@ -310,6 +310,23 @@ def test_options_that_do_not_fit_are_refused_before_a_process_starts(
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("option", ["--output", "--plot"])
+@pytest.mark.parametrize("place", ["file/x.png", "file/deep/x.png", "/proc/x.png", "folder.png"])
+@pytest.mark.usefixtures("nothing_is_timed")
+def test_a_place_that_cannot_be_written_to_is_refused_before_timing(
+    option: str, place: str, bundle_folder: Path, tmp_path: Path
+) -> None:
+    """Exit 4 names it at once, not after minutes; with --self-check too."""
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "folder.png").mkdir()
+    done = in_process("bench", bundle_folder, option, place, "--json", cwd=tmp_path)
+    assert (done.code, done.json["error"]["kind"]) == (4, "surroundings")
+    assert one_line(done.err).startswith(f"mnist-edge: {place}: ")
+    if option == "--output":
+        assert in_process("bench", bundle_folder, "--self-check", option, place, cwd=tmp_path).code == 4
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder.png"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "scenario"),
     [

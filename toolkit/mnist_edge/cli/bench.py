@@ -52,6 +52,7 @@ def bench(
     """Time onnxruntime, and PyTorch eager beside it, in fresh processes taken in turn."""
     from mnist_edge.benchmarking.rounds import ROUNDS, Plan
     from mnist_edge.cli.verify import newest_bundle
+    from mnist_edge.files import require_writable
     from mnist_edge.reporting.console import emit, say
     from mnist_edge.reporting.tables import bench_table, self_check_table
 
@@ -65,6 +66,9 @@ def bench(
         scenario=_scenario(scenario, rate, gap, duration),
         how=normalize,
     )
+    for written in (output, plot):
+        if written is not None:
+            require_writable(written)
     if self_check:
         from mnist_edge.benchmarking.compare import self_check as check
         from mnist_edge.reporting.console import progress
