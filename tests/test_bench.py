@@ -146,6 +146,31 @@ def test_output_writes_what_is_printed(
     assert f"{report.results[0].p50_us:,.1f}" in table.out
 
 
+@pytest.mark.xdist_group("bench report")
+def test_the_table_fits_a_hundred_columns(
+    report: BenchReport, bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The usual case with large figures, one and two threads: nothing is cut, what all rows share stands above once."""
+    ours, torch = (
+        dataclasses.replace(
+            row, batch=1024, p50_us=11_314.2, p99_us=18_765.4, throughput_per_s=987_654.3, cold_start_ms=9_123.0,
+            ratio_to_torch=ratio, intervals={"p50_us": (11_200.4, 12_400.4), "ratio_to_torch": (0.7, 0.76)},
+        )
+        for row, ratio in zip(report.results, (0.73, 1.0), strict=True)
+    )  # fmt: skip
+    two = [dataclasses.replace(row, threads=2) for row in (ours, torch)]
+    for rows, threads in ((ours, torch), False), ((ours, torch, *two), True):
+        shown = dataclasses.replace(report, model="exported/mnist", results=rows, notes=())
+        monkeypatch.setattr(rounds, "bench", lambda *_, shown=shown: shown)
+        lines = in_process("bench", bundle_folder, cwd=tmp_path).out.split("far outliers")[0].splitlines()
+        assert max(map(len, lines)) <= 100
+        assert ("1 thread(s)" in lines[0]) != threads
+        assert any("threads" in line for line in lines) == threads
+        assert sum("x0.73 [0.70, 0.76]" in line for line in lines) == len(rows) / 2
+        for figure in ("11,314", "[11,200, 12,400]", "18,765", "987,654", "9,123"):
+            assert sum(figure in line for line in lines) == len(rows)
+
+
 def test_a_foreign_file_is_timed_on_random_inputs_and_says_so(bundle_folder: Path, tmp_path: Path) -> None:
     """Without golden inputs there is no baseline, and no claim that the decisions were right."""
     path = tmp_path / "foreign.onnx"
@@ -288,6 +313,23 @@ def test_options_that_do_not_fit_are_refused_before_a_process_starts(
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("option", ["--output", "--plot"])
+@pytest.mark.parametrize("place", ["file/x.png", "file/deep/x.png", "/proc/x.png", "folder.png"])
+@pytest.mark.usefixtures("nothing_is_timed")
+def test_a_place_that_cannot_be_written_to_is_refused_before_timing(
+    option: str, place: str, bundle_folder: Path, tmp_path: Path
+) -> None:
+    """Exit 4 names it at once, not after minutes; with --self-check too."""
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "folder.png").mkdir()
+    done = in_process("bench", bundle_folder, option, place, "--json", cwd=tmp_path)
+    assert (done.code, done.json["error"]["kind"]) == (4, "surroundings")
+    assert one_line(done.err).startswith(f"mnist-edge: {place}: ")
+    if option == "--output":
+        assert in_process("bench", bundle_folder, "--self-check", option, place, cwd=tmp_path).code == 4
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder.png"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "scenario"),
     [
@@ -389,6 +431,18 @@ def speeds(monkeypatch: pytest.MonkeyPatch, us: Callable[[int], float]) -> list[
     monkeypatch.setattr(rounds, "run_process", run)
     monkeypatch.setattr(rounds, "pace_ms", lambda: 10.0)
     return tasks
+
+
+def test_a_setting_named_twice_is_timed_once(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rows of one name could not be told apart in a comparison."""
+    tasks = speeds(monkeypatch, lambda _: 100)
+    asked = ("--batch", "1,1,2,1", "--threads", "1,1", "--rounds", "2", "--output", "b.json", "--json")
+    done = in_process("bench", bundle_folder, *asked, cwd=tmp_path)
+    assert [(row["batch"], len(row["processes"])) for row in done.json["results"]] == [(1, 2), (1, 2), (2, 2), (2, 2)]
+    assert len(tasks) == 8
+    assert len(read_result(tmp_path / "b.json").results) == 4
 
 
 def test_rounds_are_interleaved_and_seeded(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,6 +142,8 @@ def test_an_unexpected_error_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
         (OSError(errno.ENOSPC, "No space left on device", "/some/file"), 4, "/some/file"),
         (PermissionError(errno.EACCES, "Permission denied", "/some/file"), 4, "/some/file"),
         (MemoryError(), 4, "memory"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), 4, "no further process or thread"),
+        (RuntimeError("can't start new thread"), 4, "no further process or thread"),
         (ModuleNotFoundError("No module named 'onnx'", name="onnx"), 4, 'pip install "mnist-edge[cpu]"'),
         (ModuleNotFoundError("no", name="torch.nn"), 4, 'pip install "mnist-edge[train]"'),
         (ModuleNotFoundError("no", name="onnxruntime"), 4, 'pip install "mnist-edge[cpu]"'),
@@ -160,6 +162,21 @@ def test_each_kind_of_error_has_its_exit_code(
     told = in_process("doctor", "--json", cwd=tmp_path)
     assert told.code == code
     assert said.split(" (", maxsplit=1)[0] in told.json["error"]["message"] + told.json["error"]["hint"]
+
+
+def test_numpy_starts_no_threads_that_could_fail(tmp_path: Path) -> None:
+    """OpenBLAS answers a thread that cannot be started with a SIGINT of its own, which would read as Ctrl-C."""
+    code = (
+        "import os, sys\nfrom mnist_edge.cli.app import main\nsys.argv = ['mnist-edge', '--version']\n"
+        "try:\n    main()\nexcept SystemExit:\n    import numpy\nprint(len(os.listdir('/proc/self/task')))"
+    )
+    if not Path("/proc/self/task").exists():
+        pytest.skip("threads are counted in /proc")
+    free = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=free, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "1"
 
 
 def test_training_without_torch_names_the_extra(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from test_cli import in_process, one_line
 
 from mnist_edge.benchmarking import process, rounds
 from mnist_edge.benchmarking.compare import compare, effect, read_result
+from mnist_edge.benchmarking.environment import environment
+from mnist_edge.bundle import load_bundle
 from mnist_edge.errors import BadFileError, SurroundingsError, UsageError
 from mnist_edge.records import BenchReport, BenchRow, ProcessTiming, Scenario
 
@@ -56,6 +58,11 @@ def write(path: Path, report: BenchReport) -> Path:
     return path
 
 
+def here(bundle_folder: Path, *rows: BenchRow) -> BenchReport:
+    """The same, had it been timed on this machine with this bundle."""
+    return result(*rows, weights=load_bundle(bundle_folder).manifest.weights_sha256, **environment())
+
+
 @pytest.fixture
 def before(tmp_path: Path) -> Path:
     """A result on disk."""
@@ -79,13 +86,14 @@ def test_a_result_against_itself_is_undecided(before: Path, tmp_path: Path) -> N
     """Exit 0, an effect of exactly nothing, and the report's own schema."""
     done = in_process("compare", before, before, "--json", cwd=tmp_path)
     assert (done.code, done.err) == (0, "")
-    assert set(done.json) == {"schema", "baseline", "candidate", "tolerance", "rows", "unmatched", "passed"}
-    assert (done.json["schema"], done.json["tolerance"]) == ("mnist-edge/compare/1", 0.05)
-    assert (done.json["passed"], done.json["unmatched"]) == (True, [])
+    assert set(done.json) == {"schema", "baseline", "candidate", "tolerance", "rows", "lost", "added", "passed"}
+    assert (done.json["schema"], done.json["tolerance"]) == ("mnist-edge/compare/2", 0.05)
+    assert (done.json["passed"], done.json["lost"], done.json["added"]) == (True, [], [])
     assert (done.json["baseline"], done.json["candidate"]) == (str(before), str(before))
     (found,) = done.json["rows"]
     assert set(found) == {
-        "what", "baseline_p50_us", "candidate_p50_us", "effect", "beyond_tolerance", "differences"
+        "what", "baseline_p50_us", "candidate_p50_us", "baseline_p99_us", "candidate_p99_us", "effect",
+        "beyond_tolerance", "not_ruled_out", "differences",
     }  # fmt: skip
     assert (found["effect"]["verdict"], found["effect"]["ratio"]) == ("undecided", 1)
     assert found["effect"]["low"] <= 1 <= found["effect"]["high"]
@@ -111,7 +119,8 @@ def test_a_slowdown_beyond_the_tolerance_fails_and_is_named(before: Path, tmp_pa
     assert done.json["passed"] is False
     table = in_process("compare", before, new, cwd=tmp_path)
     assert table.code == 1
-    assert "BEYOND THE TOLERANCE" in table.out
+    assert "BEYOND THE TOLERANCE" in " ".join(table.out.split())
+    assert table.out.splitlines()[-1].startswith("FAILED (exit 1): 1 of 1 rows shown to be over 5 % slower, 0 lost")
     assert "10.0% slower" in one_line(table.err)
 
 
@@ -233,13 +242,95 @@ def test_rows_of_other_settings_are_not_matched(
     assert "no row in common" in one_line(done.err)
     assert f"{said}" in one_line(done.err)
     told = in_process("compare", before, write(after, result(row(), row(**changes))), "--json", cwd=tmp_path)
-    assert (told.code, len(told.json["rows"])) == (0, 1)
-    (line,) = told.json["unmatched"]
+    assert (told.code, len(told.json["rows"]), told.json["passed"]) == (0, 1, True)
+    (line,) = told.json["added"]
     assert said in line
-    assert line.endswith(f"is only in {after}")
-    back = in_process("compare", after, before, cwd=tmp_path)
-    assert back.code == 0
-    assert f"is only in {after}" in " ".join(back.out.split())
+    table = in_process("compare", before, after, cwd=tmp_path)
+    assert f"only in {after}: {line}" in " ".join(table.out.split())
+    assert table.out.splitlines()[-1].startswith("passed (exit 0)")
+
+
+def test_a_lost_row_fails_and_is_listed(before: Path, tmp_path: Path) -> None:
+    """A build that times less than its baseline has shown nothing about the rest: exit 1, each lost row named."""
+    wide = write(tmp_path / "wide.json", result(row(), row(batch=64), row(engine="torch"), row(factor=1.3, threads=2)))
+    for anyway in ((), ("--anyway",)):
+        done = in_process("compare", wide, before, "--json", *anyway, cwd=tmp_path)
+        assert (done.code, done.json["passed"], done.json["added"]) == (1, False, [])
+        lost = done.json["lost"]
+        assert [any(said in what for said in ("batch 64", "torch", "2 thread")) for what in lost] == [True] * 3
+        assert not any(found["beyond_tolerance"] for found in done.json["rows"])
+        assert all(what in one_line(done.err) for what in lost)
+    table = in_process("compare", wide, before, cwd=tmp_path)
+    assert table.code == 1
+    assert all(f"LOST, only in {wide}: {what}" in " ".join(table.out.split()) for what in lost)
+    assert "3 lost" in table.out.splitlines()[-1]
+    assert table.out.splitlines()[-1].startswith("FAILED (exit 1)")
+    slower = write(tmp_path / "slower.json", result(row(factor=1.3)))
+    both = in_process("compare", wide, slower, cwd=tmp_path)
+    assert both.code == 1
+    assert "30.0% slower" in one_line(both.err)
+    assert "batch 64" in one_line(both.err)
+
+
+@pytest.mark.parametrize(
+    ("p50s", "tolerance", "verdict", "told"),
+    [
+        ((60.0, 140.0, 90.0, 120.0, 100.0), 0.05, "undecided", True),
+        ((60.0, 140.0, 90.0, 120.0, 100.0), 5.0, "undecided", False),
+        (CALM, 0.05, "undecided", False),
+        (CALM, 0.001, "undecided", True),
+        (tuple(1.04 * value for value in CALM), 0.045, "slower", True),
+        (tuple(0.5 * value for value in CALM), 0.05, "faster", False),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_ruled_out_is_told(
+    p50s: tuple[float, ...], tolerance: float, verdict: str, told: bool, before: Path, tmp_path: Path
+) -> None:
+    """A row that passes only because it is noisy says how much slower it may be, and what would tell."""
+    after = write(tmp_path / "after.json", result(row(p50s)))
+    done = in_process("compare", before, after, "--tolerance", f"{100 * tolerance}", "--json", cwd=tmp_path)
+    (found,) = done.json["rows"]
+    assert (done.code, found["effect"]["verdict"]) == (0, verdict)
+    assert found["not_ruled_out"] == (pytest.approx(found["effect"]["high"] - 1) if told else None)
+    table = in_process("compare", before, after, "--tolerance", f"{100 * tolerance}", cwd=tmp_path)
+    assert table.code == 0
+    line = f"cannot rule out a slowdown of up to {found['effect']['high'] - 1:.1%}; more --rounds narrows it"
+    assert (line in table.out) == told == ("cannot rule out" in table.out)
+    last = table.out.splitlines()[-1]
+    assert last.startswith("passed (exit 0): 0 of 1 rows")
+    assert last.endswith(f"{int(verdict == 'undecided')} undecided, which fails nothing")
+
+
+def test_only_the_median_is_judged_and_that_is_said(before: Path, tmp_path: Path) -> None:
+    """A tail a hundred times worse is shown on both sides and fails nothing; table and help say so."""
+    old, new = (
+        write(tmp_path / f"{name}.json", result(row(p99_us=p99))) for name, p99 in (("old", 150.5), ("new", 15050.0))
+    )
+    done = in_process("compare", old, new, "--json", cwd=tmp_path)
+    (found,) = done.json["rows"]
+    assert (done.code, found["baseline_p99_us"], found["candidate_p99_us"]) == (0, 150.5, 15050)
+    table = in_process("compare", old, new, cwd=tmp_path).out
+    assert "150.5 to 15,050" in table
+    assert "only p50 is judged" in table
+    assert "150.5 to -" in in_process("compare", old, before, cwd=tmp_path).out
+    assert "Only p50 is judged" in in_process("compare", "--help", cwd=tmp_path).out
+    assert "Only p50 is judged" in " ".join(in_process("bench", "--help", cwd=tmp_path).out.replace("│", " ").split())
+
+
+def test_a_comparison_fits_a_hundred_columns(tmp_path: Path) -> None:
+    """The usual case, figures as large as they get, in a terminal of the width that people have."""
+    rows = [
+        row(tuple(scale * p50 for p50 in (7000.0, 14000.0, 9000.0, 12000.0, 10000.0)), batch=batch, engine=engine,
+            p50_us=scale * 10000, p99_us=scale * 19999)
+        for engine, scale in (("onnxruntime", 1), ("torch", 1.3))
+        for batch in (1, 1024)
+    ]  # fmt: skip
+    write(tmp_path / "wide.json", result(*rows))
+    table = in_process("compare", "wide.json", "wide.json", cwd=tmp_path).out.splitlines()
+    shown = [line for line in table if "cannot rule out" not in line]
+    assert max(map(len, shown)) <= 100
+    assert sum("undecided  19,999 to 19,999" in line for line in shown) == 2
 
 
 @pytest.mark.parametrize(
@@ -251,7 +342,7 @@ def test_anyway_compares_other_threads_and_providers_and_says_so(changes: dict[s
     """The same batch of the same variant on the CPU and on the GPU can be compared by who asks for it."""
     found = compare(result(), result(row(**changes)), ("a", "b"), tolerance=0.05, anyway=True)
     assert found.rows[0].differences == (said,)
-    assert found.unmatched == ()
+    assert (found.lost, found.added) == ((), ())
     with pytest.raises(UsageError, match="no row in common"):
         compare(result(), result(row(batch=2, **changes)), ("a", "b"), tolerance=0.05, anyway=True)
 
@@ -282,6 +373,14 @@ CHANGED: dict[str, Callable[[dict[str, Any]], object]] = {
     "versions in a list": lambda content: content["environment"].update(versions=["numpy"]),
     "negative": lambda content: first(content)["processes"][2].update(p50_us=-100.0),
     "zero": lambda content: first(content)["processes"][2].update(p50_us=0.0),
+    "a p50 above its processes'": lambda content: first(content).update(p50_us=101.01),
+    "a p50 below its processes'": lambda content: first(content).update(p50_us=99.49),
+    "a p99 below the p50": lambda content: first(content).update(p99_us=99.6),
+    "a p99 without end": lambda content: first(content).update(p99_us=float("inf")),
+    "samples of other processes": lambda content: first(content).update(samples=2501),
+    "no processes": lambda content: first(content).update(processes=[], samples=0),
+    "the same row twice": lambda content: content["results"].append(first(content)),
+    "a row twice, of other figures": lambda content: content["results"].append({**first(content), "outliers": 9}),
     "an unknown scenario": lambda content: first(content)["scenario"].update(name="rush-hour"),
 }
 WHOLE = json.dumps(result(row(), row(batch=64)).to_json()).encode()
@@ -348,21 +447,16 @@ def test_an_unreadable_tolerance_is_wrong_usage(before: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize(("factor", "code", "verdict"), [(1.0, 0, "undecided"), (1.2, 1, "slower"), (0.8, 0, "faster")])
 def test_bench_compares_what_it_has_timed(
-    factor: float,
-    code: int,
-    verdict: str,
-    before: Path,
-    bundle_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    factor: float, code: int, verdict: str, bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """--json gives the comparison, the table both; the new result is written also where it is slower."""
-    made = result(row(factor=factor))
+    before = write(tmp_path / "before.json", here(bundle_folder, row()))
+    made = here(bundle_folder, row(factor=factor))
     monkeypatch.setattr(rounds, "bench", lambda *_: made)
     arguments = ("bench", bundle_folder, "--compare", before, "--output", "after.json")
     done = in_process(*arguments, "--json", cwd=tmp_path)
     assert done.code == code
-    assert (done.json["schema"], done.json["candidate"]) == ("mnist-edge/compare/1", "this run")
+    assert (done.json["schema"], done.json["candidate"]) == ("mnist-edge/compare/2", "this run")
     assert done.json["rows"][0]["effect"]["verdict"] == verdict
     assert read_result(tmp_path / "after.json") == made
     table = in_process(*arguments, cwd=tmp_path)
@@ -375,34 +469,84 @@ def test_bench_compares_what_it_has_timed(
 
 
 def test_bench_may_replace_the_result_that_it_compares_with(
-    before: Path, bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The baseline is read before the new result takes its place."""
-    monkeypatch.setattr(rounds, "bench", lambda *_: result(row(factor=1.2)))
+    before = write(tmp_path / "before.json", here(bundle_folder, row()))
+    monkeypatch.setattr(rounds, "bench", lambda *_: here(bundle_folder, row(factor=1.2)))
     done = in_process("bench", bundle_folder, "--compare", before, "--output", before, "--json", cwd=tmp_path)
     assert (done.code, done.json["rows"][0]["effect"]["verdict"]) == (1, "slower")
     assert read_result(before).results[0].p50_us == pytest.approx(120.24)
 
 
-def test_bench_on_another_machine_is_not_compared(
+REFUSED: dict[str, tuple[Callable[[BenchReport], BenchReport], tuple[str, ...], int, str]] = {
+    "another machine": (lambda old: dataclasses.replace(old, environment=SURROUNDINGS), (), 2, "cpu: A CPU and"),
+    "another model": (lambda old: dataclasses.replace(old, weights_sha256="b" * 64), (), 2, "different models"),
+    "another duration": (lambda old: old, ("--duration", "0.2"), 2, "single-stream for 0.4 s and single-stream for 0.2 s"),
+    "other batches": (lambda old: old, ("--batch", "2"), 2, "no row in common"),
+    "a batch too few": (lambda old: dataclasses.replace(old, results=(row(), row(batch=64))), (), 1, "batch 64"),
+    "too few processes": (lambda old: dataclasses.replace(old, results=(row(CALM[:4]),)), (), 2, "has 4 processes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+@pytest.mark.usefixtures("nothing_is_timed")
+def test_bench_refuses_before_it_times_anything(what: str, bundle_folder: Path, tmp_path: Path) -> None:
+    """What is known beforehand costs no minutes: the same code as `compare` would give, and no file."""
+    change, options, code, said = REFUSED[what]
+    old = write(tmp_path / "old.json", change(here(bundle_folder, row())))
+    arguments = ("bench", bundle_folder, "--compare", old, "--output", "after.json", "--json", *options)
+    done = in_process(*arguments, cwd=tmp_path)
+    assert (done.code, set(done.json)) == (code, {"error"})
+    assert said in one_line(done.err)
+    assert not (tmp_path / "after.json").exists()
+
+
+def test_bench_compares_with_another_machine_by_who_asks_for_it(
     before: Path, bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Exit 2 names the difference; the new result is kept, so that nothing has to be timed again."""
-    monkeypatch.setattr(rounds, "bench", lambda *_: result(cpu="Another CPU"))
-    arguments = ("bench", bundle_folder, "--compare", before, "--output", "after.json", "--json")
-    done = in_process(*arguments, cwd=tmp_path)
-    assert (done.code, done.json["error"]["kind"]) == (2, "usage")
-    assert "Another CPU" in done.json["error"]["message"]
-    assert (tmp_path / "after.json").exists()
-    told = in_process(*arguments, "--anyway", cwd=tmp_path)
-    assert (told.code, told.json["rows"][0]["differences"]) == (0, ["cpu: A CPU and Another CPU"])
+    """--anyway times, and every row says what differs."""
+    made = here(bundle_folder, row())
+    monkeypatch.setattr(rounds, "bench", lambda *_: made)
+    told = in_process("bench", bundle_folder, "--compare", before, "--anyway", "--json", cwd=tmp_path)
+    assert told.code == 0
+    assert {f"cpu: A CPU and {made.environment['cpu']}", "they are of different models"} <= set(
+        told.json["rows"][0]["differences"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        (Scenario(seconds=0.4), Scenario(seconds=4), "single-stream for 0.4 s and single-stream for 4 s"),
+        (
+            Scenario(name="server", seconds=2, rate_per_s=100),
+            Scenario(name="server", seconds=2, rate_per_s=500),
+            "server at 100/s for 2 s and server at 500/s for 2 s",
+        ),
+        (
+            Scenario(name="idle", seconds=2, gap_ms=10),
+            Scenario(name="idle", seconds=2, gap_ms=90),
+            "idle, gap 10 ms for 2 s and idle, gap 90 ms for 2 s",
+        ),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else value.described,
+)
+def test_other_settings_of_a_scenario_are_not_compared(one: Scenario, other: Scenario, said: str) -> None:
+    """A queue that fills for ten seconds is not one of two; --anyway compares and says so in the row."""
+    sides = result(row(scenario=one)), result(row(scenario=other))
+    with pytest.raises(UsageError, match=said):
+        compare(*sides, ("a", "b"), tolerance=0.05)
+    found = compare(*sides, ("a", "b"), tolerance=0.05, anyway=True)
+    assert (found.rows[0].differences, found.lost, found.added) == ((f"scenario: {said}",), (), ())
+    assert compare(sides[0], sides[0], ("a", "b"), tolerance=0.05).rows[0].differences == ()
 
 
 @pytest.mark.usefixtures("nothing_is_timed")
 def test_too_few_processes_are_not_compared(before: Path, bundle_folder: Path, tmp_path: Path) -> None:
     """Over two processes noise would be called news one time in three: exit 2, with the option that mends it."""
     content = json.loads(WHOLE)
-    first(content)["processes"] = first(content)["processes"][:2]
+    first(content).update(processes=first(content)["processes"][:2], samples=1000)
     (tmp_path / "few.json").write_text(json.dumps(content))
     for arguments in (
         ("compare", before, "few.json"),

@@ -99,10 +99,17 @@ def stand_in(
             self.entries[key] = value
 
     class Session:
-        def __init__(self, _model: object, sess_options: Options, providers: list[Any]) -> None:
+        def __init__(self, _model: object, sess_options: Options, providers: list[Any], enable_fallback: int) -> None:
             if refusal is not None:
                 raise refusal
-            made.append({"providers": providers, "entries": sess_options.entries, "options": sess_options})
+            made.append(
+                {
+                    "providers": providers,
+                    "entries": sess_options.entries,
+                    "options": sess_options,
+                    "fallback": enable_fallback,
+                }
+            )
 
         def get_providers(self) -> list[str]:
             return got
@@ -134,6 +141,7 @@ def test_cuda_alone_is_asked_for_with_the_fallback_off(monkeypatch: pytest.Monke
     assert open_session(b"model", "cuda").placement == {CUDA: 5}
     assert made[-1]["providers"] == [CUDA]
     assert made[-1]["entries"]["session.disable_cpu_ep_fallback"] == "1"
+    assert made[-1]["fallback"] == 0
 
 
 def test_a_session_on_another_provider_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,6 +164,22 @@ def test_a_cuda_session_that_cannot_be_made_is_4(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(SurroundingsError, match=r"libcudnn\.so\.9 is missing$") as caught:
         open_session(b"model", "cuda")
     assert caught.value.hint
+
+
+def test_a_thread_that_cannot_be_started_is_4_and_tried_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is no fault of the model; onnxruntime's own second try would print into the JSON, and move to the CPU."""
+    tries: list[object] = []
+
+    def fail(_self: object, providers: object, *_: object) -> None:
+        tries.append(providers)
+        raise RuntimeError("env.cc:327 PosixThread pthread_create failed, error code: 11")
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", fail)
+    with pytest.raises(SurroundingsError, match="no further thread can be started"):
+        open_session(three_nodes(), "cpu", 2)
+    assert (len(tries), capsys.readouterr().out) == (1, "")
 
 
 def test_placement_counts_the_nodes_of_a_real_model(bundle_folder: Path) -> None:

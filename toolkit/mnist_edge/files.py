@@ -61,6 +61,19 @@ def ensure_folder(path: Path) -> Path:
     return path
 
 
+def require_writable(path: Path) -> None:
+    """Prove, and leave no trace, that a file of this name can be written later: before long work starts.
+
+    Raises:
+        SurroundingsError: it is a folder, or would lie in a place that cannot be written to.
+    """
+    with explaining_os_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=next(folder for folder in path.parents if folder.exists())):
+            pass
+
+
 def write_atomic(path: Path, data: bytes, previous: Path | None = None) -> None:
     """Write `data` so that `path` holds the old bytes or the new ones, whatever happens.
 

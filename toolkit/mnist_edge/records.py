@@ -496,26 +496,44 @@ class Effect:
 
 @dataclass(frozen=True, kw_only=True)
 class CompareRow:
-    """One candidate in both results; `differences` says what else differed, where it was compared all the same."""
+    """One candidate in both results, judged by its p50.
+
+    Attributes:
+        baseline_p99_us, candidate_p99_us: for the reader; nothing is judged by them.
+        beyond_tolerance: shown to be slower, and by more than the tolerance.
+        not_ruled_out: largest slowdown, a fraction of 1, that the interval leaves possible, where that is
+            more than the tolerance; else None.
+        differences: what else differed, where it was compared all the same.
+    """
 
     what: str
     baseline_p50_us: float
     candidate_p50_us: float
+    baseline_p99_us: float | None
+    candidate_p99_us: float | None
     effect: Effect
     beyond_tolerance: bool
+    not_ruled_out: float | None
     differences: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareReport(Report):
-    """Two results held against each other. `tolerance` is a fraction of 1."""
+    """Two results held against each other.
 
-    schema: ClassVar[str] = "mnist-edge/compare/1"
+    Attributes:
+        tolerance: a fraction of 1.
+        lost: rows of the baseline that the candidate lacks; one is enough to fail.
+        added: rows that only the candidate has.
+    """
+
+    schema: ClassVar[str] = "mnist-edge/compare/2"
     baseline: str
     candidate: str
     tolerance: float
     rows: tuple[CompareRow, ...]
-    unmatched: tuple[str, ...]
+    lost: tuple[str, ...]
+    added: tuple[str, ...]
     passed: bool
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from mnist_edge.benchmarking.rounds import OnProcess, Plan, choose, run_rounds, surroundings_for
 from mnist_edge.benchmarking.row import make_row
-from mnist_edge.errors import BadFileError, SurroundingsError, UsageError
-from mnist_edge.records import BenchReport, BenchRow, CompareReport, CompareRow, Effect, SelfCheckReport
+from mnist_edge.errors import BadFileError, CheckFailedError, SurroundingsError, UsageError
+from mnist_edge.records import BenchReport, BenchRow, Candidate, CompareReport, CompareRow, Effect, SelfCheckReport
 from mnist_edge.stats import ratio_of_means, upper_bound95
 
 LEVEL = 0.99
@@ -25,6 +25,8 @@ COMPARISONS = 40
 FALSE_ALARMS = 0.05
 """Share of false alarms that `self_check` lets pass."""
 SURROUNDINGS = ("cpu", "cpu_features", "machine", "system", "cores", "affinity", "governor", "python")
+Timed = Sequence[BenchRow] | Sequence[Candidate]
+"""What was timed, or is to be."""
 _HINT = "mnist-edge bench --output FILE writes one"
 
 
@@ -44,7 +46,7 @@ def read_result(path: Path) -> BenchReport:
 
     Raises:
         SurroundingsError: there is no such file.
-        BadFileError: not JSON, another schema, or fields that do not fit.
+        BadFileError: not JSON, another schema, fields that do not fit, or that contradict each other.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -68,9 +70,30 @@ def read_result(path: Path) -> BenchReport:
     if not isinstance(report.environment.get("versions"), dict):
         raise BadFileError(f"{path} does not say which versions it was timed with", hint="time it again")
     for row in report.results:
-        if not all(0 < figure < math.inf for figure in (row.p50_us, *(process.p50_us for process in row.processes))):
-            raise BadFileError(f"{path}: a p50 of {_name(row)} is no time", hint="time it again")
+        wrong = _contradiction(row)
+        if wrong:
+            raise BadFileError(f"{path}: {_name(row)}: {wrong}", hint="time it again")
+    twice = [row for place, row in enumerate(report.results) if _key(row) in map(_key, report.results[:place])]
+    if twice:
+        raise BadFileError(f"{path} has {_name(twice[0])} twice", hint="time it again")
     return report
+
+
+def _contradiction(row: BenchRow) -> str | None:
+    """What no timing could have written, in words."""
+    if not row.processes:
+        return "no process timed it"
+    figures = [row.p50_us, row.p99_us, *(process.p50_us for process in row.processes)]
+    if not all(0 < figure < math.inf for figure in figures if figure is not None):
+        return "a percentile is no time"
+    if row.samples != sum(process.runs for process in row.processes):
+        return f"its {row.samples} samples are not those of its {len(row.processes)} processes"
+    medians = _medians(row)
+    if not min(medians) <= row.p50_us <= max(medians):  # the median of a whole lies among those of its parts
+        return f"its p50 of {row.p50_us:g} us is not among those of its processes"
+    if row.p99_us is not None and row.p99_us < row.p50_us:
+        return f"its p99 of {row.p99_us:g} us is below its p50"
+    return None
 
 
 def require_processes(count: int, what: str) -> None:
@@ -98,41 +121,98 @@ def compare(
         anyway: compare although the surroundings differ, and say so in every row.
 
     Raises:
-        UsageError: the surroundings or the models differ, no row is in both, or one has too few processes.
+        UsageError: the surroundings, the models or the settings of a scenario differ, no row is in both, or
+            one has too few processes.
     """
-    differences = _differences(baseline, candidate)
-    if differences and not anyway:
-        raise UsageError(
-            f"{names[0]} and {names[1]} cannot be compared: {'; '.join(differences)}",
-            hint="--anyway compares all the same, and says so in every line",
-        )
-    before = {_key(row, anyway=False): row for row in baseline.results}
-    loosely = {_key(row, anyway=True): row for row in baseline.results} if anyway else {}
-    rows, matched = [], set()
-    unmatched = []
-    for row in candidate.results:
-        other = before.get(_key(row, anyway=False)) or loosely.get(_key(row, anyway=True))
+    differences = _require_alike(
+        baseline, candidate.results, candidate.environment, candidate.weights_sha256, names, anyway=anyway
+    )
+    partners = _partners(baseline.results, candidate.results, names, anyway=anyway)
+    rows, added = [], []
+    for row, other in zip(candidate.results, partners, strict=True):
         if other is None:
-            unmatched.append(f"{_name(row)} is only in {names[1]}")
+            added.append(_name(row))
             continue
-        matched.add(_name(other))
         for one, name in ((other, names[0]), (row, names[1])):
             require_processes(len(one.processes), name)
         rows.append(_compare_row(other, row, tolerance, (*differences, *_settings_differ(other, row))))
-    unmatched += [f"{_name(row)} is only in {names[0]}" for row in baseline.results if _name(row) not in matched]
-    if not rows:
-        raise UsageError(
-            f"{names[0]} and {names[1]} have no row in common: {'; '.join(unmatched[:2])}",
-            hint="time the same batch, threads, provider and scenario",
-        )
+    lost = _lost(baseline.results, partners)
     return CompareReport(
         baseline=names[0],
         candidate=names[1],
         tolerance=tolerance,
         rows=tuple(rows),
-        unmatched=tuple(unmatched),
-        passed=not any(row.beyond_tolerance for row in rows),
+        lost=tuple(lost),
+        added=tuple(added),
+        passed=not lost and not any(row.beyond_tolerance for row in rows),
     )
+
+
+def require_comparable(baseline: BenchReport, plan: Plan, names: tuple[str, str], *, anyway: bool = False) -> None:
+    """Before anything is timed, refuse a plan whose result `compare` would refuse, or fail for what it lacks.
+
+    Raises:
+        UsageError: as `compare`.
+        CheckFailedError: the baseline has rows that the plan does not time.
+    """
+    require_processes(plan.rounds, names[1])
+    surroundings, _ = surroundings_for(plan)
+    subject = choose(plan)
+    _require_alike(baseline, subject.candidates, surroundings, subject.weights_sha256, names, anyway=anyway)
+    partners = _partners(baseline.results, subject.candidates, names, anyway=anyway)
+    for other in partners:
+        if other is not None:
+            require_processes(len(other.processes), names[0])
+    lost = _lost(baseline.results, partners)
+    if lost:
+        raise CheckFailedError(
+            f"{names[1]} would lack what {names[0]} has: {'; '.join(lost)}",
+            hint="time the same batches, threads, provider and engines",
+        )
+
+
+def _require_alike(
+    baseline: BenchReport,
+    timed: Timed,
+    surroundings: dict[str, Any],
+    weights_sha256: str,
+    names: tuple[str, str],
+    *,
+    anyway: bool,
+) -> tuple[str, ...]:
+    """Return what differs around the two, in words; without `anyway` that is refused."""
+    differences = (
+        *_surroundings_differ(baseline, timed, surroundings),
+        *(["they are of different models"] if baseline.weights_sha256 != weights_sha256 else []),
+        *_scenarios_differ(baseline.results, timed),
+    )
+    if differences and not anyway:
+        raise UsageError(
+            f"{names[0]} and {names[1]} cannot be compared: {'; '.join(differences)}",
+            hint="--anyway compares all the same, and says so in every line",
+        )
+    return differences
+
+
+def _partners(
+    baseline: Sequence[BenchRow], timed: Timed, names: tuple[str, str], *, anyway: bool
+) -> list[BenchRow | None]:
+    """For each thing timed the row of the baseline under the same settings; refused where there is none at all."""
+    exactly = {_key(row): row for row in baseline}
+    loosely = {_loose_key(row): row for row in baseline} if anyway else {}
+    partners = [exactly.get(_key(row)) or loosely.get(_loose_key(row)) for row in timed]
+    if not any(partners):
+        raise UsageError(
+            f"{names[0]} and {names[1]} have no row in common: "
+            f"{'; '.join(_name(row) for row in (*baseline[:1], *timed[:1]))}",
+            hint="time the same batch, threads, provider and scenario",
+        )
+    return partners
+
+
+def _lost(baseline: Sequence[BenchRow], partners: Sequence[BenchRow | None]) -> list[str]:
+    found = {_key(row) for row in partners if row is not None}
+    return [_name(row) for row in baseline if _key(row) not in found]
 
 
 def self_check(
@@ -181,8 +261,11 @@ def _compare_row(baseline: BenchRow, candidate: BenchRow, tolerance: float, diff
         what=_name(candidate),
         baseline_p50_us=baseline.p50_us,
         candidate_p50_us=candidate.p50_us,
+        baseline_p99_us=baseline.p99_us,
+        candidate_p99_us=candidate.p99_us,
         effect=found,
         beyond_tolerance=found.verdict == "slower" and found.ratio > 1 + tolerance,
+        not_ruled_out=found.high - 1 if found.high > 1 + tolerance else None,
         differences=differences,
     )
 
@@ -191,22 +274,30 @@ def _medians(row: BenchRow) -> list[float]:
     return [process.p50_us for process in row.processes]
 
 
-def _differences(baseline: BenchReport, candidate: BenchReport) -> tuple[str, ...]:
-    """What differs around the two results, in words."""
-    one, other = baseline.environment, candidate.environment
+def _surroundings_differ(baseline: BenchReport, timed: Timed, other: dict[str, Any]) -> list[str]:
+    one = baseline.environment
     found = [
         f"{name}: {one.get(name)} and {other.get(name)}" for name in SURROUNDINGS if one.get(name) != other.get(name)
     ]
-    engines = {row.engine for row in (*baseline.results, *candidate.results)}
+    engines = {row.engine for row in (*baseline.results, *timed)}
     versions = [result.get("versions") or {} for result in (one, other)]
     for package in sorted(set(versions[0]) | set(versions[1])):
         if package == "torch" and "torch" not in engines:
             continue
         if versions[0].get(package) != versions[1].get(package):
             found.append(f"{package} {versions[0].get(package)} and {versions[1].get(package)}")
-    if baseline.weights_sha256 != candidate.weights_sha256:
-        found.append("they are of different models")
-    return tuple(found)
+    return found
+
+
+def _scenarios_differ(baseline: Sequence[BenchRow], timed: Timed) -> list[str]:
+    """Scenarios of one name with other settings: a queue of 10 seconds is longer than one of 2."""
+    found = []
+    for name in sorted({row.scenario.name for row in baseline} & {row.scenario.name for row in timed}):
+        sides = [{row.scenario for row in side if row.scenario.name == name} for side in (baseline, timed)]
+        if sides[0] != sides[1]:
+            told = [", ".join(sorted(f"{one.described} for {one.seconds:g} s" for one in side)) for side in sides]
+            found.append(f"scenario: {told[0]} and {told[1]}")
+    return found
 
 
 def _settings_differ(one: BenchRow, other: BenchRow) -> tuple[str, ...]:
@@ -217,14 +308,15 @@ def _settings_differ(one: BenchRow, other: BenchRow) -> tuple[str, ...]:
     )
 
 
-def _key(row: BenchRow, *, anyway: bool) -> tuple[object, ...]:
-    same = (row.engine, row.variant, row.batch, row.scenario.described)
-    return same if anyway else (*same, row.provider, row.threads, row.cuda_graph)
+def _key(row: BenchRow | Candidate) -> tuple[object, ...]:
+    return row.engine, row.variant, row.batch, row.scenario, row.provider, row.threads, row.cuda_graph
 
 
-def _name(row: BenchRow) -> str:
+def _loose_key(row: BenchRow | Candidate) -> tuple[object, ...]:
+    return row.engine, row.variant, row.batch, row.scenario.name
+
+
+def _name(row: BenchRow | Candidate) -> str:
     graph = ", CUDA graph" if row.cuda_graph else ""
-    return (
-        f"{row.engine} {row.variant} on {row.provider}{graph}, {row.scenario.described}, "
-        f"batch {row.batch}, {row.threads} thread(s)"
-    )
+    scenario = "" if row.scenario.name == "single-stream" else f", {row.scenario.described}"
+    return f"{row.engine} {row.variant} on {row.provider}{graph}{scenario}, batch {row.batch}, {row.threads} thread(s)"

@@ -58,6 +58,9 @@ def root(
 def main() -> NoReturn:
     """Run a command and exit with its code: see `errors.py` for what each code means."""
     raise_on_signals()
+    # Where a thread cannot be started, numpy's OpenBLAS raises SIGINT: that would be told as a user's Ctrl-C.
+    # Nothing here needs its threads.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     as_json = "--json" in sys.argv
     try:
         code = app(standalone_mode=False) or 0
@@ -87,8 +90,9 @@ def _known(error: Exception) -> MnistEdgeError:
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in EXTRAS:
         package = (error.name or "").split(".")[0]
         return SurroundingsError(f"{package} is not installed", hint=f'pip install "mnist-edge[{EXTRAS[package]}]"')
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate" in str(error)):
-        return SurroundingsError("not enough memory", hint="try a smaller --batch or --batch-size")
+    starved = _starved(error)
+    if starved is not None:
+        return starved
     if isinstance(error, OSError):
         name = f"{error.filename}: " if error.filename else ""
         return SurroundingsError(
@@ -99,3 +103,14 @@ def _known(error: Exception) -> MnistEdgeError:
     return UnexpectedError(
         f"unexpected {type(error).__name__}: {error}", hint="MNIST_EDGE_TRACEBACK=1 shows where; please report it"
     )
+
+
+def _starved(error: Exception) -> SurroundingsError | None:
+    """No memory, process or thread was left."""
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate" in str(error)):
+        return SurroundingsError("not enough memory", hint="try a smaller --batch or --batch-size")
+    if isinstance(error, BlockingIOError) or (isinstance(error, RuntimeError) and "start new thread" in str(error)):
+        return SurroundingsError(
+            "no further process or thread can be started", hint="end other programs, or raise the limit: ulimit -u"
+        )
+    return None

@@ -38,7 +38,7 @@ def bench(
     normalize: Annotated[
         Normalization | None, typer.Option(help="What a float ONNX file expects of its pixels, where it does not say.")
     ] = None,
-    compare: Annotated[Path | None, typer.Option(help="Hold the result against this one.")] = None,
+    compare: Annotated[Path | None, typer.Option(help="Hold the result against this one. Only p50 is judged.")] = None,
     tolerance: Annotated[float, typer.Option(min=0, help="Percent of slowdown that --compare lets pass.")] = 5,
     anyway: Annotated[bool, typer.Option("--anyway", help="Compare although the surroundings differ.")] = False,
     self_check: Annotated[
@@ -52,6 +52,7 @@ def bench(
     """Time onnxruntime, and PyTorch eager beside it, in fresh processes taken in turn."""
     from mnist_edge.benchmarking.rounds import ROUNDS, Plan
     from mnist_edge.cli.verify import newest_bundle
+    from mnist_edge.files import require_writable
     from mnist_edge.reporting.console import emit, say
     from mnist_edge.reporting.tables import bench_table, self_check_table
 
@@ -65,6 +66,9 @@ def bench(
         scenario=_scenario(scenario, rate, gap, duration),
         how=normalize,
     )
+    for written in (output, plot):
+        if written is not None:
+            require_writable(written)
     if self_check:
         from mnist_edge.benchmarking.compare import self_check as check
         from mnist_edge.reporting.console import progress
@@ -78,10 +82,10 @@ def bench(
         raise typer.Exit(0 if checked.passed else 1)
     baseline = None
     if compare is not None:
-        from mnist_edge.benchmarking.compare import read_result, require_processes
+        from mnist_edge.benchmarking.compare import read_result, require_comparable
 
-        require_processes(plan.rounds, "this plan")
         baseline = read_result(compare)
+        require_comparable(baseline, plan, (str(compare), "this run"), anyway=anyway)
     report = bench_stage(plan)
     if profile:
         from mnist_edge.benchmarking.profile import profile as by_operator

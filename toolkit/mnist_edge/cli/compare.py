@@ -21,7 +21,14 @@ def compare(
     anyway: Annotated[bool, typer.Option("--anyway", help="Compare although the surroundings differ.")] = False,
     json: Json = False,
 ) -> None:
-    """Hold two results against each other. Exit 1 on a slowdown beyond the tolerance, 2 where they cannot be compared."""
+    """Hold two results against each other, row by row. Only p50 is judged; p99 is shown beside it.
+
+    Exit 1: a row is shown to be slower by more than the tolerance, or is missing in the new result.
+
+    Exit 2: they cannot be compared.
+
+    Exit 0: neither. An undecided row passes, and the table says how large a slowdown it cannot rule out.
+    """
     from mnist_edge.benchmarking.compare import read_result
 
     judge(read_result(baseline), read_result(candidate), (str(baseline), str(candidate)), tolerance, anyway, json)
@@ -30,14 +37,21 @@ def compare(
 def judge(
     baseline: BenchReport, candidate: BenchReport, names: tuple[str, str], tolerance: float, anyway: bool, json: bool
 ) -> None:
-    """Compare, print, and exit with 1 on a slowdown."""
+    """Compare, print, and exit with 1 on a slowdown or a lost row."""
     from mnist_edge.benchmarking.compare import compare as hold
     from mnist_edge.reporting.console import emit, say
     from mnist_edge.reporting.tables import compare_table
 
     report = hold(baseline, candidate, names, tolerance=tolerance / 100, anyway=anyway)
     emit(report, json, compare_table)
-    if not report.passed:
-        worst = max((row for row in report.rows if row.beyond_tolerance), key=lambda row: row.effect.ratio)
-        say(f"mnist-edge: {worst.what} is {worst.effect.ratio - 1:.1%} slower, allowed {tolerance:g} %")
-        raise typer.Exit(1)
+    if report.passed:
+        return
+    reasons = []
+    slower = [row for row in report.rows if row.beyond_tolerance]
+    if slower:
+        worst = max(slower, key=lambda row: row.effect.ratio)
+        reasons.append(f"{worst.what} is {worst.effect.ratio - 1:.1%} slower, allowed {tolerance:g} %")
+    if report.lost:
+        reasons.append(f"{names[1]} lacks what {names[0]} has: {'; '.join(report.lost)}")
+    say(f"mnist-edge: {'; '.join(reasons)}")
+    raise typer.Exit(1)

@@ -32,13 +32,13 @@ def picture(path: Path | None) -> None:
 
 
 def positive_numbers(text: str, option: str) -> tuple[int, ...]:
-    """Read `1,64,1024`; every number at least 1.
+    """Read `1,64,1024`; every number at least 1, and each once however often it is named.
 
     Raises:
         UsageError: names the option.
     """
     try:
-        numbers = tuple(int(part) for part in text.split(","))
+        numbers = tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         numbers = (0,)
     if min(numbers) < 1:

@@ -162,49 +162,52 @@ def _layer_table(v: VariantParity) -> Table:
 
 
 def bench_table(report: BenchReport) -> RenderableType:
-    """One line a candidate; the scenario's own figures, surroundings and notes below."""
-    provider = report.results[0].provider
-    table = Table(
-        box=box.SIMPLE,
-        title=f"{report.model} on {provider}, {report.results[0].scenario.described}: microseconds a request, [95 % interval]",
-    )
-    figures = ("batch", "threads", "samples", "p50", "", "p90", "p99", "images/s", "cold ms", "MB", "of torch")
-    table.add_column("what")
-    for heading in figures:
-        table.add_column(heading, justify="left" if heading == "" else "right", no_wrap=True)
-    for row in report.results:
+    """One line a candidate; what all have in common above, the scenario's own figures, surroundings and notes below."""
+    rows = report.results
+    provider = rows[0].provider
+    alike = {name: len({getattr(row, name) for row in rows}) == 1 for name in ("variant", "threads")}
+    common = [f"{report.model} on {provider}", rows[0].scenario.described]
+    common += [rows[0].variant] if alike["variant"] else []
+    common += [f"{rows[0].threads} thread(s)"] if alike["threads"] else []
+    table = Table(box=box.SIMPLE, padding=(0, 0, 0, 1))
+    table.add_column("what", min_width=11)
+    for heading in ("batch", *(() if alike["threads"] else ("threads",)), "p50"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", min_width=9)
+    for heading in ("p99", "images/s", "cold\nms"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("of torch", justify="right", min_width=12)
+    for row in rows:
         table.add_row(
-            _what(row, provider),
+            _what(row, provider, alike["variant"]),
             str(row.batch),
-            str(row.threads),
-            f"{row.samples:,}",
+            *(() if alike["threads"] else (str(row.threads),)),
             _micro(row.p50_us),
             _interval(row, "p50_us"),
-            *(_micro(value) for value in (row.p90_us, row.p99_us)),
+            _micro(row.p99_us),
             f"{row.throughput_per_s:,.0f}",
             f"{row.cold_start_ms:,.0f}",
-            f"{row.peak_rss_mb:.0f}",
             "-" if row.ratio_to_torch is None else f"x{row.ratio_to_torch:.2f} {_interval(row, 'ratio_to_torch')}",
         )
     env = report.environment
     where = f"{env['cpu']}, {env['cores']} cores, load {env['load_1min']}; " + ", ".join(
         f"{name} {version}" for name, version in env["versions"].items()
     )
-    lines = [line for row in report.results for line in _scenario_lines(row)]
-    outliers = sum(row.outliers for row in report.results)
-    lines.append(
-        f"{outliers:,} of {sum(row.samples for row in report.results):,} runs are far outliers; all are counted"
-    )
+    lines = [line for row in rows for line in _scenario_lines(row)]
+    outliers = sum(row.outliers for row in rows)
+    lines.append(f"{outliers:,} of {sum(row.samples for row in rows):,} runs are far outliers; all are counted")
     if report.gpu_from_batch is not None:
         lines.append(f"the GPU beats the CPU from batch {report.gpu_from_batch}")
-    return Group(table, *([_profile_table(report)] if report.profile else []), *lines, where, *report.notes)
+    heading = f"{', '.join(common)}: microseconds a request, [95 % interval]"
+    return Group(heading, table, *([_profile_table(report)] if report.profile else []), *lines, where, *report.notes)
 
 
-def _what(row: BenchRow, provider: str) -> str:
+def _what(row: BenchRow, provider: str, alike: bool) -> str:
+    """What a row is of, but for what the line above the table says."""
     extras = [f"on {row.provider}"] if row.provider != provider else []
     extras += ["CUDA graph"] if row.cuda_graph else []
     extras += [row.scenario.described] if row.scenario.name != "single-stream" else []
-    return ", ".join([f"{row.engine} {row.variant}", *extras])
+    return ", ".join([row.engine if alike else f"{row.engine} {row.variant}", *extras])
 
 
 def _interval(row: BenchRow, name: str) -> str:
@@ -250,10 +253,14 @@ def _profile_table(report: BenchReport) -> Table:
 
 
 def compare_table(report: CompareReport) -> RenderableType:
-    """One line a row that both results have."""
-    table = Table(box=box.SIMPLE, title=f"{report.candidate} against {report.baseline}: p50, 99 % intervals")
-    for heading in ("what", "before us", "after us", "effect", "interval", "verdict"):
-        table.add_column(heading, justify="left" if heading in {"what", "verdict"} else "right")
+    """One line a row that both results have; what cannot be ruled out, lost and added rows and the verdict below."""
+    table = Table(box=box.SIMPLE, padding=(0, 0, 0, 1))
+    table.add_column("what", min_width=12, max_width=24)
+    for heading in ("p50\nbefore", "\nafter", "effect"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("99 % interval", justify="right", min_width=9)
+    table.add_column("verdict", min_width=9)
+    table.add_column("p99", justify="right", min_width=7)
     for row in report.rows:
         verdict = f"{row.effect.verdict}{', BEYOND THE TOLERANCE' if row.beyond_tolerance else ''}"
         differs = f" (differs: {'; '.join(row.differences)})" if row.differences else ""
@@ -264,8 +271,31 @@ def compare_table(report: CompareReport) -> RenderableType:
             f"{row.effect.ratio - 1:+.1%}",
             f"{row.effect.low - 1:+.1%} to {row.effect.high - 1:+.1%}",
             verdict + differs,
+            " to ".join(_micro(p99) for p99 in (row.baseline_p99_us, row.candidate_p99_us)),
         )
-    return Group(table, *report.unmatched)
+    lines = [
+        f"{row.what}: cannot rule out a slowdown of up to {row.not_ruled_out:.1%}; more --rounds narrows it"
+        for row in report.rows
+        if row.not_ruled_out is not None and not row.beyond_tolerance
+    ]
+    lines += [f"LOST, only in {report.baseline}: {what}" for what in report.lost]
+    lines += [f"only in {report.candidate}: {what}" for what in report.added]
+    return Group(
+        f"{report.candidate} against {report.baseline}, microseconds a request; only p50 is judged, p99 is not",
+        table,
+        *lines,
+        _compare_verdict(report),
+    )
+
+
+def _compare_verdict(report: CompareReport) -> str:
+    slower = sum(row.beyond_tolerance for row in report.rows)
+    undecided = sum(row.effect.verdict == "undecided" for row in report.rows)
+    verdict = "passed (exit 0)" if report.passed else "FAILED (exit 1)"
+    return (
+        f"{verdict}: {slower} of {len(report.rows)} rows shown to be over {100 * report.tolerance:g} % slower, "
+        f"{len(report.lost)} lost; {undecided} undecided, which fails nothing"
+    )
 
 
 def self_check_table(report: SelfCheckReport) -> RenderableType:
@@ -329,4 +359,6 @@ def _facts(title: str, facts: dict[str, str]) -> Table:
 
 
 def _micro(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.1f}"
+    if value is None:
+        return "-"
+    return f"{value:,.1f}" if value < 1000 else f"{value:,.0f}"

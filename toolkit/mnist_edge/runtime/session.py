@@ -158,7 +158,7 @@ def open_session(
         cuda_graph: capture the first run as a CUDA graph; inputs and outputs must then stay bound.
 
     Raises:
-        SurroundingsError: the provider cannot be had, or would run only a part.
+        SurroundingsError: the provider cannot be had, or would run only a part; no thread can be started.
         BadFileError: not an ONNX model, or one whose external data are a hard link.
         RefusedModelError: a model that onnxruntime cannot build.
     """
@@ -189,11 +189,16 @@ def open_session(
             str(model) if isinstance(model, Path) else model,
             sess_options=options,
             providers=[(wanted, {"enable_cuda_graph": "1"}) if cuda_graph else wanted],
+            enable_fallback=0,  # else it prints on standard output, and a run that fails on the GPU goes on on the CPU
         )
     except (state.InvalidProtobuf, state.NoSuchFile) as error:
         raise BadFileError(f"{name} is not an ONNX model", hint="export it again") from error
     except Exception as error:  # onnxruntime's own exceptions share no base class
         reason = _first_line(error)
+        if "pthread_create failed" in reason:
+            raise SurroundingsError(
+                f"{name}: no further thread can be started", hint="--threads 1, or raise the limit: ulimit -u"
+            ) from error
         if provider != "cpu":
             raise SurroundingsError(
                 f"{name} does not run on {provider} alone: {reason}", hint="mnist-edge doctor, or --provider cpu"
