@@ -65,11 +65,18 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRecord:
-    """One finished epoch: mean loss over its batches, accuracy on the held-out split (None without one)."""
+    """One finished epoch.
+
+    Attributes:
+        loss: mean over its batches.
+        holdout_accuracy: on the held-out split; None without one.
+        learning_rate: of its last step; None in checkpoints of version 0.1.0.
+    """
 
     epoch: int
     loss: float
     holdout_accuracy: float | None
+    learning_rate: float | None = None
     seconds: float
 
 

@@ -33,6 +33,8 @@ app.command("doctor")(doctor)
 EXTRAS = {
     **dict.fromkeys(("onnxruntime", "onnx"), "cpu"),
     **dict.fromkeys(("torch", "torchvision", "onnx_ir", "onnxscript", "safetensors", "matplotlib"), "train"),
+    "tensorboard": "tensorboard",
+    "optuna": "sweep",
 }
 
 
