@@ -18,6 +18,8 @@ from mnist_edge.records import (
     ParityReport,
     RunReport,
     SelfCheckReport,
+    SweepReport,
+    SweepTrial,
     TrainReport,
     VariantParity,
 )
@@ -49,6 +51,42 @@ def train_table(report: TrainReport) -> RenderableType:
             "checkpoint": str(report.checkpoint),
         },
     )
+
+
+def trial_line(trial: SweepTrial, done: int, trials: int) -> str:
+    """One line a trial, for standard error while a sweep is under way."""
+    widths = ",".join(map(str, trial.widths))
+    found = trial.failure or f"held-out accuracy {percent(trial.holdout_accuracy)}"
+    return (
+        f"trial {done:>3} of {trials}  lr {trial.lr:g}  batch {trial.batch_size}  widths {widths}  "
+        f"{found}  {trial.seconds:.1f} s"
+    )
+
+
+def sweep_table(report: SweepReport) -> RenderableType:
+    """Settings, best first, and the command that trains the best."""
+    table = Table(box=box.SIMPLE, title=f"{report.dataset}, recipe {report.recipe}, {report.epochs} epochs a training")
+    for heading in ("rank", "learning rate", "batch", "widths", "held-out accuracy", "over seeds", "seconds", ""):
+        table.add_column(heading, justify="left" if heading in {"widths", ""} else "right")
+    for trial in report.trials:
+        low, high = min(trial.accuracies, default=None), max(trial.accuracies, default=None)
+        table.add_row(
+            str(trial.rank),
+            f"{trial.lr:g}",
+            str(trial.batch_size),
+            ",".join(map(str, trial.widths)),
+            percent(trial.holdout_accuracy),
+            "-" if low is None else f"{percent(low)} to {percent(high)}",
+            f"{trial.seconds:.1f}",
+            trial.failure and f"FAILED, {trial.failure}",
+        )
+    judged = f"judged on {report.holdout_images:,} images held out of the training set (one is {1 / report.holdout_images:.2%})"
+    lines = [f"{judged}, mean over seeds {', '.join(map(str, report.seeds))}; no test image was used"]
+    if report.running:
+        lines.append(f"{report.running} trial(s) are still in the hands of other workers; the same command shows all")
+    if report.command:
+        lines.append(f"the best: {report.command}")
+    return Group(table, *lines)
 
 
 def eval_table(report: EvalReport) -> RenderableType:
