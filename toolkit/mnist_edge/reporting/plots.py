@@ -68,6 +68,7 @@ def loss_curve(run: Path, title: str) -> Path:
 def sweep_plot(report: SweepReport, path: Path) -> Path:
     """Draw held-out accuracy over the learning rate: a point a trial, its colour the widths, its shape the batch size."""
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import LogLocator, NullLocator
 
     colours = dict(zip(dict.fromkeys(trial.widths for trial in report.trials), cycle(COLOURS), strict=False))
     batches = sorted({trial.batch_size for trial in report.trials})
@@ -83,16 +84,19 @@ def sweep_plot(report: SweepReport, path: Path) -> Path:
     for trial in report.trials:
         if trial.failure:  # it has no accuracy: on the lower edge
             axes.plot(trial.lr, 0.02, "x", color=RED, transform=axes.get_xaxis_transform())
-    keys = [Line2D([], [], color=colour, label=",".join(map(str, widths))) for widths, colour in colours.items()]
+    keys = [
+        Line2D([], [], color=colour, label="widths " + ",".join(map(str, widths))) for widths, colour in colours.items()
+    ]
     keys += [
         Line2D([], [], color=GREY, marker=shape, linestyle="", label=f"batch {batch}")
         for batch, shape in shapes.items()
     ]
     keys += [Line2D([], [], color=RED, marker="x", linestyle="", label="failed")] * (len(judged) < len(report.trials))
     axes.set_xscale("log")
+    rates = [trial.lr for trial in report.trials]
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(rates) > 5 * min(rates) else range(1, 10)))
     axes.xaxis.set_major_formatter(lambda value, _position: f"{value:g}")
-    axes.xaxis.set_minor_formatter(lambda value, _position: f"{value:.2g}")
-    axes.tick_params(axis="x", which="minor", labelsize=7)
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("learning rate")
     axes.set_ylabel(f"accuracy on {report.holdout_images:,} held-out images, %")
     axes.set_title(f"{report.dataset}, recipe {report.recipe}: mean and range over seeds", loc="left")

@@ -103,10 +103,11 @@ class Study:
             if path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size:
                 raise ValueError("its last line is cut")
             backend = JournalFileBackend(str(path), lock_obj=lock)  # type: ignore[arg-type] # it has what is called
-            self._study = optuna.create_study(
-                storage=JournalStorage(backend), study_name=NAME, direction="maximize", load_if_exists=True
-            )
-            self._study.get_trials(deepcopy=False)
+            storage = JournalStorage(backend)
+            if storage.get_all_studies():
+                self._study = optuna.load_study(study_name=NAME, storage=storage)
+            else:
+                self._study = optuna.create_study(study_name=NAME, storage=storage, direction="maximize")
 
     def agree(self, settings: dict[str, str]) -> None:
         """Keep the settings of a new study; refuse others than those it has.
