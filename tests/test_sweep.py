@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import fcntl
 import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from statistics import fmean
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -21,13 +24,14 @@ import pytest
 from mnist_edge.cli.app import app, main
 from mnist_edge.errors import MnistEdgeError
 from mnist_edge.records import Dataset, SweepReport
+from mnist_edge.reporting.plots import sweep_plot
 from mnist_edge.tuning.study import Space
 from mnist_edge.tuning.sweep import Plan, sweep
 
 TRIALS = 12
 """Two more than Optuna draws at random before it learns from what it has seen."""
 SPACE = ("--lr", "0.005:0.2", "--batch-size", "64,128", "--widths", "12", "--widths", "8,6", "--seeds", "0,3")
-TINY = ("--dataset", "digits", "--epochs", "12", *SPACE)
+TINY = ("--dataset", "digits", "--epochs", "4", *SPACE)
 KEYS = {
     "schema", "study", "dataset", "recipe", "epochs", "holdout_images", "seeds", "trials", "running", "command",
 }  # fmt: skip
@@ -62,6 +66,13 @@ def states(study: Path) -> list[str]:
     backend = optuna.storages.journal.JournalFileBackend(str(study / "journal.log"))
     loaded = optuna.load_study(study_name="sweep", storage=optuna.storages.JournalStorage(backend))
     return [trial.state.name for trial in loaded.get_trials()]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch, digits: Dataset) -> None:
+    """The digits are made once, and no picture is drawn where none is looked at."""
+    monkeypatch.setattr("mnist_edge.data.sources.load_dataset", lambda *_: digits)
+    monkeypatch.setattr("mnist_edge.reporting.plots.sweep_plot", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +119,7 @@ def test_the_ranking_is_that_of_plain_training(
             run = tmp_path / f"{number}-{seed}"
             widths = ",".join(map(str, trial["widths"]))
             setting = ["--lr", str(trial["lr"]), "--batch-size", str(trial["batch_size"]), "--widths", widths]
-            command = ["train", "--dataset", "digits", "--recipe", "fast", "--epochs", "12", *setting, "--seed", seed]
+            command = ["train", "--dataset", "digits", "--recipe", "fast", "--epochs", "4", *setting, "--seed", seed]
             if number == 0 and seed == "0":
                 assert shlex.split(undisturbed["command"]) == ["mnist-edge", *command]
             app([*command, "--run", str(run)], standalone_mode=False)
@@ -118,10 +129,11 @@ def test_the_ranking_is_that_of_plain_training(
 
 
 def test_a_person_gets_a_table_a_command_and_a_picture(
-    whole: Path, undisturbed: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    whole: Path, undisturbed: dict[str, Any], capsys, monkeypatch
 ) -> None:
     """The table has a row a trial, best first, the spread over seeds, and what the best is trained with."""
-    (whole / "sweep.png").unlink()
+    monkeypatch.setattr("mnist_edge.reporting.plots.sweep_plot", sweep_plot)
+    (whole / "sweep.png").unlink(missing_ok=True)
     here(*TINY, "--trials", str(TRIALS), "--study", whole)
     out = capsys.readouterr().out
     rows = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit()]
@@ -155,28 +167,55 @@ def test_a_sweep_goes_on_to_its_number_of_trials(undisturbed: dict[str, Any], tm
     assert (len(report["trials"]), len(lines)) == (TRIALS, 0)
 
 
-def at_work(study: Path) -> subprocess.Popen[str]:
-    """The real command, after its first trial."""
-    command = [sys.executable, "-m", "mnist_edge", "sweep", *TINY, "--trials", str(TRIALS), "--study", study, "--json"]
-    process = subprocess.Popen(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert "trial" in process.stderr.readline()
-    return process
+class Worker:
+    """The real command in a process of its own; after some three trials it waits until somebody reads its lines."""
+
+    def __init__(self, study: Path) -> None:
+        self._read, write = os.pipe()
+        fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
+        self._junk = os.write(write, b"." * 3850)
+        command = [
+            sys.executable,
+            "-m",
+            "mnist_edge",
+            "sweep",
+            *TINY,
+            "--trials",
+            str(TRIALS),
+            "--study",
+            study,
+            "--json",
+        ]
+        env = os.environ | {"OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=write, text=True)
+        os.close(write)
+
+    def wait_for_a_trial(self) -> None:
+        while int.from_bytes(fcntl.ioctl(self._read, termios.FIONREAD, bytes(4)), sys.byteorder) == self._junk:
+            assert self.process.poll() is None
+            sleep(0.02)
+
+    def ended(self) -> tuple[int, str, list[str]]:
+        """Let it go on to its end: its exit code, output and lines."""
+        with open(self._read) as lines, self.process:
+            told = lines.read()[self._junk :].splitlines()
+            out, _ = self.process.communicate()
+        return self.process.returncode, out, told
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_a_sweep_that_was_stopped_or_killed_loses_one_trial(
     undisturbed: dict[str, Any], tmp_path: Path, capsys, number: int, code: int
 ) -> None:
     """What was finished stays, what was under way does not count and is tried again."""
-    process = at_work(tmp_path)
-    process.send_signal(number)
-    out, err = process.communicate()
-    assert process.returncode == code
+    worker = Worker(tmp_path)
+    worker.wait_for_a_trial()
+    worker.process.send_signal(number)
+    ended, out, told = worker.ended()
+    assert ended == code
     if number != signal.SIGKILL:
         assert json.loads(out)["error"]["kind"] == "stopped"
-        assert "same command" in err.splitlines()[-1]
+        assert "same command" in told[-1]
         assert "RUNNING" not in states(tmp_path)
     before = states(tmp_path)
     kept = before.count("COMPLETE")
@@ -191,52 +230,60 @@ def test_a_sweep_that_was_stopped_or_killed_loses_one_trial(
 
 def test_two_processes_share_the_work(tmp_path: Path, capsys) -> None:
     """Together they try as many settings as were asked for, each of them once."""
-    with at_work(tmp_path) as process:
-        _, ours = found(capsys, tmp_path, *TINY, "--trials", str(TRIALS))
-        _, err = process.communicate()
-    assert process.returncode == 0, err
-    theirs = [line for line in err.splitlines() if line.startswith("trial")]
-    assert len(ours) + len(theirs) + 1 == TRIALS  # one was read by `at_work`
-    report, lines = found(capsys, tmp_path, *TINY, "--trials", str(TRIALS))
-    assert lines == []
-    assert len({trial["lr"] for trial in report["trials"]}) == TRIALS
+    worker = Worker(tmp_path)
+    worker.wait_for_a_trial()
+    _, ours = found(capsys, tmp_path, *TINY, "--trials", str(TRIALS))
+    code, out, told = worker.ended()
+    theirs = [line for line in told if line.startswith("trial")]
+    assert code == 0, told
+    assert ours
+    assert theirs
+    assert len(ours) + len(theirs) == TRIALS
     assert states(tmp_path) == ["COMPLETE"] * TRIALS
+    report, lines = found(capsys, tmp_path, *TINY, "--trials", str(TRIALS))
+    assert (len({trial["lr"] for trial in report["trials"]}), lines) == (TRIALS, [])
+    assert json.loads(out)["schema"] == report["schema"]
 
 
-def test_a_trial_in_the_hands_of_another_worker_is_left_to_it(tmp_path: Path, digits: Dataset) -> None:
-    """A second worker, begun in the midst of a trial, neither takes that one nor reports it, and says that it is there."""
+@pytest.mark.parametrize("first_ends", ["finished", "stopped"])
+def test_a_trial_in_the_hands_of_another_worker_is_left_to_it(tmp_path: Path, digits: Dataset, first_ends: str) -> None:
+    """A worker that begins in the midst of another's trial takes the next; nothing is tried twice, whatever becomes of it."""
     space = Space(lr=(0.01, 0.1), batch_sizes=(128,), widths=((4,),))
     plan = Plan(folder=tmp_path, recipe="fast", epochs=1, space=space, seeds=(0,), trials=3)
     others: list[SweepReport] = []
 
-    def on_progress(_done: int, _all: int) -> None:
-        if not others:
-            told: list[Any] = []
-            others.append(
-                sweep(
-                    plan,
-                    digits,
-                    on_trial=lambda *trial: told.append(trial),
-                    on_progress=lambda *_: None,
-                    stop=lambda: bool(told),
-                )
-            )
+    def one_trial() -> SweepReport:
+        told: list[Any] = []
+        return sweep(
+            plan,
+            digits,
+            on_trial=lambda *trial: told.append(trial),
+            on_progress=lambda *_: None,
+            stop=lambda: bool(told),
+        )
 
-    report = sweep(plan, digits, on_trial=lambda *_: None, on_progress=on_progress, stop=lambda: False)
-    (other,) = others
-    assert (len(other.trials), other.running) == (1, 1)
-    assert (len(report.trials), report.running) == (3, 0)
-    assert len({trial.lr for trial in report.trials}) == 3
-    assert other.trials[0].lr in {trial.lr for trial in report.trials}
+    first = sweep(
+        plan,
+        digits,
+        on_trial=lambda *_: None,
+        on_progress=lambda *_: others or others.append(one_trial()),
+        stop=lambda: bool(others) and first_ends == "stopped",
+    )
+    assert (len(others[0].trials), others[0].running) == (1, 1)
+    assert (len(first.trials), first.running) == (3 if first_ends == "finished" else 1, 0)
+    last = first if first_ends == "finished" else [one_trial(), one_trial()][1]
+    assert len(last.trials) == 3
+    assert len({trial.lr for trial in last.trials}) == 3
+    assert others[0].trials[0].lr in {trial.lr for trial in last.trials}
 
 
 @pytest.mark.parametrize(
     "changed",
     [
-        ["--lr", "0.005:0.3"], ["--batch-size", "64"], ["--widths", "12"], ["--seeds", "0"], ["--epochs", "13"],
+        ["--lr", "0.005:0.3"], ["--batch-size", "64"], ["--widths", "12"], ["--seeds", "0"], ["--epochs", "5"],
         ["--recipe", "best"], ["--recipe", "mine.toml"],
     ],
-    ids=lambda words: " ".join(words),
+    ids=" ".join,
 )  # fmt: skip
 def test_another_search_does_not_mix_with_a_study(whole: Path, tmp_path: Path, monkeypatch, changed: list[str]) -> None:
     """A study goes on with the settings it was begun with; others are refused by name, and it stays as it was."""
