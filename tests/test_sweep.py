@@ -139,8 +139,8 @@ def test_a_person_gets_a_table_a_command_and_a_picture(
     rows = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit()]
     assert [row[1] for row in rows] == [f"{trial['lr']:g}" for trial in undisturbed["trials"]]
     best = undisturbed["trials"][0]
-    low, high = (f"{accuracy:.2%}" for accuracy in (min(best["accuracies"]), max(best["accuracies"])))
-    assert rows[0][4:8] == [f"{best['holdout_accuracy']:.2%}", low, "to", high]
+    low, high = (f"{100 * accuracy:.2f}" for accuracy in (min(best["accuracies"]), max(best["accuracies"])))
+    assert rows[0][4:6] == [f"{best['holdout_accuracy']:.2%}", f"{low}..{high}%"]
     assert undisturbed["command"] in out
     assert (whole / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
@@ -322,7 +322,7 @@ def test_a_diverging_trial_is_ranked_last_and_the_sweep_goes_on(tmp_path: Path, 
     assert (again, lines) == (report, [])
     assert states(tmp_path).count("FAIL") == failures.count(True)
     here(*options, "--trials", "4", "--study", tmp_path)
-    assert "FAILED, seed 0: " in capsys.readouterr().out
+    assert "failed: seed 0: " in capsys.readouterr().out
 
 
 def test_a_sweep_of_failures_fails(tmp_path: Path, capsys) -> None:

@@ -31,17 +31,21 @@ def sweep(
     trials: Annotated[
         int, typer.Option(min=1, help="Settings to try in all, earlier ones of the study included.")
     ] = 20,
-    lr: Annotated[str, typer.Option(help="Range of learning rates, on a logarithmic scale.")] = "0.01:0.2",
+    lr: Annotated[str, typer.Option(help="Learning rates from LOW:HIGH, on a logarithmic scale.")] = "0.01:0.2",
     batch_size: Annotated[str, typer.Option(help="Batch sizes to choose from.")] = "64,128,256",
-    widths: Annotated[list[str], typer.Option(help="Hidden widths of a network to try; may be repeated.")] = NETWORKS,
+    widths: Annotated[
+        list[str],
+        typer.Option(help="Hidden widths of a network to try; may be repeated.", show_default=" and ".join(NETWORKS)),
+    ] = NETWORKS,
     seeds: Annotated[str, typer.Option(help="Each setting is trained with every one and judged by the mean.")] = "0,1",
     study: Annotated[Path | None, typer.Option(help="Study folder. Default: runs/sweep-<dataset>.")] = None,
     json: Json = False,
 ) -> None:
     """Search for the learning rate, batch size and widths that do best on images held out of the training set.
 
-    The same command goes on with a study that was stopped; run twice at once, on one machine or on several that share
-    the study folder, it shares the work. The test set is never looked at. Writes sweep.png into the study folder.
+    The same command goes on with a study that was stopped. Run twice at once, it shares the work.
+
+    The test set is never looked at. Writes sweep.png into the study folder.
     """
     from mnist_edge.cli.train import RUNS
     from mnist_edge.data.sources import load_dataset

@@ -66,22 +66,21 @@ def trial_line(trial: SweepTrial, done: int, trials: int) -> str:
 def sweep_table(report: SweepReport) -> RenderableType:
     """Settings, best first, and the command that trains the best."""
     table = Table(box=box.SIMPLE, title=f"{report.dataset}, recipe {report.recipe}, {report.epochs} epochs a training")
-    for heading in ("rank", "learning rate", "batch", "widths", "held-out accuracy", "over seeds", "seconds", ""):
-        table.add_column(heading, justify="left" if heading in {"widths", ""} else "right")
+    for heading in ("rank", "lr", "batch", "widths", "held-out", "over seeds", "seconds"):
+        table.add_column(heading, justify="left" if heading == "widths" else "right", overflow="fold")
     for trial in report.trials:
-        low, high = min(trial.accuracies, default=None), max(trial.accuracies, default=None)
         table.add_row(
             str(trial.rank),
             f"{trial.lr:g}",
             str(trial.batch_size),
             ",".join(map(str, trial.widths)),
-            percent(trial.holdout_accuracy),
-            "-" if low is None else f"{percent(low)} to {percent(high)}",
+            "FAILED" if trial.failure else percent(trial.holdout_accuracy),
+            f"{100 * min(trial.accuracies):.2f}..{percent(max(trial.accuracies))}" if trial.accuracies else "-",
             f"{trial.seconds:.1f}",
-            trial.failure and f"FAILED, {trial.failure}",
         )
     judged = f"judged on {report.holdout_images:,} images held out of the training set (one is {1 / report.holdout_images:.2%})"
-    lines = [f"{judged}, mean over seeds {', '.join(map(str, report.seeds))}; no test image was used"]
+    lines = [f"rank {trial.rank} failed: {trial.failure}" for trial in report.trials if trial.failure]
+    lines += [f"{judged}, mean over seeds {', '.join(map(str, report.seeds))}; no test image was used"]
     if report.running:
         lines.append(f"{report.running} trial(s) are still in the hands of other workers; the same command shows all")
     if report.command:

@@ -169,8 +169,8 @@ class Study:
     def fail(self, trial: Trial, reason: str, seconds: float) -> FrozenTrial:
         """Record that a trial cannot be judged, and why."""
         with self._lock:
-            trial.set_user_attr("failure", reason)
             trial.set_user_attr("seconds", seconds)
+            trial.set_user_attr("failure", reason)  # last: from here on the trial counts
             return self._study.tell(trial, state=TrialState.FAIL)
 
     def drop(self, trial: Trial) -> None:
