@@ -16,7 +16,7 @@ from conftest import ROOT
 WORKSHOP = {"torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "safetensors"}
 # typer itself imports pydantic where it is installed.
 HEAVY = WORKSHOP | {"numpy", "scipy", "onnxruntime", "sklearn", "matplotlib", "PIL"}
-COMMANDS = ("", "run", "train", "eval", "export", "verify", "bench", "compare", "doctor")
+COMMANDS = ("", "run", "train", "sweep", "eval", "export", "verify", "bench", "compare", "doctor")
 TASK = {"provider": "cpu", "batch": 1, "threads": 1, "scenario": {"seconds": 0.01}}
 
 
@@ -126,6 +126,8 @@ def test_the_floors_hold() -> None:
         ("files.py", "from mnist_edge.cli.app import main"),
         ("training/loop.py", "from rich.console import Console"),
         ("benchmarking/rounds.py", "import mnist_edge.baseline.eager"),
+        ("training/loop.py", "from mnist_edge.tuning.study import Space"),
+        ("tuning/sweep.py", "from rich.console import Console"),
     ],
 )
 def test_an_import_across_the_floors_is_found(module: str, line: str, altered: Path) -> None:

@@ -42,6 +42,8 @@ ProviderName = Literal["cpu", "cuda"]
 Optimization = Literal["none", "basic", "extended", "all"]
 """How far onnxruntime may rewrite a graph before it runs it; `all` is its own default."""
 DeviceName = Literal["auto", "cpu", "cuda"]
+LogName = Literal["tensorboard"]
+"""Where a run's figures go beside its CSV files."""
 ScenarioName = Literal["single-stream", "multi-stream", "server", "offline", "idle"]
 """How requests come, named as MLPerf Inference names it; `idle` is one request after a pause."""
 

@@ -15,6 +15,7 @@ from mnist_edge.cli.doctor import doctor
 from mnist_edge.cli.evaluate import evaluate
 from mnist_edge.cli.export import export
 from mnist_edge.cli.run import run
+from mnist_edge.cli.sweep import sweep
 from mnist_edge.cli.train import train
 from mnist_edge.cli.verify import verify
 from mnist_edge.errors import MnistEdgeError, StoppedError, SurroundingsError, UnexpectedError, UsageError
@@ -23,6 +24,7 @@ from mnist_edge.interrupts import SignalArrived, raise_on_signals
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command("run")(run)
 app.command("train")(train)
+app.command("sweep")(sweep)
 app.command("eval")(evaluate)
 app.command("export")(export)
 app.command("verify")(verify)
@@ -33,6 +35,8 @@ app.command("doctor")(doctor)
 EXTRAS = {
     **dict.fromkeys(("onnxruntime", "onnx"), "cpu"),
     **dict.fromkeys(("torch", "torchvision", "onnx_ir", "onnxscript", "safetensors", "matplotlib"), "train"),
+    "tensorboard": "tensorboard",
+    "optuna": "sweep",
 }
 
 

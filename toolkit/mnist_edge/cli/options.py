@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -31,8 +32,32 @@ def picture(path: Path | None) -> None:
         raise UsageError(f"--plot {path}: expected a name that ends in {', '.join(PICTURES)}", hint="--plot plot.png")
 
 
+def number_range(text: str, option: str) -> tuple[float, float]:
+    """Read `0.01:0.2`: two numbers above 0, the lesser first.
+
+    Raises:
+        UsageError: names the option.
+    """
+    try:
+        low, high = (float(part) for part in text.split(":"))
+    except ValueError:
+        low = high = 0.0
+    if not 0 < low < high < math.inf:
+        raise UsageError(f"{option} {text}: expected LOW:HIGH, numbers above 0", hint=f"{option} 0.01:0.2")
+    return low, high
+
+
 def positive_numbers(text: str, option: str) -> tuple[int, ...]:
     """Read `1,64,1024`; every number at least 1, and each once however often it is named.
+
+    Raises:
+        UsageError: names the option.
+    """
+    return whole_numbers(text, option, least=1)
+
+
+def whole_numbers(text: str, option: str, *, least: int) -> tuple[int, ...]:
+    """Read `0,1,2`; every number at least `least`.
 
     Raises:
         UsageError: names the option.
@@ -40,9 +65,9 @@ def positive_numbers(text: str, option: str) -> tuple[int, ...]:
     try:
         numbers = tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
-        numbers = (0,)
-    if min(numbers) < 1:
-        raise UsageError(f"{option} {text}: expected whole numbers from 1, with commas", hint=f"{option} 1,64")
+        numbers = (least - 1,)
+    if min(numbers) < least:
+        raise UsageError(f"{option} {text}: expected whole numbers from {least}, with commas", hint=f"{option} 1,64")
     return numbers
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mnist_edge.cli.options import DATASET_HELP, RECIPE_HELP, DataDir, Json, positive_numbers
-from mnist_edge.contract import WIDTHS, DatasetChoice, DatasetName, DeviceName
+from mnist_edge.contract import WIDTHS, DatasetChoice, DatasetName, DeviceName, LogName
 from mnist_edge.errors import StoppedError, UsageError
 
 if TYPE_CHECKING:
-    from mnist_edge.records import TrainReport
+    from mnist_edge.records import EpochRecord, TrainReport
     from mnist_edge.training.run import Start
 
 RUNS = Path("runs")
+PLOT_EVERY_S = 10.0
+"""Drawing loss.png takes about 0.3 s, as long as some epochs."""
 
 
 def train(
@@ -42,6 +46,10 @@ def train(
         int, typer.Option(min=1, help="Share every batch among so many processes; torchrun does it across machines.")
     ] = 1,
     run: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/<dataset>, or the resumed run's.")] = None,
+    log: Annotated[LogName | None, typer.Option(help="Write TensorBoard events into the run folder, too.")] = None,
+    plot: Annotated[
+        bool, typer.Option("--plot", help="Draw loss.png anew while training, every 10 seconds at most.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Train or resume a digit classifier with SGD.
@@ -72,6 +80,8 @@ def train(
             "seed": seed,
             "widths": None if widths is None else positive_numbers(widths, "--widths"),
         },
+        log=log,
+        plot=plot,
     )
     emit(report, json, train_table)
 
@@ -85,6 +95,8 @@ def train_stage(
     run: Path | None,
     device: DeviceName,
     changes: dict[str, Any],
+    log: LogName | None = None,
+    plot: bool = False,
 ) -> TrainReport:
     """Train with progress on standard error; `changes` are the settings that the user named, None for the others."""
     from mnist_edge.data.sources import load_dataset
@@ -94,6 +106,7 @@ def train_stage(
     from mnist_edge.reporting.plots import loss_curve
     from mnist_edge.reporting.tables import epoch_line
     from mnist_edge.training.checkpoint import checkpoint_path, is_state_dict
+    from mnist_edge.training.events import Events
     from mnist_edge.training.model import resolve_device
     from mnist_edge.training.run import restarted, resumed, train_run
 
@@ -112,6 +125,18 @@ def train_stage(
         start = restarted(folder, start)
     epochs = start.run.settings.recipe.epochs
     title = f"{data.name}, recipe {start.run.settings.recipe.name}"
+    events = Events(folder, say) if log == "tensorboard" else None
+    drawn = -math.inf
+
+    def on_epoch(record: EpochRecord) -> None:
+        nonlocal drawn
+        say(epoch_line(record, epochs))
+        if events is not None:
+            events.refresh()
+        if plot and monotonic() - drawn >= PLOT_EVERY_S:
+            loss_curve(folder, title)
+            drawn = monotonic()
+
     with stop_requests() as request, progress("training") as on_step:
         report = train_run(
             start,
@@ -120,10 +145,13 @@ def train_stage(
             device=device,
             say=say,
             on_step=on_step,
-            on_epoch=lambda record: say(epoch_line(record, epochs)),
+            on_epoch=on_epoch,
             stop=lambda: request.signal_number is not None,
         )
     if this_rank().leads:
+        if events is not None:
+            events.refresh()
+            events.close()
         loss_curve(folder, title)
     if report is None:
         assert request.signal_number is not None  # only a signal ends a run early

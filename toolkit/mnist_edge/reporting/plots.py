@@ -13,13 +13,14 @@ import numpy as np
 
 from mnist_edge.files import write_atomic
 from mnist_edge.pixels import Images, Logits
-from mnist_edge.records import BenchReport, EvalReport, VariantParity
+from mnist_edge.records import BenchReport, EvalReport, SweepReport, VariantParity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY, RED, GREEN = "#2563a8", "#d9822b", "#9aa5b1", "#c0392b", "#2e8b57"
+COLOURS = (BLUE, ORANGE, GREEN, RED, GREY, "black")
 SHEET = 12
 
 
@@ -62,6 +63,46 @@ def loss_curve(run: Path, title: str) -> Path:
         )  # fmt: skip
     axes.legend(loc="center right", frameon=False)
     return _save(figure, run / "loss.png")
+
+
+def sweep_plot(report: SweepReport, path: Path) -> Path:
+    """Draw held-out accuracy over the learning rate: a point a trial, its colour the widths, its shape the batch size."""
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    colours = dict(zip(dict.fromkeys(trial.widths for trial in report.trials), cycle(COLOURS), strict=False))
+    batches = sorted({trial.batch_size for trial in report.trials})
+    shapes = dict(zip(batches, cycle("osD^vP"), strict=False))
+    figure = _figure(8, 4.6)
+    axes = figure.subplots()
+    judged = [trial for trial in report.trials if trial.holdout_accuracy is not None]
+    for trial in judged:
+        mean, *spread = (100 * value for value in (trial.holdout_accuracy or 0, *trial.accuracies))
+        colour = colours[trial.widths]
+        axes.plot([trial.lr, trial.lr], [min(spread), max(spread)], color=colour, linewidth=1, alpha=0.5)
+        axes.plot(trial.lr, mean, shapes[trial.batch_size], color=colour, markersize=6, alpha=0.85)
+    for trial in report.trials:
+        if trial.failure:  # it has no accuracy: on the lower edge
+            axes.plot(trial.lr, 0.02, "x", color=RED, transform=axes.get_xaxis_transform())
+    keys = [
+        Line2D([], [], color=colour, label="widths " + ",".join(map(str, widths))) for widths, colour in colours.items()
+    ]
+    keys += [
+        Line2D([], [], color=GREY, marker=shape, linestyle="", label=f"batch {batch}")
+        for batch, shape in shapes.items()
+    ]
+    keys += [Line2D([], [], color=RED, marker="x", linestyle="", label="failed")] * (len(judged) < len(report.trials))
+    axes.set_xscale("log")
+    rates = [trial.lr for trial in report.trials]
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(rates) > 5 * min(rates) else range(1, 10)))
+    axes.xaxis.set_major_formatter(lambda value, _position: f"{value:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel(f"accuracy on {report.holdout_images:,} held-out images, %")
+    axes.set_title(f"{report.dataset}, recipe {report.recipe}: mean and range over seeds", loc="left")
+    axes.grid(visible=True, alpha=0.25)
+    figure.legend(handles=keys, loc="outside right upper", frameon=False, fontsize=8)
+    return _save(figure, path)
 
 
 def evaluation(report: EvalReport, path: Path) -> Path:
@@ -162,7 +203,7 @@ def latencies(report: BenchReport, path: Path) -> Path:
 
     figure = _figure(8, 4.6)
     axes = figure.subplots()
-    for row, colour in zip(report.results, cycle((BLUE, ORANGE, GREEN, RED, GREY, "black"))):
+    for row, colour in zip(report.results, cycle(COLOURS)):
         times = np.sort(np.concatenate([np.asarray(group) for group in row.run_us]))
         shares = np.arange(1, len(times) + 1) / len(times)
         label = f"{row.engine} {row.variant}, batch {row.batch}, {row.threads} thread(s), {row.scenario.described}"

@@ -135,6 +135,7 @@ def train(run: Run, dataset: Dataset, device: torch.device, hooks: Hooks) -> boo
             epoch=progress.epoch + 1,
             loss=float(run.loss_sum) / steps,
             holdout_accuracy=accuracy(run.model, held_images, held_labels) if len(held) else None,
+            learning_rate=learning_rate(recipe, (progress.epoch + 1) * steps - 1, recipe.epochs * steps),
             seconds=time.perf_counter() - started,
         )
         progress.history.append(record)

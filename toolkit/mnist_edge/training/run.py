@@ -175,11 +175,9 @@ def _refuse_to_overwrite(start: Start, folder: Path) -> None:
 
 def _write_histories(folder: Path, checkpoint: Checkpoint) -> None:
     """Write `history.csv` and `loss.csv` whole from the checkpoint, so that they never disagree with it."""
-    history = [
-        (record.epoch, record.loss, "" if record.holdout_accuracy is None else record.holdout_accuracy, record.seconds)
-        for record in checkpoint.progress.history
-    ]
-    _write_csv(folder / "history.csv", ("epoch", "loss", "holdout_accuracy", "seconds"), history)
+    columns = ("epoch", "loss", "holdout_accuracy", "learning_rate", "seconds")
+    history = [tuple(getattr(record, column) for column in columns) for record in checkpoint.progress.history]
+    _write_csv(folder / "history.csv", columns, history)  # None is written as nothing
     curve = [(index * KEEP_LOSS_EVERY, loss) for index, loss in enumerate(checkpoint.curve.tolist())]
     _write_csv(folder / "loss.csv", ("step", "loss"), curve)
 

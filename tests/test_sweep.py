@@ -1,0 +1,405 @@
+"""`mnist-edge sweep`: ranked as plain training ranks, without the test set, and no finished trial is ever lost."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import fcntl
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from statistics import fmean
+from time import sleep
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+
+from mnist_edge.cli.app import app, main
+from mnist_edge.errors import MnistEdgeError
+from mnist_edge.records import Dataset, SweepReport
+from mnist_edge.reporting.plots import sweep_plot
+from mnist_edge.tuning.study import Space
+from mnist_edge.tuning.sweep import Plan, sweep
+
+TRIALS = 12
+"""Two more than Optuna draws at random before it learns from what it has seen."""
+SPACE = ("--lr", "0.005:0.2", "--batch-size", "64,128", "--widths", "12", "--widths", "8,6", "--seeds", "0,3")
+TINY = ("--dataset", "digits", "--epochs", "4", *SPACE)
+KEYS = {
+    "schema", "study", "dataset", "recipe", "epochs", "holdout_images", "seeds", "trials", "running", "command",
+}  # fmt: skip
+
+
+def here(*arguments: str | Path) -> None:
+    """The command in this process; its errors come out as they are."""
+    app(["sweep", *map(str, arguments)], standalone_mode=False)
+
+
+def refused(*arguments: str | Path) -> MnistEdgeError:
+    with pytest.raises(MnistEdgeError) as caught:
+        here(*arguments)
+    return caught.value
+
+
+def found(capsys: pytest.CaptureFixture[str], study: Path, *arguments: str | Path) -> tuple[dict[str, Any], list[str]]:
+    """The JSON of a sweep, and the lines of the trials that this process has tried."""
+    capsys.readouterr()
+    here(*(arguments or TINY), "--study", study, "--json")
+    told = capsys.readouterr()
+    return json.loads(told.out), [line for line in told.err.splitlines() if line.startswith("trial")]
+
+
+def timeless(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The trials without what differs from run to run."""
+    return [{**trial, "seconds": 0} for trial in report["trials"]]
+
+
+def states(study: Path) -> list[str]:
+    """What Optuna itself reads in the journal."""
+    backend = optuna.storages.journal.JournalFileBackend(str(study / "journal.log"))
+    loaded = optuna.load_study(study_name="sweep", storage=optuna.storages.JournalStorage(backend))
+    return [trial.state.name for trial in loaded.get_trials()]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch, digits: Dataset) -> None:
+    """The digits are made once, and no picture is drawn where none is looked at."""
+    monkeypatch.setattr("mnist_edge.data.sources.load_dataset", lambda *_: digits)
+    monkeypatch.setattr("mnist_edge.reporting.plots.sweep_plot", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study folder of a sweep that nobody disturbed. Do not change it."""
+    folder = tmp_path_factory.mktemp("whole") / "a study\nwith ümlauts"
+    here(*TINY, "--trials", str(TRIALS), "--study", folder, "--json")
+    return folder
+
+
+@pytest.fixture
+def undisturbed(whole: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """Its report, told by a second run that has nothing left to do."""
+    report, lines = found(capsys, whole, *TINY, "--trials", str(TRIALS))
+    assert lines == []
+    return report
+
+
+def test_the_ranking_is_that_of_plain_training(
+    undisturbed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every figure is what `train` with the same settings writes into history.csv, and the best mean comes first."""
+    assert set(undisturbed) == KEYS
+    assert undisturbed["schema"] == "mnist-edge/sweep/1"
+    assert (undisturbed["holdout_images"], undisturbed["seeds"], undisturbed["running"]) == (72, [0, 3], 0)
+    trials = undisturbed["trials"]
+    assert [trial["rank"] for trial in trials] == list(range(1, TRIALS + 1))
+    assert [trial["holdout_accuracy"] for trial in trials] == sorted(
+        (trial["holdout_accuracy"] for trial in trials), reverse=True
+    )
+    assert trials[0]["holdout_accuracy"] > trials[-1]["holdout_accuracy"]
+    for trial in trials:
+        assert trial["holdout_accuracy"] == fmean(trial["accuracies"])
+        assert 0.005 <= trial["lr"] <= 0.2
+        assert trial["lr"] == float(f"{trial['lr']:.3g}")
+        assert trial["batch_size"] in {64, 128}
+        assert trial["widths"] in ([12], [8, 6])
+    assert len({trial["lr"] for trial in trials}) == TRIALS
+
+    monkeypatch.setattr("mnist_edge.reporting.plots.loss_curve", lambda *_: None)
+    for number, trial in enumerate((trials[0], trials[5], trials[-1])):
+        accuracies = []
+        for seed in ("0", "3"):
+            run = tmp_path / f"{number}-{seed}"
+            widths = ",".join(map(str, trial["widths"]))
+            setting = ["--lr", str(trial["lr"]), "--batch-size", str(trial["batch_size"]), "--widths", widths]
+            command = ["train", "--dataset", "digits", "--recipe", "fast", "--epochs", "4", *setting, "--seed", seed]
+            if number == 0 and seed == "0":
+                assert shlex.split(undisturbed["command"]) == ["mnist-edge", *command]
+            app([*command, "--run", str(run)], standalone_mode=False)
+            *_, last = csv.DictReader((run / "history.csv").read_text().splitlines())
+            accuracies.append(float(last["holdout_accuracy"]))
+        assert accuracies == trial["accuracies"]
+
+
+def test_a_person_gets_a_table_a_command_and_a_picture(
+    whole: Path, undisturbed: dict[str, Any], capsys, monkeypatch
+) -> None:
+    """The table has a row a trial, best first, the spread over seeds, and what the best is trained with."""
+    monkeypatch.setattr("mnist_edge.reporting.plots.sweep_plot", sweep_plot)
+    (whole / "sweep.png").unlink(missing_ok=True)
+    here(*TINY, "--trials", str(TRIALS), "--study", whole)
+    out = capsys.readouterr().out
+    rows = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit()]
+    assert [row[1] for row in rows] == [f"{trial['lr']:g}" for trial in undisturbed["trials"]]
+    best = undisturbed["trials"][0]
+    low, high = (f"{100 * accuracy:.2f}" for accuracy in (min(best["accuracies"]), max(best["accuracies"])))
+    assert rows[0][4:6] == [f"{best['holdout_accuracy']:.2%}", f"{low}..{high}%"]
+    assert undisturbed["command"] in out
+    assert (whole / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_test_set_is_never_read(
+    undisturbed: dict[str, Any], digits: Dataset, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """With noise for a test set every trial comes to the same; that also shows that a sweep repeats."""
+    noise = np.random.default_rng(1).integers(0, 9, digits.test_labels.shape, dtype=np.uint8)
+    spoilt = dataclasses.replace(digits, test_images=digits.test_images[::-1] // 2, test_labels=noise)
+    monkeypatch.setattr("mnist_edge.data.sources.load_dataset", lambda *_: spoilt)
+    report, _ = found(capsys, tmp_path, *TINY, "--trials", str(TRIALS))
+    assert timeless(report) == timeless(undisturbed)
+
+
+def test_a_sweep_goes_on_to_its_number_of_trials(undisturbed: dict[str, Any], tmp_path: Path, capsys) -> None:
+    """The same command tries only what is missing, and ends as if it had never been stopped."""
+    report, lines = found(capsys, tmp_path, *TINY, "--trials", "5")
+    assert (len(report["trials"]), len(lines)) == (5, 5)
+    report, lines = found(capsys, tmp_path, *TINY, "--trials", str(TRIALS))
+    assert len(lines) == TRIALS - 5
+    assert timeless(report) == timeless(undisturbed)
+    report, lines = found(capsys, tmp_path, *TINY, "--trials", "3")
+    assert (len(report["trials"]), len(lines)) == (TRIALS, 0)
+
+
+class Worker:
+    """The real command in a process of its own; after some three trials it waits until somebody reads its lines."""
+
+    def __init__(self, study: Path) -> None:
+        self._read, write = os.pipe()
+        fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
+        self._junk = os.write(write, b"." * 3850)
+        command = [
+            sys.executable,
+            "-m",
+            "mnist_edge",
+            "sweep",
+            *TINY,
+            "--trials",
+            str(TRIALS),
+            "--study",
+            study,
+            "--json",
+        ]
+        env = os.environ | {"OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=write, text=True)
+        os.close(write)
+
+    def wait_for_a_trial(self) -> None:
+        while int.from_bytes(fcntl.ioctl(self._read, termios.FIONREAD, bytes(4)), sys.byteorder) == self._junk:
+            assert self.process.poll() is None
+            sleep(0.02)
+
+    def ended(self) -> tuple[int, str, list[str]]:
+        """Let it go on to its end: its exit code, output and lines."""
+        with open(self._read) as lines, self.process:
+            told = lines.read()[self._junk :].splitlines()
+            out, _ = self.process.communicate()
+        return self.process.returncode, out, told
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_sweep_that_was_stopped_or_killed_loses_one_trial(
+    undisturbed: dict[str, Any], tmp_path: Path, capsys, number: int, code: int
+) -> None:
+    """What was finished stays, what was under way does not count and is tried again."""
+    worker = Worker(tmp_path)
+    worker.wait_for_a_trial()
+    worker.process.send_signal(number)
+    ended, out, told = worker.ended()
+    assert ended == code
+    if number != signal.SIGKILL:
+        assert json.loads(out)["error"]["kind"] == "stopped"
+        assert "same command" in told[-1]
+        assert "RUNNING" not in states(tmp_path)
+    before = states(tmp_path)
+    kept = before.count("COMPLETE")
+    assert 1 <= kept < TRIALS
+    assert len(before) - kept <= 1
+    report, lines = found(capsys, tmp_path, *TINY, "--trials", str(TRIALS))
+    assert len(lines) == TRIALS - kept
+    assert timeless(report) == timeless(undisturbed)
+    assert states(tmp_path).count("RUNNING") == 0
+    assert not list((tmp_path / "workers").iterdir())
+
+
+def test_two_processes_share_the_work(tmp_path: Path, capsys) -> None:
+    """Together they try as many settings as were asked for, each of them once."""
+    worker = Worker(tmp_path)
+    worker.wait_for_a_trial()
+    _, ours = found(capsys, tmp_path, *TINY, "--trials", str(TRIALS))
+    code, out, told = worker.ended()
+    theirs = [line for line in told if line.startswith("trial")]
+    assert code == 0, told
+    assert ours
+    assert theirs
+    assert len(ours) + len(theirs) == TRIALS
+    assert states(tmp_path) == ["COMPLETE"] * TRIALS
+    report, lines = found(capsys, tmp_path, *TINY, "--trials", str(TRIALS))
+    assert (len({trial["lr"] for trial in report["trials"]}), lines) == (TRIALS, [])
+    assert json.loads(out)["schema"] == report["schema"]
+
+
+@pytest.mark.parametrize("first_ends", ["finished", "stopped"])
+def test_a_trial_in_the_hands_of_another_worker_is_left_to_it(tmp_path: Path, digits: Dataset, first_ends: str) -> None:
+    """A worker that begins in the midst of another's trial takes the next; nothing is tried twice, whatever becomes of it."""
+    space = Space(lr=(0.01, 0.1), batch_sizes=(128,), widths=((4,),))
+    plan = Plan(folder=tmp_path, recipe="fast", epochs=1, space=space, seeds=(0,), trials=3)
+    others: list[SweepReport] = []
+
+    def one_trial() -> SweepReport:
+        told: list[Any] = []
+        return sweep(
+            plan,
+            digits,
+            on_trial=lambda *trial: told.append(trial),
+            on_progress=lambda *_: None,
+            stop=lambda: bool(told),
+        )
+
+    first = sweep(
+        plan,
+        digits,
+        on_trial=lambda *_: None,
+        on_progress=lambda *_: others or others.append(one_trial()),
+        stop=lambda: bool(others) and first_ends == "stopped",
+    )
+    assert (len(others[0].trials), others[0].running) == (1, 1)
+    assert (len(first.trials), first.running) == (3 if first_ends == "finished" else 1, 0)
+    last = first if first_ends == "finished" else [one_trial(), one_trial()][1]
+    assert len(last.trials) == 3
+    assert len({trial.lr for trial in last.trials}) == 3
+    assert others[0].trials[0].lr in {trial.lr for trial in last.trials}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        ["--lr", "0.005:0.3"], ["--batch-size", "64"], ["--widths", "12"], ["--seeds", "0"], ["--epochs", "5"],
+        ["--recipe", "best"], ["--recipe", "mine.toml"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_another_search_does_not_mix_with_a_study(whole: Path, tmp_path: Path, monkeypatch, changed: list[str]) -> None:
+    """A study goes on with the settings it was begun with; others are refused by name, and it stays as it was."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text('base = "fast"\nmomentum = 0.8\n')
+    before = (whole / "journal.log").read_bytes()
+    kept = [word for pair in zip(TINY[::2], TINY[1::2], strict=True) if pair[0] != changed[0] for word in pair]
+    error = refused(*kept, *changed, "--trials", "20", "--study", whole)
+    assert error.exit_code == 2
+    assert changed[0] in error.message
+    if "toml" in changed[1]:
+        assert "momentum of the recipe 0.9, not 0.8" in error.message
+    assert (whole / "journal.log").read_bytes() == before
+
+
+def test_another_dataset_does_not_mix_with_a_study(whole: Path, digits: Dataset, monkeypatch) -> None:
+    """Accuracies on different pictures are not ranked against each other."""
+    other = dataclasses.replace(digits, name="kmnist")
+    monkeypatch.setattr("mnist_edge.data.sources.load_dataset", lambda *_: other)
+    error = refused(*TINY, "--study", whole)
+    assert error.exit_code == 2
+    assert "--dataset digits, not kmnist" in error.message
+
+
+def test_a_diverging_trial_is_ranked_last_and_the_sweep_goes_on(tmp_path: Path, capsys) -> None:
+    """A loss that becomes infinite is a failed trial with its reason, in the report and for the next run."""
+    options = ("--dataset", "digits", "--epochs", "2", "--widths", "8", "--seeds", "0", "--lr", "1e-6:1e6")
+    report, lines = found(capsys, tmp_path, *options, "--trials", "4")
+    failures = [bool(trial["failure"]) for trial in report["trials"]]
+    assert len(lines) == 4
+    assert failures == sorted(failures)
+    assert {True, False} == set(failures)
+    assert {trial["holdout_accuracy"] is None for trial in report["trials"] if trial["failure"]} == {True}
+    assert "diverged" in report["trials"][-1]["failure"]
+    again, lines = found(capsys, tmp_path, *options, "--trials", "4")
+    assert (again, lines) == (report, [])
+    assert states(tmp_path).count("FAIL") == failures.count(True)
+    here(*options, "--trials", "4", "--study", tmp_path)
+    assert "failed: seed 0: " in capsys.readouterr().out
+
+
+def test_a_sweep_of_failures_fails(tmp_path: Path, capsys) -> None:
+    """Where no trial can be judged the command ends with 1 and the reason."""
+    options = ("--dataset", "digits", "--epochs", "3", "--widths", "8", "--seeds", "0", "--lr", "1e6:1e7")
+    error = refused(*options, "--trials", "2", "--study", tmp_path, "--json")
+    assert error.exit_code == 1
+    assert "all 2 trials failed" in error.message
+    assert "diverged" in error.message
+    assert capsys.readouterr().out == ""
+    assert not (tmp_path / "sweep.png").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "bytes", "another's", "trials without settings"])
+def test_a_damaged_journal_ends_with_three(whole: Path, tmp_path: Path, capsys, damage: str) -> None:
+    """A journal that is not whole is named; nothing is trained, and it is left as it is for a look."""
+    text = (whole / "journal.log").read_bytes()
+    lines = text.splitlines(keepends=True)
+    spoilt = {
+        "cut": text[:-9],
+        "garbage": b"".join([*lines[:5], b"what is this\n", *lines[5:]]),
+        "bytes": bytes(range(256)) * 8,
+        "another's": b'{"op_code": 0, "worker_id": "x", "study_name": "other", "directions": [2]}\n',
+        "trials without settings": b"".join([lines[0], *lines[2:]]),
+    }[damage]
+    journal = tmp_path / "study" / "journal.log"
+    journal.parent.mkdir()
+    journal.write_bytes(spoilt)
+    error = refused(*TINY, "--trials", "20", "--study", journal.parent)
+    assert error.exit_code == 3
+    assert str(journal) in error.message
+    assert "trial " not in capsys.readouterr().err
+    assert journal.read_bytes() == spoilt
+
+
+WRONG = {
+    "nothing held out": ["--recipe", "seed"],
+    "one rate": ["--lr", "0.1"],
+    "backwards": ["--lr", "0.2:0.1"],
+    "from zero": ["--lr", "0:0.1"],
+    "no number": ["--lr", "low:high"],
+    "without end": ["--lr", "0.1:inf"],
+    "no width": ["--widths", "16,0"],
+    "no seed": ["--seeds", "-1"],
+    "no batch": ["--batch-size", "many"],
+    "no trial": ["--trials", "0"],
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_options_end_with_two(tmp_path: Path, monkeypatch, capsys, wrong: str) -> None:
+    """What cannot be searched is refused before any work, in one line and one document."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mnist_edge.cli.app.raise_on_signals", lambda: None)
+    monkeypatch.setattr("sys.argv", ["mnist-edge", "sweep", "--dataset", "digits", "--json", *WRONG[wrong]])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr()
+    assert ended.value.code == 2
+    assert json.loads(told.out)["error"]["kind"] == "usage"
+    assert WRONG[wrong][0].strip("-") in json.loads(told.out)["error"]["message"]
+    assert len(told.err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_optuna_the_command_says_what_to_install(tmp_path: Path, monkeypatch, capsys) -> None:
+    """The missing extra ends the command with 4 and the pip command, before the options or the data are looked at."""
+    monkeypatch.chdir(tmp_path)
+    for name in [
+        name for name in sys.modules if name.split(".")[0] == "optuna" or name.startswith("mnist_edge.tuning")
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.setattr("mnist_edge.cli.app.raise_on_signals", lambda: None)
+    monkeypatch.setattr("sys.argv", ["mnist-edge", "sweep", "--lr", "wrong", "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 4
+    assert json.loads(capsys.readouterr().out)["error"]["hint"] == 'pip install "mnist-edge[sweep]"'
+    assert not list(tmp_path.iterdir())

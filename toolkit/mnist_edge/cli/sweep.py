@@ -1,0 +1,97 @@
+"""`mnist-edge sweep`: search over settings on the held-out split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mnist_edge.cli.options import (
+    DATASET_HELP,
+    RECIPE_HELP,
+    DataDir,
+    Json,
+    number_range,
+    positive_numbers,
+    whole_numbers,
+)
+from mnist_edge.contract import DatasetChoice
+from mnist_edge.errors import CheckFailedError, StoppedError
+
+NETWORKS = ["600,400,200,100", "300,100"]
+
+
+def sweep(
+    *,
+    dataset: Annotated[DatasetChoice, typer.Option(help=DATASET_HELP)] = "mnist",
+    data_dir: DataDir = None,
+    recipe: Annotated[str, typer.Option(help=RECIPE_HELP)] = "fast",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of each training. Default: the recipe's.")] = None,
+    trials: Annotated[
+        int, typer.Option(min=1, help="Settings to try in all, earlier ones of the study included.")
+    ] = 20,
+    lr: Annotated[str, typer.Option(help="Learning rates from LOW:HIGH, on a logarithmic scale.")] = "0.01:0.2",
+    batch_size: Annotated[str, typer.Option(help="Batch sizes to choose from.")] = "64,128,256",
+    widths: Annotated[
+        list[str],
+        typer.Option(help="Hidden widths of a network to try; may be repeated.", show_default=" and ".join(NETWORKS)),
+    ] = NETWORKS,
+    seeds: Annotated[str, typer.Option(help="Each setting is trained with every one and judged by the mean.")] = "0,1",
+    study: Annotated[Path | None, typer.Option(help="Study folder. Default: runs/sweep-<dataset>.")] = None,
+    json: Json = False,
+) -> None:
+    """Search for the learning rate, batch size and widths that do best on images held out of the training set.
+
+    The same command goes on with a study that was stopped. Run twice at once, it shares the work.
+
+    The test set is never looked at. Writes sweep.png into the study folder.
+    """
+    from mnist_edge.cli.train import RUNS
+    from mnist_edge.data.sources import load_dataset
+    from mnist_edge.interrupts import stop_requests
+    from mnist_edge.reporting.console import emit, progress, say
+    from mnist_edge.reporting.plots import sweep_plot
+    from mnist_edge.reporting.tables import sweep_table, trial_line
+    from mnist_edge.tuning.study import Space
+    from mnist_edge.tuning.sweep import Plan
+    from mnist_edge.tuning.sweep import sweep as search
+
+    space = Space(
+        lr=number_range(lr, "--lr"),
+        batch_sizes=tuple(dict.fromkeys(positive_numbers(batch_size, "--batch-size"))),
+        widths=tuple(dict.fromkeys(positive_numbers(text, "--widths") for text in widths)),
+    )
+    chosen_seeds = tuple(dict.fromkeys(whole_numbers(seeds, "--seeds", least=0)))
+    data = load_dataset(dataset, data_dir, say)
+    plan = Plan(
+        folder=study or RUNS / f"sweep-{data.name}",
+        recipe=recipe,
+        epochs=epochs,
+        space=space,
+        seeds=chosen_seeds,
+        trials=trials,
+        data_dir=data_dir,
+    )
+    with stop_requests() as request, progress("sweeping") as on_progress:
+        report = search(
+            plan,
+            data,
+            on_trial=lambda trial, done: say(trial_line(trial, done, trials)),
+            on_progress=on_progress,
+            stop=lambda: request.signal_number is not None,
+        )
+    if report.command:
+        sweep_plot(report, plan.folder / "sweep.png")
+    if request.signal_number is not None:
+        raise StoppedError(
+            f"stopped; {plan.folder} holds {len(report.trials)} of {trials} trials",
+            signal_number=request.signal_number,
+            hint="the same command goes on",
+        )
+    if report.trials and not report.command and not report.running:
+        raise CheckFailedError(
+            f"all {len(report.trials)} trials failed; the first: {report.trials[0].failure}",
+            hint="another --study with lower rates, say --lr 0.001:0.1",
+        )
+    emit(report, json, sweep_table)

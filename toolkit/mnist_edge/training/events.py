@@ -1,0 +1,87 @@
+"""A run's figures as TensorBoard events, taken from its CSV files, so that the two never disagree."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnist_edge.errors import MnistEdgeError
+from mnist_edge.files import ensure_folder, explaining_os_errors
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+EVENTS = "tensorboard"
+SERIES = {
+    "loss.csv": ("step", {"loss": "loss"}),
+    "history.csv": (
+        "epoch",
+        {
+            "loss": "epoch/loss",
+            "holdout_accuracy": "epoch/holdout_accuracy",
+            "learning_rate": "epoch/learning_rate",
+            "seconds": "epoch/seconds",
+        },
+    ),
+}
+"""By file: the column that counts, and the TensorBoard tag of each column that is shown."""
+
+
+class Events:
+    """The folder `tensorboard/` of a run, begun anew when its first figures come.
+
+    A resumed run writes its earlier figures once more: no point is missing or double, wherever it was cut off.
+    """
+
+    def __init__(self, run: Path, say: Callable[[str], object]) -> None:
+        """Nothing is written yet: `run` may still be refused, or be held by another process.
+
+        Raises:
+            ModuleNotFoundError: tensorboard is not installed.
+        """
+        import torch.utils.tensorboard  # noqa: F401 - fails here, before the long work
+
+        self._folder = run / EVENTS
+        self._say = say
+        self._writer: SummaryWriter | None = None
+        self._written = dict.fromkeys(SERIES, 0)
+        self._failed = False
+
+    def refresh(self) -> None:
+        """Add the figures that the CSV files have and the events lack. A failure is said once, and costs no training."""
+        if self._failed:
+            return
+        try:
+            with explaining_os_errors(self._folder):
+                self._append(self._writer or self._begin())
+        except MnistEdgeError as error:
+            self._failed = True
+            self._say(f"no more TensorBoard events, training goes on: {error.message}")
+
+    def close(self) -> None:
+        """Let go of the file and the thread that writes it."""
+        if self._writer is not None and not self._failed:
+            self._writer.close()
+
+    def _begin(self) -> SummaryWriter:
+        from torch.utils.tensorboard import SummaryWriter
+
+        ensure_folder(self._folder)
+        for old in self._folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        # A TensorBoard that has shown the old file begins its curves anew, too.
+        self._writer = SummaryWriter(str(self._folder), purge_step=0)
+        return self._writer
+
+    def _append(self, writer: SummaryWriter) -> None:
+        for name, (counter, tags) in SERIES.items():
+            with (self._folder.parent / name).open(newline="") as file:
+                rows = list(csv.DictReader(file))
+            for row in rows[self._written[name] :]:
+                for column, tag in tags.items():
+                    if row[column]:
+                        writer.add_scalar(tag, float(row[column]), int(row[counter]))
+            self._written[name] = len(rows)
+        writer.flush()

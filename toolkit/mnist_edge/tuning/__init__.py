@@ -1,0 +1,1 @@
+"""Search over settings, judged on what is held out of training."""

@@ -1,0 +1,200 @@
+"""A sweep: settings are proposed, each is trained with every seed, and judged on the held-out split alone.
+
+The search is Optuna's (its tree-structured Parzen estimator); `tuning/study.py` says why, and how workers share one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from mnist_edge.errors import BadFileError, CheckFailedError, UsageError
+from mnist_edge.records import Dataset, SweepReport, SweepTrial
+from mnist_edge.training.loop import Hooks, new_run, split, train
+from mnist_edge.training.model import resolve_device
+from mnist_edge.training.recipes import Recipe, settings_for
+from mnist_edge.tuning.study import JOURNAL, Choice, Space, Study, open_study, width_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to search, and how long.
+
+    Attributes:
+        folder: of the study; it keeps what is finished.
+        recipe: name or `.toml` file; everything that is not searched is as it says.
+        epochs: of each training; None for the recipe's.
+        space: what is searched.
+        seeds: each setting is trained with every one.
+        trials: settings to try in all, over all workers and earlier runs.
+        data_dir: only told on in the command line that trains the best setting.
+    """
+
+    folder: Path
+    recipe: str
+    epochs: int | None
+    space: Space
+    seeds: tuple[int, ...]
+    trials: int
+    data_dir: Path | None = None
+
+
+def sweep(
+    plan: Plan,
+    dataset: Dataset,
+    *,
+    on_trial: Callable[[SweepTrial, int], object],
+    on_progress: Callable[[int, int], object],
+    stop: Callable[[], bool],
+) -> SweepReport:
+    """Try settings until the study has as many as the plan says, or `stop` says so; other workers may help.
+
+    Args:
+        plan: what to search.
+        dataset: its test set is never looked at.
+        on_trial: takes each trial that this process finished, not ranked yet, and how many are finished in all.
+        on_progress: what is done, and all that is to do.
+        stop: asked after every step; the trial under way is then lost, and tried again next time.
+
+    Raises:
+        UsageError: the recipe holds nothing out, or the study was begun with other settings.
+        BadFileError: the journal is damaged.
+        SurroundingsError: the folder cannot be written to.
+    """
+    base = settings_for(
+        plan.recipe, dataset=dataset.name, train_images=len(dataset.train_images), epochs=plan.epochs
+    ).recipe
+    held = len(split(dataset, base)[1])
+    if not held:
+        raise UsageError(
+            f"recipe {base.name} holds no images out of training, so there is nothing to choose by",
+            hint="--recipe fast, or a .toml file with a holdout above 0",
+        )
+    with open_study(plan.folder, plan.space, _described(plan, dataset, base)) as study:
+        while not stop() and (claimed := study.claim(plan.trials)) is not None:
+            done = _tried(plan, dataset, study, *claimed, on_progress, stop)
+            if done is not None:
+                on_trial(_record(done, plan), len(study.finished()))
+        return _report(plan, dataset, base, held, study)
+
+
+def _tried(
+    plan: Plan,
+    dataset: Dataset,
+    study: Study,
+    trial: Trial,
+    choice: Choice,
+    on_progress: Callable[[int, int], object],
+    stop: Callable[[], bool],
+) -> FrozenTrial | None:
+    """Train a setting with each seed and record it; None where `stop` ended it."""
+    accuracies: list[float] = []
+    before = len(study.finished())
+
+    def on_step(step: int, steps: int) -> None:
+        share = (len(accuracies) + step / steps) / len(plan.seeds)
+        on_progress(round(1000 * (before + share)), 1000 * plan.trials)
+
+    hooks = Hooks(save=lambda _checkpoint: None, on_step=on_step, stop=stop)
+    started = perf_counter()
+    try:
+        for seed in plan.seeds:
+            accuracy = _held_out_accuracy(plan, dataset, choice, seed, hooks)
+            if accuracy is None:
+                study.drop(trial)
+                return None
+            accuracies.append(accuracy)
+    except CheckFailedError as error:
+        return study.fail(trial, f"seed {plan.seeds[len(accuracies)]}: {error.message}", perf_counter() - started)
+    except BaseException:
+        study.drop(trial)
+        raise
+    return study.finish(trial, accuracies, perf_counter() - started)
+
+
+def _held_out_accuracy(plan: Plan, dataset: Dataset, choice: Choice, seed: int, hooks: Hooks) -> float | None:
+    settings = settings_for(
+        plan.recipe,
+        dataset=dataset.name,
+        train_images=len(dataset.train_images),
+        epochs=plan.epochs,
+        seed=seed,
+        lr=choice.lr,
+        batch_size=choice.batch_size,
+        widths=choice.widths,
+    )
+    run = new_run(settings)
+    if not train(run, dataset, resolve_device("auto"), hooks):
+        return None
+    return run.progress.history[-1].holdout_accuracy
+
+
+def _described(plan: Plan, dataset: Dataset, recipe: Recipe) -> dict[str, str]:
+    """Everything that decides what a trial comes to, named as the user names it."""
+    space = plan.space
+    searched = {
+        "--dataset": dataset.name,
+        "--recipe": recipe.name,
+        "--epochs": str(recipe.epochs),
+        "--lr": ":".join(map(str, space.lr)),
+        "--batch-size": width_text(space.batch_sizes),
+        "--widths": " and ".join(map(width_text, space.widths)),
+        "--seeds": width_text(plan.seeds),
+    }
+    known = {"name", "epochs", "lr", "batch_size", "small_set_factor"}
+    return searched | {
+        f"{key} of the recipe": str(value) for key, value in dataclasses.asdict(recipe).items() if key not in known
+    }
+
+
+def _record(trial: FrozenTrial, plan: Plan, rank: int = 0) -> SweepTrial:
+    found = trial.user_attrs
+    complete = trial.state == TrialState.COMPLETE
+    try:
+        return SweepTrial(
+            rank=rank,
+            lr=float(found["lr"]),
+            batch_size=int(trial.params["batch_size"]),
+            widths=tuple(int(width) for width in trial.params["widths"].split(",")),
+            holdout_accuracy=float(trial.values[0]) if complete else None,
+            accuracies=tuple(float(accuracy) for accuracy in found["accuracies"]) if complete else (),
+            seconds=float(found["seconds"]),
+            failure="" if complete else str(found["failure"]),
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        path = plan.folder / JOURNAL
+        raise BadFileError(
+            f"{path} is not a whole journal: trial {trial.number} lacks {error}", hint="begin anew with another --study"
+        ) from error
+
+
+def _report(plan: Plan, dataset: Dataset, recipe: Recipe, held: int, study: Study) -> SweepReport:
+    """Best mean first, of equal ones the one that is best at its worst; failed trials last."""
+    found = [_record(trial, plan) for trial in study.finished()]
+    found.sort(key=lambda trial: (-(trial.holdout_accuracy or 0), -min(trial.accuracies, default=-1)))
+    ranked = tuple(dataclasses.replace(trial, rank=rank) for rank, trial in enumerate(found, start=1))
+    return SweepReport(
+        study=plan.folder,
+        dataset=dataset.name,
+        recipe=recipe.name,
+        epochs=recipe.epochs,
+        holdout_images=held,
+        seeds=plan.seeds,
+        trials=ranked,
+        running=study.running(),
+        command=_command(plan, dataset, ranked[0]) if ranked and not ranked[0].failure else "",
+    )
+
+
+def _command(plan: Plan, dataset: Dataset, best: SweepTrial) -> str:
+    words = ["mnist-edge", "train", "--dataset", dataset.name, "--recipe", plan.recipe]
+    words += [] if plan.data_dir is None else ["--data-dir", str(plan.data_dir)]
+    words += [] if plan.epochs is None else ["--epochs", str(plan.epochs)]
+    words += ["--lr", str(best.lr), "--batch-size", str(best.batch_size), "--widths", width_text(best.widths)]
+    return shlex.join([*words, "--seed", str(plan.seeds[0])])
