@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mnist_edge.cli.options import DATASET_HELP, RECIPE_HELP, DataDir, Json, positive_numbers
-from mnist_edge.contract import WIDTHS, DatasetChoice, DatasetName, DeviceName
+from mnist_edge.cli.options import RECIPE_HELP, DataDir, Json, dataset_option, positive_numbers
+from mnist_edge.contract import WIDTHS, DeviceName
 from mnist_edge.errors import StoppedError, UsageError
 
 if TYPE_CHECKING:
-    from mnist_edge.records import TrainReport
+    from mnist_edge.records import Dataset, TrainReport
     from mnist_edge.training.run import Start
 
 RUNS = Path("runs")
@@ -20,9 +20,7 @@ RUNS = Path("runs")
 
 def train(
     *,
-    dataset: Annotated[
-        DatasetChoice | None, typer.Option(help=DATASET_HELP + " Default: mnist, or the checkpoint's.")
-    ] = None,
+    dataset: Annotated[str | None, dataset_option("Default: mnist, or the checkpoint's.")] = None,
     data_dir: DataDir = None,
     recipe: Annotated[str | None, typer.Option(help=RECIPE_HELP)] = None,
     resume: Annotated[
@@ -69,7 +67,7 @@ def train(
 
 def train_stage(
     *,
-    dataset: DatasetChoice | None,
+    dataset: str | None,
     data_dir: Path | None,
     recipe: str | None,
     resume: Path | None,
@@ -97,7 +95,7 @@ def train_stage(
     else:
         data = load_dataset(dataset or "mnist", data_dir, say)
         folder = run or RUNS / data.name
-        start = _fresh(resume, recipe, data.name, len(data.train_images), changes)
+        start = _fresh(resume, recipe, data, changes)
     epochs = start.run.settings.recipe.epochs
     title = f"{data.name}, recipe {start.run.settings.recipe.name}"
     with stop_requests() as request, progress("training") as on_step:
@@ -117,7 +115,7 @@ def train_stage(
         raise StoppedError(
             f"stopped; {folder} holds the last finished step",
             signal_number=request.signal_number,
-            hint=f"mnist-edge train --resume {folder}",
+            hint=f"mnist-edge train --resume {folder}" + (f" --dataset {data.source}" if data.name == "folder" else ""),
         )
     return report
 
@@ -131,13 +129,7 @@ def _refuse_changes(recipe: str | None, changes: dict[str, Any]) -> None:
         )
 
 
-def _fresh(
-    weights: Path | None,
-    recipe: str | None,
-    dataset: DatasetName,
-    images: int,
-    changes: dict[str, Any],
-) -> Start:
+def _fresh(weights: Path | None, recipe: str | None, data: Dataset, changes: dict[str, Any]) -> Start:
     """A run from first weights or from those of a .pth."""
     from mnist_edge.training.checkpoint import checkpoint_path
     from mnist_edge.training.loop import new_run
@@ -147,5 +139,11 @@ def _fresh(
     if weights is not None and changes["widths"] is not None:
         raise UsageError("--widths cannot change: the .pth file has its own", hint="leave --widths out")
     given = {**changes, "seed": changes["seed"] or 0, "widths": changes["widths"] or WIDTHS}
-    settings = settings_for(recipe or "fast", dataset=dataset, train_images=images, **given)
+    settings = settings_for(
+        recipe or "fast",
+        dataset=data.name,
+        train_images=len(data.train_images),
+        fingerprint=data.fingerprint,
+        **given,
+    )
     return Start(run=new_run(settings)) if weights is None else started_from(checkpoint_path(weights), settings)

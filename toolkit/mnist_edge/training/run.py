@@ -95,6 +95,11 @@ def train_run(
             f"the checkpoint was trained on {settings.dataset}, the dataset is {dataset.name}",
             hint=f"--dataset {settings.dataset}",
         )
+    if settings.fingerprint != dataset.fingerprint:
+        raise UsageError(
+            f"{dataset.source} does not hold the images that the checkpoint was trained on",
+            hint="--dataset with the folder that the run began with, or start a new one with another --run",
+        )
     target = resolve_device(device)
     ensure_folder(folder)
     with locked(folder):
