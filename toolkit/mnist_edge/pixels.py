@@ -61,7 +61,7 @@ class ImageFile:
         try:
             with self.path.open("rb") as file:
                 for first, end in self._cut(start, stop):
-                    piece = images[row : row + end - first]
+                    piece = images[row : row + end - first]  # shorter than the last run, where that goes on
                     file.seek(IMAGES_HEADER + int(first) * PIXELS)
                     if file.readinto(piece.data) != piece.size:
                         raise BadFileError(
@@ -76,14 +76,13 @@ class ImageFile:
         return images
 
     def _cut(self, start: int, stop: int) -> Runs:
-        """The pieces of rows `start` to `stop`."""
+        """The pieces of the rows from `start`, as many as reach `stop`: the last may go on after it."""
         if start >= stop:
             return self.runs[:0]
         first = int(np.searchsorted(self.ends, start, side="right"))
         last = int(np.searchsorted(self.ends, stop, side="left"))
         runs = self.runs[first : last + 1].copy()
-        runs[0, 0] = runs[0, 1] - (self.ends[first] - start)  # before the end is cut: it may be the same piece
-        runs[-1, 1] -= self.ends[last] - stop
+        runs[0, 0] = runs[0, 1] - (self.ends[first] - start)
         return runs
 
 

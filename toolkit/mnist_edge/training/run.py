@@ -93,7 +93,7 @@ def train_run(
     if settings.dataset != dataset.name:
         raise UsageError(
             f"the checkpoint was trained on {settings.dataset}, the dataset is {dataset.name}",
-            hint=f"--dataset {settings.dataset}",
+            hint=f"--dataset {'FOLDER' if settings.dataset == 'folder' else settings.dataset}",
         )
     if settings.fingerprint != dataset.fingerprint:
         raise UsageError(

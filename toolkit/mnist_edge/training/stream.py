@@ -25,7 +25,7 @@ from mnist_edge.training.recipes import Recipe
 CHUNK = 64
 """Images read at once, neighbours in the file: 50 kB, enough to make reading cheap."""
 LEAST_CHUNKS = 1024
-"""A small file has smaller chunks, down to single images, so that it still has so many."""
+"""A small file has smaller chunks, down to single images: what is held out is then a fair sample all the same."""
 WINDOW = 65_536
 """Images in memory at a time, 51 MB as uint8."""
 
