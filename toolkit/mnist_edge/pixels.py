@@ -31,22 +31,20 @@ class ImageFile:
     and a file that shrinks under a map ends the process with a bus error.
 
     Attributes:
-        count: pictures that the file holds.
-        runs: which of them these are, in their order.
+        runs: which pictures of the file these are, in their order.
     """
 
-    def __init__(self, path: Path, count: int, runs: Runs | None = None) -> None:
+    def __init__(self, path: Path, runs: Runs) -> None:
         self.path = path
-        self.count = count
-        self.runs = np.array([[0, count]]) if runs is None else runs
-        self.ends = np.cumsum(self.runs[:, 1] - self.runs[:, 0])
+        self.runs = runs
+        self.ends = np.cumsum(runs[:, 1] - runs[:, 0])
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
 
     def take(self, runs: Runs) -> ImageFile:
         """Other rows of the same file."""
-        return ImageFile(self.path, self.count, runs)
+        return ImageFile(self.path, runs)
 
     def __getitem__(self, rows: slice) -> Images:
         """Read rows.

@@ -42,7 +42,7 @@ def open_images(path: Path) -> ImageFile:
     except OSError as error:
         raise SurroundingsError(f"{path}: {error.strerror}", hint="check the path and its permissions") from error
     _check_sides(path, shape)
-    return ImageFile(path, shape[0])
+    return ImageFile(path, np.array([[0, shape[0]]]))
 
 
 def read_labels(path: Path, count: int | None = None) -> Images:
