@@ -9,6 +9,7 @@ NAMES = (
     "startup",
     "export_cost",
     "memory",
+    "data_scale",
     "bench_overhead",
     "train_epoch",
     "time_to_accuracy",

@@ -13,13 +13,16 @@ WIDTHS = (600, 400, 200, 100)
 OUTPUT_NAME = "logits"
 BATCH_AXIS = "batch"
 
-DatasetName = Literal["mnist", "fashion-mnist", "kmnist", "digits"]
+DatasetName = Literal["mnist", "fashion-mnist", "kmnist", "digits", "folder"]
+"""A dataset as records name it. Every folder of a user's own digits is `folder`: its path or name would be a trace of
+one machine in a bundle, and equal digits would give unequal bytes."""
 OPSET = 20
 OPSETS = range(18, 24)
 """ONNX operator sets that the exporter converts to and onnxruntime 1.30 still runs."""
 
 DatasetChoice = Literal["mnist", "fashion-mnist", "kmnist", "digits", "auto"]
-"""A dataset, or `auto`: MNIST where it can be had, otherwise the digits."""
+"""What `--dataset` takes besides a folder: a dataset, or `auto`: MNIST where it can be had, otherwise the digits."""
+DATASET_CHOICES: tuple[DatasetChoice, ...] = get_args(DatasetChoice)
 InputKind = Literal["uint8", "float"]
 """How an exported graph takes a picture: `image` uint8 (batch, 28, 28), or
 `pixels` float32 (batch, 784) already normalised."""
@@ -56,4 +59,5 @@ LABELS: dict[DatasetName, tuple[str, ...]] = {
     ),
     "kmnist": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
     "digits": tuple("0123456789"),
+    "folder": tuple("0123456789"),
 }  # fmt: skip

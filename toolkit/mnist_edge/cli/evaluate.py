@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_edge.cli.options import DATASET_HELP, DataDir, Json, picture
-from mnist_edge.contract import DatasetChoice, Normalization, ProviderName
+from mnist_edge.cli.options import DataDir, Json, dataset_option, picture
+from mnist_edge.contract import Normalization, ProviderName
 from mnist_edge.errors import SurroundingsError, UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A run folder, checkpoint, .pth, bundle folder or any ONNX file.")],
     *,
-    dataset: Annotated[DatasetChoice | None, typer.Option(help=DATASET_HELP + " Default: the model's.")] = None,
+    dataset: Annotated[str | None, dataset_option("Default: the model's.")] = None,
     data_dir: DataDir = None,
     provider: Annotated[ProviderName, typer.Option(help="For an ONNX file; no other is used.")] = "cpu",
     normalize: Annotated[
@@ -47,7 +47,7 @@ def evaluate(
 
 def _answers(
     model: Path,
-    dataset: DatasetChoice | None,
+    dataset: str | None,
     data_dir: Path | None,
     provider: ProviderName,
     normalize: Normalization | None,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_edge.cli.options import DATASET_HELP, DataDir, Json, newest_with
+from mnist_edge.cli.options import DataDir, Json, dataset_option, newest_with
 from mnist_edge.cli.train import RUNS
-from mnist_edge.contract import OPSET, OPSETS, DatasetChoice, InputKind
+from mnist_edge.contract import OPSET, OPSETS, InputKind
 
 if TYPE_CHECKING:
     from mnist_edge.records import ExportReport
@@ -23,7 +23,7 @@ def export(
         Path | None, typer.Option(help="Run folder, checkpoint or .pth. Default: the newest folder in runs/.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Bundle folder. Default: exported/<dataset>.")] = None,
-    dataset: Annotated[DatasetChoice | None, typer.Option(help=DATASET_HELP + " Default: the checkpoint's.")] = None,
+    dataset: Annotated[str | None, dataset_option("Default: the checkpoint's.")] = None,
     data_dir: DataDir = None,
     input: Annotated[  # noqa: A002 - the field's word
         InputKind,
@@ -46,7 +46,7 @@ def export_stage(
     *,
     run: Path | None,
     output: Path | None,
-    dataset: DatasetChoice | None,
+    dataset: str | None,
     data_dir: Path | None,
     input_kind: InputKind = "uint8",
     opset: int = OPSET,

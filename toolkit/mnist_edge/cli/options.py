@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from mnist_edge.contract import DATASET_CHOICES
 from mnist_edge.errors import SurroundingsError, UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
@@ -16,7 +17,22 @@ DataDir = Annotated[
     typer.Option("--data-dir", help="Folder with MNIST/raw/...; else $MNIST_EDGE_DATA, else the cache folder."),
 ]
 RECIPE_HELP = "fast (default), best (minutes), seed (100 epochs of plain SGD), or a .toml file of your own."
-DATASET_HELP = "mnist, fashion-mnist, kmnist, digits (needs no network), or auto: mnist, else digits."
+
+
+def dataset_option(default: str = "") -> Any:
+    """`--dataset`: a name, or a folder; `load_dataset` tells them apart."""
+    return typer.Option(
+        metavar="NAME|FOLDER",
+        help="mnist, fashion-mnist, kmnist, digits (needs no network), auto (mnist, else digits), or a folder of your "
+        f"own digits: four IDX files named as MNIST's. {default}".rstrip(),
+        autocompletion=_datasets_like,
+    )
+
+
+def _datasets_like(incomplete: str) -> list[str]:
+    """What a shell offers: the names, and folders of the disk."""
+    folders = sorted(f"{path}/" for path in Path().glob(f"{incomplete}*") if path.is_dir())
+    return [name for name in DATASET_CHOICES if name.startswith(incomplete)] + folders
 
 
 PICTURES = (".png", ".svg", ".pdf")

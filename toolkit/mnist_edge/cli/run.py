@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_edge.cli.options import DATASET_HELP, RECIPE_HELP, DataDir, Json
-from mnist_edge.contract import DatasetChoice, DeviceName, ProviderName
+from mnist_edge.cli.options import RECIPE_HELP, DataDir, Json, dataset_option
+from mnist_edge.contract import DeviceName, ProviderName
 from mnist_edge.errors import CheckFailedError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def run(
     *,
-    dataset: Annotated[DatasetChoice, typer.Option(help=DATASET_HELP)] = "mnist",
+    dataset: Annotated[str, dataset_option()] = "mnist",
     data_dir: DataDir = None,
     recipe: Annotated[str | None, typer.Option(help=RECIPE_HELP)] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training set, in total.")] = None,
@@ -44,11 +44,12 @@ def run(
 
     require_provider(provider)
     data: Dataset = load_dataset(dataset, data_dir, say)
+    chosen = dataset if data.name == "folder" else data.name  # what `auto` came to
     folder = run_folder or RUNS / data.name
     interrupted = unfinished(folder) is not None
     named = {"epochs": epochs, "lr": None, "momentum": None, "weight_decay": None, "batch_size": None}
     trained = train_stage(
-        dataset=data.name,
+        dataset=chosen,
         data_dir=data_dir,
         recipe=recipe,
         resume=folder if interrupted else None,
@@ -56,9 +57,11 @@ def run(
         device=device,
         changes={**named, "seed": seed, "widths": None},
     )
-    exported = export_stage(run=folder, output=output, dataset=data.name, data_dir=data_dir)
+    exported = export_stage(run=folder, output=output, dataset=chosen, data_dir=data_dir)
     say(f"verifying {exported.bundle} on {provider}")
-    verified, _ = verify_stage(exported.bundle, None, Settings(provider=provider), data_dir)
+    verified, _ = verify_stage(
+        exported.bundle, None, Settings(provider=provider), chosen if data.name == "folder" else None, data_dir
+    )
     if not verified.passed:
         reasons = "; ".join(variant.reason for variant in verified.variants if variant.reason)
         raise CheckFailedError(

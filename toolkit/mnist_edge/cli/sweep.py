@@ -8,15 +8,14 @@ from typing import Annotated
 import typer
 
 from mnist_edge.cli.options import (
-    DATASET_HELP,
     RECIPE_HELP,
     DataDir,
     Json,
+    dataset_option,
     number_range,
     positive_numbers,
     whole_numbers,
 )
-from mnist_edge.contract import DatasetChoice
 from mnist_edge.errors import CheckFailedError, StoppedError
 
 NETWORKS = ["600,400,200,100", "300,100"]
@@ -24,7 +23,7 @@ NETWORKS = ["600,400,200,100", "300,100"]
 
 def sweep(
     *,
-    dataset: Annotated[DatasetChoice, typer.Option(help=DATASET_HELP)] = "mnist",
+    dataset: Annotated[str, dataset_option()] = "mnist",
     data_dir: DataDir = None,
     recipe: Annotated[str, typer.Option(help=RECIPE_HELP)] = "fast",
     epochs: Annotated[int | None, typer.Option(min=1, help="Of each training. Default: the recipe's.")] = None,

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mnist_edge.cli.options import DATASET_HELP, RECIPE_HELP, DataDir, Json, positive_numbers
-from mnist_edge.contract import WIDTHS, DatasetChoice, DatasetName, DeviceName, LogName
+from mnist_edge.cli.options import RECIPE_HELP, DataDir, Json, dataset_option, positive_numbers
+from mnist_edge.contract import WIDTHS, DeviceName, LogName
 from mnist_edge.errors import StoppedError, UsageError
 
 if TYPE_CHECKING:
-    from mnist_edge.records import EpochRecord, TrainReport
+    from mnist_edge.records import Dataset, EpochRecord, TrainReport
     from mnist_edge.training.run import Start
 
 RUNS = Path("runs")
@@ -25,9 +25,7 @@ PLOT_EVERY_S = 10.0
 
 def train(
     *,
-    dataset: Annotated[
-        DatasetChoice | None, typer.Option(help=DATASET_HELP + " Default: mnist, or the checkpoint's.")
-    ] = None,
+    dataset: Annotated[str | None, dataset_option("Default: mnist, or the checkpoint's.")] = None,
     data_dir: DataDir = None,
     recipe: Annotated[str | None, typer.Option(help=RECIPE_HELP)] = None,
     resume: Annotated[
@@ -88,7 +86,7 @@ def train(
 
 def train_stage(
     *,
-    dataset: DatasetChoice | None,
+    dataset: str | None,
     data_dir: Path | None,
     recipe: str | None,
     resume: Path | None,
@@ -120,7 +118,7 @@ def train_stage(
     else:
         data = load_dataset(dataset or "mnist", data_dir, say)
         folder = run or RUNS / data.name
-        start = _fresh(resume, recipe, data.name, len(data.train_images), changes)
+        start = _fresh(resume, recipe, data, changes)
     if this_rank().restarts:
         start = restarted(folder, start)
     epochs = start.run.settings.recipe.epochs
@@ -158,7 +156,7 @@ def train_stage(
         raise StoppedError(
             f"stopped; {folder} holds the last finished step",
             signal_number=request.signal_number,
-            hint=f"mnist-edge train --resume {folder}",
+            hint=f"mnist-edge train --resume {folder}" + (f" --dataset {data.source}" if data.name == "folder" else ""),
         )
     return report
 
@@ -172,13 +170,7 @@ def _refuse_changes(recipe: str | None, changes: dict[str, Any]) -> None:
         )
 
 
-def _fresh(
-    weights: Path | None,
-    recipe: str | None,
-    dataset: DatasetName,
-    images: int,
-    changes: dict[str, Any],
-) -> Start:
+def _fresh(weights: Path | None, recipe: str | None, data: Dataset, changes: dict[str, Any]) -> Start:
     """A run from first weights or from those of a .pth."""
     from mnist_edge.training.checkpoint import checkpoint_path
     from mnist_edge.training.loop import new_run
@@ -188,5 +180,11 @@ def _fresh(
     if weights is not None and changes["widths"] is not None:
         raise UsageError("--widths cannot change: the .pth file has its own", hint="leave --widths out")
     given = {**changes, "seed": changes["seed"] or 0, "widths": changes["widths"] or WIDTHS}
-    settings = settings_for(recipe or "fast", dataset=dataset, train_images=images, **given)
+    settings = settings_for(
+        recipe or "fast",
+        dataset=data.name,
+        train_images=len(data.train_images),
+        fingerprint=data.fingerprint,
+        **given,
+    )
     return Start(run=new_run(settings)) if weights is None else started_from(checkpoint_path(weights), settings)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_edge.cli.options import DataDir, Json, newest_with, picture, positive_numbers
-from mnist_edge.contract import DatasetChoice, DatasetName, Normalization, Optimization, ProviderName
+from mnist_edge.cli.options import DataDir, Json, dataset_option, newest_with, picture, positive_numbers
+from mnist_edge.contract import DatasetName, Normalization, Optimization, ProviderName
 from mnist_edge.errors import SurroundingsError, UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def verify(
         float, typer.Option(min=0, max=100, help="Percentage points that a lossy variant may lose.")
     ] = 0.1,
     dataset: Annotated[
-        DatasetChoice | None, typer.Option(help="For an ONNX file. Default: the one that it names.")
+        str | None, dataset_option("For an ONNX file (default: the one that it names), or a bundle made of a folder.")
     ] = None,
     normalize: Annotated[
         Normalization | None, typer.Option(help="What a float ONNX file expects of its pixels, where it does not say.")
@@ -70,10 +70,10 @@ def verify(
     chosen = model or newest_bundle()
     if chosen.suffix == ".onnx":
         report, truth = verify_file(chosen, against, settings, dataset, data_dir)
-    elif normalize is not None or dataset is not None:
-        raise UsageError("--normalize and --dataset are for ONNX files; a bundle knows its own", hint="leave them out")
+    elif normalize is not None:
+        raise UsageError("--normalize is for ONNX files; a bundle knows its own", hint="leave it out")
     else:
-        report, truth = verify_stage(chosen, against, settings, data_dir)
+        report, truth = verify_stage(chosen, against, settings, dataset, data_dir)
     if plot is not None:
         from mnist_edge.reporting.plots import margin_sheet
 
@@ -87,15 +87,24 @@ def verify(
 
 
 def verify_stage(
-    folder: Path, against: Path | None, settings: Settings, data_dir: Path | None
+    folder: Path, against: Path | None, settings: Settings, dataset: str | None, data_dir: Path | None
 ) -> tuple[ParityReport, Truth]:
-    """Verify a bundle on the golden inputs, and on the test set where it is at hand."""
+    """Verify a bundle on the golden inputs, and on the test set where it is at hand; `dataset` is a bundle's folder."""
     from mnist_edge.bundle import load_bundle
+    from mnist_edge.data.sources import load_dataset
     from mnist_edge.verification.verify import recorded_truth, verify_bundle
 
     bundle = load_bundle(folder)
-    data = _test_set(bundle.manifest.dataset, data_dir)
+    name = bundle.manifest.dataset
+    if dataset is not None and name != "folder":
+        raise UsageError(f"--dataset cannot change: the bundle is of {name}", hint="leave it out")
+    data = _test_set(name, data_dir) if dataset is None else load_dataset(dataset, data_dir, may_download=False)
     truth = recorded_truth(bundle, data)
+    if dataset is not None and truth.test_set is None:
+        raise UsageError(
+            f"--dataset {dataset} holds another test set than {folder} was made with",
+            hint="name the folder that it was trained on, or leave it out to compare the golden inputs only",
+        )
     if against is not None:
         golden, other = bundle.golden, truth.other_test_set
         truth = replace(_truth_of(against, golden.images, golden.labels, data, settings), other_test_set=other)
@@ -103,7 +112,7 @@ def verify_stage(
 
 
 def verify_file(
-    model: Path, against: Path | None, settings: Settings, dataset: DatasetChoice | None, data_dir: Path | None
+    model: Path, against: Path | None, settings: Settings, dataset: str | None, data_dir: Path | None
 ) -> tuple[ParityReport, Truth]:
     """Verify an ONNX file of any origin against another model, on a test set."""
     from mnist_edge.bundle import golden_inputs

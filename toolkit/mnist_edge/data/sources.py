@@ -9,21 +9,16 @@ from pathlib import Path
 
 import platformdirs
 
-from mnist_edge.contract import DatasetChoice, DatasetName
+from mnist_edge.contract import DATASET_CHOICES, DatasetName
 from mnist_edge.data.digits import load_digits
 from mnist_edge.data.download import download
+from mnist_edge.data.folder import FILES, load_folder, missing_file
 from mnist_edge.data.idx import read_images, read_labels
-from mnist_edge.errors import BadFileError, SurroundingsError
+from mnist_edge.errors import BadFileError, SurroundingsError, UsageError
 from mnist_edge.files import sha256_file
 from mnist_edge.records import Dataset
 
 TRAIN_IMAGES, TEST_IMAGES = 60_000, 10_000
-FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,24 +51,28 @@ def cache_folder() -> Path:
 
 
 def load_dataset(
-    name: DatasetChoice,
+    name: str,
     data_dir: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
     *,
     may_download: bool = True,
 ) -> Dataset:
-    """Load a dataset from `data_dir`, `$MNIST_EDGE_DATA` or the cache folder, else download it.
+    """Load a dataset from `data_dir`, `$MNIST_EDGE_DATA` or the cache folder, else download it; or a user's own folder.
 
     Args:
-        name: a dataset, or `auto`: MNIST where it can be had, otherwise the carried digits.
+        name: a dataset; `auto`, MNIST where it can be had, otherwise the carried digits; or the path of a folder
+            (`./mnist` is one, `mnist` is not).
         data_dir: a folder in torchvision's layout (`MNIST/raw/...`), looked in first.
         say: takes one plain line where something happens that the user should know.
         may_download: whether the network may be asked.
 
     Raises:
+        UsageError: neither a dataset nor a folder.
         SurroundingsError: it is nowhere and cannot be downloaded.
         BadFileError: it is there, and damaged.
     """
+    if name not in DATASET_CHOICES:
+        return _load_own(name)
     if name == "auto":
         try:
             return load_dataset("mnist", data_dir, say, may_download=may_download)
@@ -82,18 +81,38 @@ def load_dataset(
             return load_digits()
     if name == "digits":
         return load_digits()
-    source = SOURCES[name]
-    raw = find_raw(name, data_dir)
+    known = next(known for known in SOURCES if known == name)
+    source = SOURCES[known]
+    raw = find_raw(known, data_dir)
     if raw is None and may_download:
         root = data_dir or _environment_folder() or cache_folder()
         say(f"downloading {source.folder} into {root}")
-        raw = download(source.folder, root, lambda folder: _read(name, folder))
+        raw = download(source.folder, root, lambda folder: _read(known, folder))
     if raw is None:
         raise SurroundingsError(
             f"{source.folder} is in none of: {', '.join(str(folder) for folder in _folders(data_dir))}",
             hint="name its folder with --data-dir",
         )
-    return _read(name, raw)
+    return _read(known, raw)
+
+
+def _load_own(name: str) -> Dataset:
+    """Load a folder, or say why it is none."""
+    path = Path(name)
+    if path.is_dir():
+        return load_folder(path)
+    if name == "folder":  # what a checkpoint or bundle says of its data
+        raise SurroundingsError(
+            "it was trained on a folder of digits, and which one is not recorded", hint="name it: --dataset FOLDER"
+        )
+    if path.exists():
+        raise UsageError(f"--dataset {name} is a file, not a folder", hint="name the folder with the four IDX files")
+    if path.name != name:
+        raise SurroundingsError(f"--dataset {name}: there is no such folder", hint="check the path")
+    raise UsageError(
+        f"--dataset {name} is neither a dataset ({', '.join(DATASET_CHOICES)}) nor a folder",
+        hint="name one of them, or a folder with the four IDX files",
+    )
 
 
 def find_raw(name: DatasetName, data_dir: Path | None = None) -> Path | None:
@@ -102,7 +121,7 @@ def find_raw(name: DatasetName, data_dir: Path | None = None) -> Path | None:
     A folder with some of the four counts as found: what is missing is then told by name, and
     nothing of the user's is overwritten by a download.
     """
-    if name == "digits":
+    if name not in SOURCES:
         return None
     for folder in _folders(data_dir):
         raw = folder / SOURCES[name].folder / "raw"
@@ -123,11 +142,10 @@ def _folders(data_dir: Path | None) -> list[Path]:
 def _read(name: DatasetName, raw: Path) -> Dataset:
     """Read and check the four raw files."""
     paths = [raw / file for file in FILES]
-    for path in paths:
-        if not path.exists():
-            raise BadFileError(
-                f"{path} is missing beside the others", hint="add it, or remove the folder to download anew"
-            )
+    if missing := missing_file(raw):
+        raise BadFileError(
+            f"{missing} is missing beside the others", hint="add it, or remove the folder to download anew"
+        )
     dataset = Dataset(
         name=name,
         source=str(raw),

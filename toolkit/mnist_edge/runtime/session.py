@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mnist_edge.contract import Optimization, ProviderName
-from mnist_edge.errors import BadFileError, SurroundingsError, UsageError
+from mnist_edge.errors import BadFileError, MnistEdgeError, SurroundingsError, UsageError
 from mnist_edge.files import explaining_os_errors
 
 if TYPE_CHECKING:
@@ -194,16 +194,7 @@ def open_session(
     except (state.InvalidProtobuf, state.NoSuchFile) as error:
         raise BadFileError(f"{name} is not an ONNX model", hint="export it again") from error
     except Exception as error:  # onnxruntime's own exceptions share no base class
-        reason = _first_line(error)
-        if "pthread_create failed" in reason:
-            raise SurroundingsError(
-                f"{name}: no further thread can be started", hint="--threads 1, or raise the limit: ulimit -u"
-            ) from error
-        if provider != "cpu":
-            raise SurroundingsError(
-                f"{name} does not run on {provider} alone: {reason}", hint="mnist-edge doctor, or --provider cpu"
-            ) from error
-        raise RefusedModelError(f"onnxruntime cannot build {name}: {reason}", hint="export it again") from error
+        raise _refusal(name, provider, _first_line(error)) from error
     if session.get_providers()[0] != wanted:
         raise SurroundingsError(
             f"{provider} was asked for, onnxruntime took {session.get_providers()[0]}", hint="mnist-edge doctor"
@@ -217,6 +208,19 @@ def open_session(
             f"{name}: some nodes run on {', '.join(sorted(strangers))}, not on {provider}", hint="--provider cpu"
         )
     return OpenSession(session, placement)
+
+
+def _refusal(name: str, provider: ProviderName, reason: str) -> MnistEdgeError:
+    """What it means that onnxruntime opens no session, for the reason it gives."""
+    if "pthread_create failed" in reason:
+        return SurroundingsError(
+            f"{name}: no further thread can be started", hint="--threads 1, or raise the limit: ulimit -u"
+        )
+    if provider != "cpu":
+        return SurroundingsError(
+            f"{name} does not run on {provider} alone: {reason}", hint="mnist-edge doctor, or --provider cpu"
+        )
+    return RefusedModelError(f"onnxruntime cannot build {name}: {reason}", hint="export it again")
 
 
 def _first_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mnist_edge.errors import CheckFailedError
+from mnist_edge.pixels import ImageFile, Images, rows_of
 from mnist_edge.ranks import Rank, this_rank
 from mnist_edge.records import Dataset, EpochRecord
 from mnist_edge.training.checkpoint import Checkpoint, Progress, surroundings
@@ -20,6 +21,7 @@ from mnist_edge.training.group import SharedStep
 from mnist_edge.training.model import accuracy, build_model
 from mnist_edge.training.recipes import Recipe, Settings, learning_rate
 from mnist_edge.training.step import Step, WrittenStep, momentum_of
+from mnist_edge.training.stream import Stream, chunks_of
 
 KEEP_LOSS_EVERY = 30
 """As the seed does."""
@@ -84,10 +86,26 @@ class Hooks:
 
 def split(dataset: Dataset, recipe: Recipe) -> tuple[Tensor, Tensor]:
     """Return the positions of the images to train on and of those held out to choose by."""
-    count = len(dataset.train_images)
-    held = round(count * recipe.holdout)
+    return _split(len(dataset.train_images), recipe)
+
+
+def _split(count: int, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    held = min(round(count * recipe.holdout), count - 1)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))
     return order[held:].sort().values, order[:held]
+
+
+def feed_for(
+    dataset: Dataset, recipe: Recipe, device: torch.device, rank: Rank
+) -> tuple[Feed | Stream, Images | ImageFile, Images]:
+    """Return what feeds the loop, and the images and labels that are held out: of a file, whole chunks of both."""
+    images, labels = dataset.train_images, dataset.train_labels
+    if isinstance(images, ImageFile):
+        chunks = chunks_of(len(images))
+        learnt, kept = (chunks[part.numpy()] for part in _split(len(chunks), recipe))
+        return Stream(images, labels, learnt, recipe, device, rank), images.take(kept), rows_of(labels, kept)
+    chosen, held = split(dataset, recipe)
+    return Feed(images, labels, chosen, recipe, device, rank), images[held.numpy()], labels[held.numpy()]
 
 
 def train(run: Run, dataset: Dataset, device: torch.device, hooks: Hooks) -> bool:
@@ -104,10 +122,8 @@ def train(run: Run, dataset: Dataset, device: torch.device, hooks: Hooks) -> boo
     run.momentum = momentum_of(run.model, recipe, run.momentum)
     rank = this_rank()
     step = _step(run, rank, device)
-    chosen, held = split(dataset, recipe)
-    held_images, held_labels = dataset.train_images[held.numpy()], dataset.train_labels[held.numpy()]
-    feed = Feed(dataset.train_images, dataset.train_labels, chosen, recipe, device, rank)
-    steps = math.ceil(len(chosen) / recipe.batch_size)
+    feed, held_images, held_labels = feed_for(dataset, recipe, device, rank)
+    steps = math.ceil((len(dataset.train_labels) - len(held_labels)) / recipe.batch_size)
     run.loss_sum = run.loss_sum.to(device)
 
     while progress.epoch < recipe.epochs:
@@ -134,7 +150,7 @@ def train(run: Run, dataset: Dataset, device: torch.device, hooks: Hooks) -> boo
         record = EpochRecord(
             epoch=progress.epoch + 1,
             loss=float(run.loss_sum) / steps,
-            holdout_accuracy=accuracy(run.model, held_images, held_labels) if len(held) else None,
+            holdout_accuracy=accuracy(run.model, held_images, held_labels) if len(held_labels) else None,
             learning_rate=learning_rate(recipe, (progress.epoch + 1) * steps - 1, recipe.epochs * steps),
             seconds=time.perf_counter() - started,
         )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mnist_edge.contract import CLASSES, PIXELS, DeviceName
 from mnist_edge.errors import BadFileError, SurroundingsError
-from mnist_edge.pixels import Images, Logits
+from mnist_edge.pixels import ImageFile, Images, Logits
 from mnist_edge.ranks import this_rank
 
 
@@ -79,7 +79,7 @@ def normalize_pixels(pixels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def reference_logits(model: nn.Sequential, images: Images, batch: int = 1000) -> Logits:
+def reference_logits(model: nn.Sequential, images: Images | ImageFile, batch: int = 1000) -> Logits:
     """PyTorch's own answer, float32 (N, 10), for uint8 images (N, 28, 28): what every variant is held against."""
     device = next(model.parameters()).device
     parts = [
@@ -102,7 +102,7 @@ def reference_sums(model: nn.Sequential, images: Images) -> tuple[NDArray[np.flo
     return tuple(sums)
 
 
-def accuracy(model: nn.Sequential, images: Images, labels: Images) -> float:
+def accuracy(model: nn.Sequential, images: Images | ImageFile, labels: Images) -> float:
     """Share of images, 0 to 1, that the model decides as labelled."""
     return float((reference_logits(model, images).argmax(axis=1) == labels).mean())
 

@@ -131,9 +131,14 @@ RANGES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything that decides what a run computes; kept in each of its checkpoints."""
+    """Everything that decides what a run computes; kept in each of its checkpoints.
+
+    Attributes:
+        fingerprint: which folder, where the dataset is one: see `Dataset`.
+    """
 
     dataset: DatasetName
+    fingerprint: str = ""
     widths: tuple[int, ...] = WIDTHS
     seed: int = 0
     recipe: Recipe
@@ -144,6 +149,7 @@ def settings_for(
     *,
     dataset: DatasetName,
     train_images: int,
+    fingerprint: str = "",
     widths: tuple[int, ...] = WIDTHS,
     seed: int = 0,
     epochs: int | None = None,
@@ -163,7 +169,7 @@ def settings_for(
         "batch_size": base.batch_size if batch_size is None else batch_size,
     }
     changed = dataclasses.replace(base, **chosen)  # type: ignore[arg-type]
-    return Settings(dataset=dataset, widths=widths, seed=seed, recipe=changed)
+    return Settings(dataset=dataset, fingerprint=fingerprint, widths=widths, seed=seed, recipe=changed)
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:

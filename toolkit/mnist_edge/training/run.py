@@ -104,7 +104,12 @@ def train_run(
     if settings.dataset != dataset.name:
         raise UsageError(
             f"the checkpoint was trained on {settings.dataset}, the dataset is {dataset.name}",
-            hint=f"--dataset {settings.dataset}",
+            hint=f"--dataset {'FOLDER' if settings.dataset == 'folder' else settings.dataset}",
+        )
+    if settings.fingerprint != dataset.fingerprint:
+        raise UsageError(
+            f"{dataset.source} does not hold the images that the checkpoint was trained on",
+            hint="--dataset with the folder that the run began with, or start a new one with another --run",
         )
     target, rank = resolve_device(device), this_rank()
     with joined(rank, target), _held(folder, rank):

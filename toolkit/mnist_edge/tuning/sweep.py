@@ -123,6 +123,7 @@ def _held_out_accuracy(plan: Plan, dataset: Dataset, choice: Choice, seed: int, 
         plan.recipe,
         dataset=dataset.name,
         train_images=len(dataset.train_images),
+        fingerprint=dataset.fingerprint,
         epochs=plan.epochs,
         seed=seed,
         lr=choice.lr,
@@ -139,7 +140,7 @@ def _described(plan: Plan, dataset: Dataset, recipe: Recipe) -> dict[str, str]:
     """Everything that decides what a trial comes to, named as the user names it."""
     space = plan.space
     searched = {
-        "--dataset": dataset.name,
+        "--dataset": f"{dataset.name} {dataset.fingerprint}".rstrip(),
         "--recipe": recipe.name,
         "--epochs": str(recipe.epochs),
         "--lr": ":".join(map(str, space.lr)),
@@ -193,7 +194,8 @@ def _report(plan: Plan, dataset: Dataset, recipe: Recipe, held: int, study: Stud
 
 
 def _command(plan: Plan, dataset: Dataset, best: SweepTrial) -> str:
-    words = ["mnist-edge", "train", "--dataset", dataset.name, "--recipe", plan.recipe]
+    chosen = dataset.source if dataset.name == "folder" else dataset.name
+    words = ["mnist-edge", "train", "--dataset", chosen, "--recipe", plan.recipe]
     words += [] if plan.data_dir is None else ["--data-dir", str(plan.data_dir)]
     words += [] if plan.epochs is None else ["--epochs", str(plan.epochs)]
     words += ["--lr", str(best.lr), "--batch-size", str(best.batch_size), "--widths", width_text(best.widths)]

@@ -1,0 +1,83 @@
+"""Batches from images that stay in their file: a window of them is in memory at a time.
+
+Every epoch the file's chunks are put in random order, and cut into windows; a window is read, and its images are
+shuffled, shifted and deformed as `Feed` does with a whole set. So memory does not grow with the file.
+
+How random that is: a set that fits into one window is shuffled evenly. In a larger one a window is a random sample
+of chunks, about a thousand of them, and every order of its images is as likely as any other. Where a file is sorted by
+class, a window's share of a class with one tenth of the images is 10 % give or take 0.9 (standard deviation), where
+even sampling would give 0.1; a batch of 128 varies by 2.7 by itself. Long runs of one class are never seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnist_edge.pixels import ImageFile, Images, Runs, rows_of
+from mnist_edge.ranks import Rank
+from mnist_edge.training.feed import Feed
+from mnist_edge.training.recipes import Recipe
+
+CHUNK = 64
+"""Images read at once, neighbours in the file: 50 kB, enough to make reading cheap."""
+LEAST_CHUNKS = 1024
+"""A small file has smaller chunks, down to single images: what is held out is then a fair sample all the same."""
+WINDOW = 65_536
+"""Images in memory at a time, 51 MB as uint8."""
+
+
+def chunks_of(count: int) -> Runs:
+    """Cut a file of `count` images into chunks."""
+    size = min(CHUNK, max(1, count // LEAST_CHUNKS))
+    starts = np.arange(0, count, size)
+    return np.stack([starts, np.minimum(starts + size, count)], axis=1)
+
+
+class Stream:
+    """Batches of the training set from its file, as `Feed` gives them from memory."""
+
+    def __init__(
+        self,
+        images: ImageFile,
+        labels: Images,
+        chunks: Runs,
+        recipe: Recipe,
+        device: torch.device,
+        rank: Rank,
+    ) -> None:
+        self.images = images
+        self.labels = labels
+        self.chunks = chunks
+        self.recipe = recipe
+        self.device = device
+        self.rank = rank
+
+    def epoch(self, sampler: torch.Generator, from_step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (pixels float32 (n, 784), targets float32 (n, 10)).
+
+        What is drawn from `sampler`, at the start, is the order of the chunks and a seed for each window: so
+        windows that were done before an interruption are not even read.
+
+        Raises:
+            BadFileError: the file became shorter.
+            SurroundingsError: it cannot be opened any more.
+        """
+        batch = self.recipe.batch_size
+        steps = max(1, WINDOW // batch)  # of a window; only the last one of the epoch has fewer
+        order = self.chunks[torch.randperm(len(self.chunks), generator=sampler).numpy()]
+        images, labels = self.images.take(order), rows_of(self.labels, order)
+        windows = math.ceil(len(images) / (steps * batch))
+        seeds = torch.randint(2**32, (windows,), generator=sampler).tolist()
+        for window in range(from_step // steps, windows):
+            rows = slice(window * steps * batch, (window + 1) * steps * batch)
+            feed = self._window(images[rows], labels[rows])
+            yield from feed.epoch(torch.Generator().manual_seed(seeds[window]), max(0, from_step - window * steps))
+            del feed  # before the next is read
+
+    def _window(self, images: Images, labels: Images) -> Feed:
+        return Feed(images, labels, torch.arange(len(images)), self.recipe, self.device, self.rank)
