@@ -54,10 +54,15 @@ def test_a_resumed_run_has_no_point_twice_and_none_missing(tmp_path: Path) -> No
     run = tmp_path / "run"
     train(*SMALL, "--epochs", "3", "--run", run)
     assert not (run / "tensorboard").exists()
+    watching = None
     for epochs in ("5", "9", "9"):
         train("--resume", run, "--epochs", epochs, "--log", "tensorboard")
         assert len(rows(run / "history.csv")) == int(epochs)
         assert_events_agree_with_the_csv_files(run)
+        # So it is for a TensorBoard that has shown the earlier file.
+        watching = watching or EventAccumulator(str(run / "tensorboard"))
+        steps = [event.step for event in watching.Reload().Scalars("epoch/loss")]
+        assert steps == list(range(1, int(epochs) + 1))
 
 
 def test_events_that_cannot_be_written_cost_no_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

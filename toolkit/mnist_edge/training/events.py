@@ -69,9 +69,7 @@ class Events:
         from torch.utils.tensorboard import SummaryWriter
 
         ensure_folder(self._folder)
-        for old in self._folder.glob("events.out.tfevents.*"):
-            old.unlink()
-        # A TensorBoard that has shown the old file begins its curves anew, too.
+        # TensorBoard forgets what earlier files say from step 0 on. They stay: one that watches the folder needs them.
         self._writer = SummaryWriter(str(self._folder), purge_step=0)
         return self._writer
 
