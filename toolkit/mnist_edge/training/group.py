@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from mnist_edge.errors import SurroundingsError
@@ -36,7 +38,15 @@ def joined(rank: Rank, device: torch.device) -> Iterator[None]:
         yield
         return
     with _naming_lost_processes(rank):
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        store, number, size = next(rendezvous("env://", timeout=PATIENCE))
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            # torchrun's store outlives a restart, and would lead to processes that are gone (pytorch issue 135712).
+            store=PrefixStore(f"restart-{rank.restarts}", store),
+            rank=number,
+            world_size=size,
+            timeout=PATIENCE,
+        )
     try:
         yield
     finally:
