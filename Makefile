@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test lint benchmark lock clean
+.PHONY: help setup demo test slow lint benchmark lock clean
 
 help: ## list these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -26,6 +26,9 @@ demo: setup ## train, export, prove and time a digit classifier, and print the s
 
 test: lint ## everything that must hold before a change is handed on
 	$(BIN)/pytest
+
+slow: setup ## the tests that start many processes; test leaves them out
+	$(BIN)/pytest -m slow
 
 lint: setup ## style, types and the floors of the house
 	$(BIN)/ruff check

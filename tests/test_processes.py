@@ -26,7 +26,7 @@ from mnist_edge.training.loop import Hooks, Run, new_run, train
 from mnist_edge.training.recipes import find_recipe, settings_for
 from tests.conftest import mnist_edge
 
-pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(400)]
 
 SETTINGS = ("--dataset", "digits", "--widths", "16,12", "--batch-size", "50", "--seed", "3")
 """1,365 images are trained on: the last batch has 15, which two processes cannot share evenly."""
@@ -124,26 +124,28 @@ def test_a_killed_rank_ends_the_run_with_one_line(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "r" / LAST).progress.epoch >= 2
 
 
+@pytest.mark.slow
 def test_one_process_goes_on_with_what_two_began(tmp_path: Path, digits: Dataset) -> None:
     """SIGTERM ends both after the same step with 143; the losses of the resumed run are one process's."""
     run = started(
-        tmp_path, sys.executable, "-m", "mnist_edge", "train", *SETTINGS, "--epochs", "400", "--processes", "2", "--run", "r"
+        tmp_path, sys.executable, "-m", "mnist_edge", "train", *SETTINGS, "--epochs", "120", "--processes", "2", "--run", "r"
     )  # fmt: skip
     wait_for_epochs(tmp_path / "r", 1)
     run.send_signal(signal.SIGTERM)
     assert run.wait(timeout=60) == 143
     assert "Traceback" not in (tmp_path / "err").read_text()
-    assert load_checkpoint(tmp_path / "r" / LAST).progress.epoch < 400
+    assert load_checkpoint(tmp_path / "r" / LAST).progress.epoch < 120
     assert mnist_edge("train", "--resume", "r", cwd=tmp_path).code == 0
     losses = losses_in(tmp_path / "r")
-    assert len(losses) == 400
-    assert losses[:10] == pytest.approx(one_process(digits, 400)[:10], rel=1e-3)
+    assert len(losses) == 120
+    assert losses[:10] == pytest.approx(one_process(digits, 120)[:10], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_torchrun_starts_a_lost_process_anew(tmp_path: Path, digits: Dataset) -> None:
     """With --max-restarts a killed rank costs an epoch at most: each is in the history once, with its loss."""
     run = started(
-        tmp_path, *TORCHRUN, "--max-restarts=1", "-m", "--", "mnist_edge", "train", *SETTINGS, "--epochs", "400", "--run", "r"
+        tmp_path, *TORCHRUN, "--max-restarts=1", "-m", "--", "mnist_edge", "train", *SETTINGS, "--epochs", "120", "--run", "r"
     )  # fmt: skip
     wait_for_epochs(tmp_path / "r", 2)
     os.kill(process_of_rank(1, run.pid), signal.SIGKILL)
@@ -152,8 +154,8 @@ def test_torchrun_starts_a_lost_process_anew(tmp_path: Path, digits: Dataset) ->
     assert code == 0, error
     assert "resuming" in error
     losses = losses_in(tmp_path / "r")
-    assert len(losses) == 400
-    assert losses[:10] == pytest.approx(one_process(digits, 400)[:10], rel=1e-3)
+    assert len(losses) == 120
+    assert losses[:10] == pytest.approx(one_process(digits, 120)[:10], rel=1e-3)
 
 
 def test_processes_that_would_do_different_work_refuse(tmp_path: Path) -> None:

@@ -59,8 +59,8 @@ class Deformer:
         row_y = torch.stack([sine * scale[:, 0], shear * sine + cosine * scale[:, 1]], dim=1)
         affine = torch.cat([torch.stack([row_x, row_y], dim=1), uniform[:, 4:6, None] * recipe.shift * pixel], dim=2)
         grid = self.places @ affine.transpose(1, 2)  # (n, 784, 2), where each pixel comes from
-        bent = (normal * (recipe.elastic * pixel)).reshape(2 * count, -1) @ self.smooth
-        grid += bent.reshape(count, 2, -1).transpose(1, 2)
+        bent = (normal * (recipe.elastic * pixel)).reshape(2 * count, KNOTS**2) @ self.smooth
+        grid += bent.reshape(count, 2, SIDE**2).transpose(1, 2)
         return torch.nn.functional.grid_sample(
             images[:, None].float(), grid.reshape(count, SIDE, SIDE, 2), padding_mode="zeros", align_corners=False
         )[:, 0]
