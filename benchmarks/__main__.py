@@ -13,6 +13,8 @@ NAMES = (
     "bench_overhead",
     "train_epoch",
     "time_to_accuracy",
+    "best_accuracy",
+    "processes",
     "injected_slowdown",
     "fault_detection",
 )

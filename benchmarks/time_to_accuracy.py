@@ -1,4 +1,4 @@
-"""Test accuracy of the default recipe on MNIST for three seeds, and what it costs beside the seed's 100 epochs.
+"""Test accuracy of the default recipe on MNIST for five seeds, and what it costs beside the seed's 100 epochs.
 
 Before each training, one epoch of the seed's own loop (see train_epoch.py) is timed in the same
 process. The seed's whole run was not made: its 100 epochs are extrapolated as 100 times that epoch.
@@ -17,7 +17,7 @@ from mnist_edge.training.loop import Hooks, new_run, train
 from mnist_edge.training.model import accuracy
 from mnist_edge.training.recipes import settings_for
 
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2, 3, 4)
 SEED_EPOCHS = 100
 
 
@@ -48,8 +48,8 @@ def main(seeds: tuple[int, ...] = SEEDS, epochs: int | None = None) -> None:
             row("test accuracy", "of 1", accuracies),
         ],
         targets=[
-            target("mean test accuracy", [mean], at_least=0.983),
-            target("ours / the seed's 100 epochs", pairs(seconds["ours"], hundred), at_most=1 / 20),
+            target("mean test accuracy", [mean], at_least=0.984),
+            target("ours / the seed's 100 epochs", pairs(seconds["ours"], hundred), at_most=1 / 30),
         ],
     )
 

@@ -23,6 +23,8 @@ def on_digits(command: str) -> list[str]:
     words = shlex.split(re.sub(r"(runs|exported)/mnist", r"\1/digits", command))
     if words[0] in {"train", "run"} and "--resume" not in words:
         words += ["--epochs", "1"] + (["--dataset", "digits"] if "--dataset" not in words else [])
+    if words[0] == "sweep":
+        words += ["--dataset", "digits", "--epochs", "1", "--trials", "1", "--study", f"sweep-{len(words)}"]
     if words[0] == "bench" and "offline" not in words:
         words += ["--duration", "0.02"]  # the last one counts
     if "--tolerance" in words:  # two short rounds on busy cores prove nothing
@@ -39,6 +41,8 @@ def test_every_command_of_the_readme_works(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(compare, "MIN_PROCESSES", 2)
     assert len(COMMANDS) > 12
     for command in COMMANDS:
+        if "--processes" in command:
+            continue  # tests/test_processes.py starts real ones
         if "cuda" in command:
             with pytest.raises(SurroundingsError, match="cuda"):
                 app(on_digits(command), standalone_mode=False)
