@@ -108,6 +108,7 @@ def wait_for_epochs(folder: Path, count: int, patience: float = 150) -> None:
     raise AssertionError(f"{folder} did not come to {count} epochs")
 
 
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_run_with_one_line(tmp_path: Path) -> None:
     """Exit code 4, a line that names the rank, no traceback, no process left, a checkpoint that loads."""
     run = started(
@@ -158,6 +159,7 @@ def test_torchrun_starts_a_lost_process_anew(tmp_path: Path, digits: Dataset) ->
     assert losses[:10] == pytest.approx(one_process(digits, 120)[:10], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_processes_that_would_do_different_work_refuse(tmp_path: Path) -> None:
     """Ranks whose checkpoints or data differ end with 4 and the name of what differs, before any step."""
     work = (

@@ -203,6 +203,7 @@ class Worker:
         return self.process.returncode, out, told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_a_sweep_that_was_stopped_or_killed_loses_one_trial(
     undisturbed: dict[str, Any], tmp_path: Path, capsys, number: int, code: int
@@ -228,6 +229,7 @@ def test_a_sweep_that_was_stopped_or_killed_loses_one_trial(
     assert not list((tmp_path / "workers").iterdir())
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work(tmp_path: Path, capsys) -> None:
     """Together they try as many settings as were asked for, each of them once."""
     worker = Worker(tmp_path)
