@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import os
 import signal
 import socket
@@ -15,16 +16,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import mnist_edge
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mnist_edge.pixels import ImageFile
 from mnist_edge.ranks import Rank, this_rank
 from mnist_edge.records import Dataset
 from mnist_edge.training.checkpoint import LAST, load_checkpoint, save_checkpoint
 from mnist_edge.training.feed import Feed
 from mnist_edge.training.loop import Hooks, Run, new_run, train
 from mnist_edge.training.recipes import find_recipe, settings_for
-from tests.conftest import mnist_edge
+from mnist_edge.training.stream import Stream, chunks_of
 
 pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(400)]
 
@@ -76,10 +79,10 @@ def test_two_processes_go_on_with_what_one_began(tmp_path: Path, digits: Dataset
 
 
 def started(tmp_path: Path, *command: str) -> subprocess.Popen[bytes]:
-    """A process whose lines go to `err` in the folder."""
+    """A process whose lines go to `out` and `err` in the folder."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MNIST_EDGE")}
-    with (tmp_path / "err").open("w") as err:
-        return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=err)
+    with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
+        return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=out, stderr=err)
 
 
 def process_of_rank(number: int, parent: int, patience: float = 120) -> int:
@@ -112,7 +115,7 @@ def wait_for_epochs(folder: Path, count: int, patience: float = 150) -> None:
 def test_a_killed_rank_ends_the_run_with_one_line(tmp_path: Path) -> None:
     """Exit code 4, a line that names the rank, no traceback, no process left, a checkpoint that loads."""
     run = started(
-        tmp_path, sys.executable, "-m", "mnist_edge", "train", *SETTINGS, "--epochs", "100000", "--processes", "2", "--run", "r"
+        tmp_path, sys.executable, "-m", "mnist_edge", "train", *SETTINGS, "--epochs", "100000", "--processes", "2", "--run", "r", "--json"
     )  # fmt: skip
     wait_for_epochs(tmp_path / "r", 2)
     leader, other = process_of_rank(0, run.pid), process_of_rank(1, run.pid)
@@ -121,6 +124,7 @@ def test_a_killed_rank_ends_the_run_with_one_line(tmp_path: Path) -> None:
     error = (tmp_path / "err").read_text()
     assert "rank 1 of 2 was killed (SIGKILL)" in error
     assert "Traceback" not in error
+    assert json.loads((tmp_path / "out").read_text())["error"]["kind"] == "surroundings"  # one document
     assert not Path(f"/proc/{leader}").exists()
     assert load_checkpoint(tmp_path / "r" / LAST).progress.epoch >= 2
 
@@ -129,12 +133,13 @@ def test_a_killed_rank_ends_the_run_with_one_line(tmp_path: Path) -> None:
 def test_one_process_goes_on_with_what_two_began(tmp_path: Path, digits: Dataset) -> None:
     """SIGTERM ends both after the same step with 143; the losses of the resumed run are one process's."""
     run = started(
-        tmp_path, sys.executable, "-m", "mnist_edge", "train", *SETTINGS, "--epochs", "120", "--processes", "2", "--run", "r"
+        tmp_path, sys.executable, "-m", "mnist_edge", "train", *SETTINGS, "--epochs", "120", "--processes", "2", "--run", "r", "--json"
     )  # fmt: skip
     wait_for_epochs(tmp_path / "r", 1)
     run.send_signal(signal.SIGTERM)
     assert run.wait(timeout=60) == 143
     assert "Traceback" not in (tmp_path / "err").read_text()
+    assert json.loads((tmp_path / "out").read_text())["error"]["kind"] == "stopped"  # one document
     assert load_checkpoint(tmp_path / "r" / LAST).progress.epoch < 120
     assert mnist_edge("train", "--resume", "r", cwd=tmp_path).code == 0
     losses = losses_in(tmp_path / "r")
@@ -222,11 +227,41 @@ def test_the_shares_of_a_batch_are_the_batch(count: int, batch: int, size: int, 
             assert torch.equal(wanted, targets[number::size])
 
 
+def test_the_shares_of_a_stream_are_its_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read from a file in several windows, the ranks hold the batches of one process, too."""
+    monkeypatch.setattr("mnist_edge.training.stream.WINDOW", 40)
+    recipe = dataclasses.replace(find_recipe("fast"), batch_size=10)
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 10, 137, dtype=np.uint8)
+    path = tmp_path / "images"
+    path.write_bytes(bytes(16) + random.integers(0, 256, (137, 28, 28), dtype=np.uint8).tobytes())
+    images = ImageFile(path, np.array([[0, 137]]))
+
+    def steps(rank: Rank) -> list[torch.Tensor]:
+        stream = Stream(images, labels, chunks_of(137), recipe, torch.device("cpu"), rank)
+        return [pixels for pixels, _ in stream.epoch(torch.Generator().manual_seed(1), from_step=3)]
+
+    shares = [steps(Rank(number=number, size=3)) for number in range(3)]
+    for step, pixels in enumerate(steps(Rank())):
+        for number, share in enumerate(shares):
+            assert torch.equal(share[step], pixels[number::3])
+
+
+def test_an_option_against_torchrun_is_refused(tmp_path: Path) -> None:
+    """--processes 4 among torchrun's two would start four more each."""
+    torchrun = {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+    done = mnist_edge("train", *SETTINGS, "--processes", "4", cwd=tmp_path, **torchrun)
+    assert done.code == 2
+    assert "--processes 4, but torchrun started 2" in done.err
+
+
 def test_outside_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another tool's RANK in the environment makes no follower of us."""
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     monkeypatch.setenv("RANK", "3")
     assert this_rank() == Rank()
+    for name in ("LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "4")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     assert this_rank().number == 3
     assert not this_rank().leads

@@ -28,9 +28,17 @@ class Rank:
         return self.number == 0
 
 
+ALONE = Rank()
+
+
 def this_rank() -> Rank:
     """Read what torchrun tells its processes in their environment."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return Rank()
-    names = {"number": "RANK", "local": "LOCAL_RANK", "size": "WORLD_SIZE", "restarts": "TORCHELASTIC_RESTART_COUNT"}
-    return Rank(**{field: int(os.environ.get(name, "1" if field == "size" else "0")) for field, name in names.items()})
+        return ALONE
+    told = os.environ
+    return Rank(
+        number=int(told["RANK"]),
+        local=int(told["LOCAL_RANK"]),
+        size=int(told["WORLD_SIZE"]),
+        restarts=int(told.get("TORCHELASTIC_RESTART_COUNT", "0")),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated, NoReturn
 
@@ -80,7 +81,9 @@ def main() -> NoReturn:
 
 
 def _tell(error: Exception, as_json: bool) -> int:
-    """Print any error in one line and return the exit code."""
+    """Print any error in one line and return the exit code; a signal that comes now comes too late."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     from mnist_edge.reporting.console import emit_error
 
     known = _known(error)

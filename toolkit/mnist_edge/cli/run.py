@@ -32,7 +32,7 @@ def run(
     from mnist_edge.benchmarking.rounds import Plan
     from mnist_edge.cli.bench import bench_stage
     from mnist_edge.cli.export import export_stage
-    from mnist_edge.cli.train import RUNS, train_stage
+    from mnist_edge.cli.train import RUNS, prepared, train_stage
     from mnist_edge.cli.verify import verify_stage
     from mnist_edge.data.sources import load_dataset
     from mnist_edge.records import RunReport
@@ -48,7 +48,7 @@ def run(
     folder = run_folder or RUNS / data.name
     interrupted = unfinished(folder) is not None
     named = {"epochs": epochs, "lr": None, "momentum": None, "weight_decay": None, "batch_size": None}
-    trained = train_stage(
+    work = prepared(
         dataset=chosen,
         data_dir=data_dir,
         recipe=recipe,
@@ -57,6 +57,7 @@ def run(
         device=device,
         changes={**named, "seed": seed, "widths": None},
     )
+    trained = train_stage(work, device=device)
     exported = export_stage(run=folder, output=output, dataset=chosen, data_dir=data_dir)
     say(f"verifying {exported.bundle} on {provider}")
     verified, _ = verify_stage(

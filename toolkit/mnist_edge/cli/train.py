@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import shlex
+import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
@@ -55,36 +58,41 @@ def train(
     Writes last.safetensors, history.csv, loss.csv and loss.png into the run folder.
     """
     from mnist_edge.ranks import this_rank
-    from mnist_edge.reporting.console import emit
+    from mnist_edge.reporting.console import emit, say
     from mnist_edge.reporting.tables import train_table
 
-    if processes > this_rank().size:
+    changes = {
+        "epochs": epochs,
+        "lr": lr,
+        "momentum": momentum,
+        "weight_decay": weight_decay,
+        "batch_size": batch_size,
+        "seed": seed,
+        "widths": None if widths is None else positive_numbers(widths, "--widths"),
+    }
+    work = prepared(
+        dataset=dataset, data_dir=data_dir, recipe=recipe, resume=resume, run=run, device=device, changes=changes
+    )
+    size = this_rank().size
+    if processes > 1 and size == 1:
         from mnist_edge.training.launch import launch
 
-        raise typer.Exit(launch(processes, sys.argv[1:]))
-    report = train_stage(
-        dataset=dataset,
-        data_dir=data_dir,
-        recipe=recipe,
-        resume=resume,
-        run=run,
-        device=device,
-        changes={
-            "epochs": epochs,
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "batch_size": batch_size,
-            "seed": seed,
-            "widths": None if widths is None else positive_numbers(widths, "--widths"),
-        },
-        log=log,
-        plot=plot,
-    )
-    emit(report, json, train_table)
+        raise typer.Exit(launch(processes, sys.argv[1:], say))
+    if processes not in (1, size):
+        raise UsageError(f"--processes {processes}, but torchrun started {size}", hint="leave --processes out")
+    emit(train_stage(work, device=device, log=log, plot=plot), json, train_table)
 
 
-def train_stage(
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A run that may begin: where from, on what, and in which folder."""
+
+    start: Start
+    data: Dataset
+    folder: Path
+
+
+def prepared(
     *,
     dataset: str | None,
     data_dir: Path | None,
@@ -93,20 +101,14 @@ def train_stage(
     run: Path | None,
     device: DeviceName,
     changes: dict[str, Any],
-    log: LogName | None = None,
-    plot: bool = False,
-) -> TrainReport:
-    """Train with progress on standard error; `changes` are the settings that the user named, None for the others."""
+) -> Work:
+    """Read all that a run needs; `changes` are the settings that the user named, None for the others."""
     from mnist_edge.data.sources import load_dataset
-    from mnist_edge.interrupts import stop_requests
     from mnist_edge.ranks import this_rank
-    from mnist_edge.reporting.console import progress, say
-    from mnist_edge.reporting.plots import loss_curve
-    from mnist_edge.reporting.tables import epoch_line
+    from mnist_edge.reporting.console import say
     from mnist_edge.training.checkpoint import checkpoint_path, is_state_dict
-    from mnist_edge.training.events import Events
     from mnist_edge.training.model import resolve_device
-    from mnist_edge.training.run import restarted, resumed, train_run
+    from mnist_edge.training.run import restarted, resumed
 
     resolve_device(device)
     if resume is not None and not is_state_dict(resume):
@@ -121,14 +123,27 @@ def train_stage(
         start = _fresh(resume, recipe, data, changes)
     if this_rank().restarts:
         start = restarted(folder, start)
-    epochs = start.run.settings.recipe.epochs
-    title = f"{data.name}, recipe {start.run.settings.recipe.name}"
+    return Work(start=start, data=data, folder=folder)
+
+
+def train_stage(work: Work, *, device: DeviceName, log: LogName | None = None, plot: bool = False) -> TrainReport:
+    """Train with progress on standard error."""
+    from mnist_edge.interrupts import stop_requests
+    from mnist_edge.ranks import this_rank
+    from mnist_edge.reporting.console import progress, say
+    from mnist_edge.reporting.plots import loss_curve
+    from mnist_edge.reporting.tables import epoch_line
+    from mnist_edge.training.events import Events
+    from mnist_edge.training.run import train_run
+
+    recipe, data, folder = work.start.run.settings.recipe, work.data, work.folder
+    title = f"{data.name}, recipe {recipe.name}"
     events = Events(folder, say) if log == "tensorboard" else None
     drawn = -math.inf
 
     def on_epoch(record: EpochRecord) -> None:
         nonlocal drawn
-        say(epoch_line(record, epochs))
+        say(epoch_line(record, recipe.epochs))
         if events is not None:
             events.refresh()
         if plot and monotonic() - drawn >= PLOT_EVERY_S:
@@ -137,7 +152,7 @@ def train_stage(
 
     with stop_requests() as request, progress("training") as on_step:
         report = train_run(
-            start,
+            work.start,
             data,
             folder,
             device=device,
@@ -152,11 +167,12 @@ def train_stage(
             events.close()
         loss_curve(folder, title)
     if report is None:
-        assert request.signal_number is not None  # only a signal ends a run early
+        assert request.signal_number is not None or this_rank().size > 1  # only a signal ends a run early
+        again = ["mnist-edge", "train", "--resume", str(folder)]
         raise StoppedError(
             f"stopped; {folder} holds the last finished step",
-            signal_number=request.signal_number,
-            hint=f"mnist-edge train --resume {folder}" + (f" --dataset {data.source}" if data.name == "folder" else ""),
+            signal_number=request.signal_number or signal.SIGTERM,  # it may have come to another process
+            hint=shlex.join([*again, "--dataset", data.source] if data.name == "folder" else again),
         )
     return report
 

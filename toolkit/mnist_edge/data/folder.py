@@ -49,7 +49,7 @@ def load_folder(folder: Path) -> Dataset:
         raise BadFileError(error.message, hint="write the file again, in MNIST's IDX format") from error
     return Dataset(
         name="folder",
-        source=str(folder),
+        source=str(folder.absolute()),  # as `--dataset` takes it: `mnist` would be the dataset of that name
         train_images=images,
         train_labels=labels,
         test_images=tests,

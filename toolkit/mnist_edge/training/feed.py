@@ -38,7 +38,8 @@ class Feed:
         self.deformer = Deformer(recipe, device) if recipe.deforms else None
         self.choices = 1 if recipe.deforms else 2 * recipe.shift + 1
         padded = torch.nn.functional.pad(torch.tensor(images), (self.choices // 2,) * 4)
-        self.windows = padded.to(device).unfold(1, SIDE, 1).unfold(2, SIDE, 1)
+        self.images = padded.to(device)
+        self.windows = self.images.unfold(1, SIDE, 1).unfold(2, SIDE, 1)
         self.labels = torch.tensor(labels, device=device).long()
         self.chosen = chosen
         self.recipe = recipe
@@ -60,14 +61,18 @@ class Feed:
             mine = torch.arange(count) % batch % self.rank.size == self.rank.number
             order, shifts, draws = order[mine], shifts[:, mine], [drawn[mine] for drawn in draws]
         order, shifts = order.to(self.device), shifts.to(self.device)
+        draws = [drawn.to(self.device) for drawn in draws]
         steps, share = math.ceil(count / batch), len(range(self.rank.number, batch, self.rank.size))
         block = max(1, BLOCK_ROWS // batch)
         for first in range(from_step, steps, block):
             rows = slice(first * share, (first + block) * share)
             index = order[rows]
-            pictures = self.windows[index, shifts[0, rows], shifts[1, rows]]
+            if self.choices == 1:  # fifteen times as fast as a gather of windows
+                pictures = self.images.index_select(0, index)
+            else:
+                pictures = self.windows[index, shifts[0, rows], shifts[1, rows]]
             if self.deformer is not None:
-                pictures = self.deformer.deform(pictures, *(drawn[rows].to(self.device) for drawn in draws))
+                pictures = self.deformer.deform(pictures, *(drawn[rows] for drawn in draws))
             pixels = normalize_pixels(pictures.flatten(1))
             targets = self.targets[self.labels[index]]
             for step in range(min(block, steps - first)):

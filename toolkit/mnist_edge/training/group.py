@@ -25,6 +25,8 @@ from mnist_edge.training.step import update
 
 PATIENCE = timedelta(minutes=5)
 """How long a process waits for one that is alive but silent."""
+LOST = ("connect", "peer", "timed out", "timeout", "socket", "broken pipe")
+"""Words of gloo's when another process is gone."""
 
 
 @contextmanager
@@ -37,6 +39,8 @@ def joined(rank: Rank, device: torch.device) -> Iterator[None]:
     if rank.size == 1:
         yield
         return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # what the group itself sends around would lie on the first GPU
     with _naming_lost_processes(rank):
         store, number, size = next(rendezvous("env://", timeout=PATIENCE))
         dist.init_process_group(
@@ -57,8 +61,8 @@ def joined(rank: Rank, device: torch.device) -> Iterator[None]:
 def _naming_lost_processes(rank: Rank) -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # gloo and nccl have no class of their own for it
-        if "allocate" in str(error):
+    except RuntimeError as error:  # gloo has no class of its own for it
+        if not isinstance(error, dist.DistError) and not any(word in str(error).lower() for word in LOST):
             raise
         raise SurroundingsError(
             f"rank {rank.number} of {rank.size} lost another process of its group",

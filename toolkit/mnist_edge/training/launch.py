@@ -7,26 +7,27 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from mnist_edge.errors import StoppedError, SurroundingsError
+from mnist_edge.errors import SurroundingsError
 
 
-def launch(processes: int, arguments: Sequence[str]) -> int:
+def launch(processes: int, arguments: Sequence[str], say: Callable[[str], object]) -> int:
     """Run `mnist-edge` with these arguments on so many processes.
 
     Returns:
-        The exit code of the first process that failed, which has told why; 0 where none did.
+        0 where all ended well, the exit code of the first that did not and has told why, 4 where one was killed and
+        the first has told that it lost another, 130 or 143 after a signal.
 
     Raises:
-        SurroundingsError: a process was killed.
-        StoppedError: a signal arrived, and the processes ended in order.
+        SurroundingsError: the first process was killed: nobody else speaks for all.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // processes)))
     logging.getLogger("torch").setLevel(logging.CRITICAL)  # its processes speak for themselves
     config = LaunchConfig(
         min_nodes=1,
@@ -36,17 +37,24 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
+        signals_to_handle="SIGTERM,SIGINT",
     )
     try:
         elastic_launch(config, sys.executable)("-m", "mnist_edge", *arguments)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if failure.exitcode >= 0:
-            return failure.exitcode
-        name = signal.Signals(-failure.exitcode).name
-        raise SurroundingsError(
-            f"rank {rank} of {processes} was killed ({name})", hint="the last checkpoint is kept: --resume its folder"
-        ) from error
+        # Of several, the one that was killed is the cause, and one that only lost another (4) never is.
+        codes = {rank: int(failure.exitcode) for rank, failure in error.failures.items()}
+        rank, code = min(codes.items(), key=lambda failed: (failed[1] >= 0, failed[1] == SurroundingsError.exit_code))
+        if code >= 0:
+            return code
+        lost = SurroundingsError(
+            f"rank {rank} of {processes} was killed ({signal.Signals(-code).name})",
+            hint="the last checkpoint is kept: --resume its folder",
+        )
+        if rank == 0:
+            raise lost from error
+        say(f"mnist-edge: {lost.message} ({lost.hint})")
+        return lost.exit_code
     except SignalException as stop:
-        raise StoppedError("stopped", signal_number=stop.sigval, hint="--resume the run folder to go on") from stop
+        return 128 + int(stop.sigval)
     return 0

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mnist_edge.errors import CheckFailedError
 from mnist_edge.pixels import ImageFile, Images, rows_of
-from mnist_edge.ranks import Rank, this_rank
+from mnist_edge.ranks import ALONE, Rank
 from mnist_edge.records import Dataset, EpochRecord
 from mnist_edge.training.checkpoint import Checkpoint, Progress, surroundings
 from mnist_edge.training.cuda_graph import GraphStep
@@ -95,6 +95,15 @@ def _split(count: int, recipe: Recipe) -> tuple[Tensor, Tensor]:
     return order[held:].sort().values, order[:held]
 
 
+def held_out_images(dataset: Dataset, recipe: Recipe) -> int:
+    """How many images are held out to choose by."""
+    images = dataset.train_images
+    if not isinstance(images, ImageFile):
+        return len(split(dataset, recipe)[1])
+    chunks = chunks_of(len(images))
+    return len(images.take(chunks[_split(len(chunks), recipe)[1].numpy()]))
+
+
 def feed_for(
     dataset: Dataset, recipe: Recipe, device: torch.device, rank: Rank
 ) -> tuple[Feed | Stream, Images | ImageFile, Images]:
@@ -108,7 +117,7 @@ def feed_for(
     return Feed(images, labels, chosen, recipe, device, rank), images[held.numpy()], labels[held.numpy()]
 
 
-def train(run: Run, dataset: Dataset, device: torch.device, hooks: Hooks) -> bool:
+def train(run: Run, dataset: Dataset, device: torch.device, hooks: Hooks, rank: Rank = ALONE) -> bool:
     """Train until the recipe's epochs are done or `hooks.stop` says so.
 
     Returns:
@@ -120,11 +129,11 @@ def train(run: Run, dataset: Dataset, device: torch.device, hooks: Hooks) -> boo
     recipe, progress = run.settings.recipe, run.progress
     run.model.to(device)
     run.momentum = momentum_of(run.model, recipe, run.momentum)
-    rank = this_rank()
     step = _step(run, rank, device)
     feed, held_images, held_labels = feed_for(dataset, recipe, device, rank)
     steps = math.ceil((len(dataset.train_labels) - len(held_labels)) / recipe.batch_size)
     run.loss_sum = run.loss_sum.to(device)
+    run.curve = [loss.to(device) for loss in run.curve]
 
     while progress.epoch < recipe.epochs:
         started = time.perf_counter() - progress.seconds

@@ -111,11 +111,17 @@ def resolve_device(name: DeviceName) -> torch.device:
     """Return the device asked for; `auto` is CUDA where there is one.
 
     Raises:
-        SurroundingsError: CUDA was asked for and is not there.
+        SurroundingsError: CUDA was asked for and is not there, or has fewer GPUs than there are processes.
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise SurroundingsError("PyTorch finds no CUDA device", hint="--device cpu, or mnist-edge doctor to see why")
     if name == "cpu" or not available:
         return torch.device("cpu")
-    return torch.device("cuda", this_rank().local)
+    local = this_rank().local
+    if local >= torch.cuda.device_count():
+        raise SurroundingsError(
+            f"process {local + 1} of this machine has no GPU of its own: there are {torch.cuda.device_count()}",
+            hint="--device cpu, or fewer processes",
+        )
+    return torch.device("cuda", local)

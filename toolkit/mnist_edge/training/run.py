@@ -74,10 +74,9 @@ def unfinished(folder: Path) -> Checkpoint | None:
 
 def restarted(folder: Path, start: Start) -> Start:
     """Go on from what the same run left in its folder when torchrun lost a process; `start` where it left nothing."""
-    checkpoint = unfinished(folder)
-    if checkpoint is None or checkpoint.settings != start.run.settings:
-        return start
-    return resumed(folder / LAST, None)
+    if (folder / LAST).exists() and load_checkpoint(folder / LAST).settings == start.run.settings:
+        return resumed(folder / LAST, None)
+    return start
 
 
 def train_run(
@@ -113,9 +112,8 @@ def train_run(
         )
     target, rank = resolve_device(device), this_rank()
     with joined(rank, target), _held(folder, rank):
+        _refuse_to_overwrite(start, folder)
         same_everywhere(rank, _work(start.run, dataset))
-        if rank.leads:
-            _refuse_to_overwrite(start, folder)
         if start.note:
             say(start.note)
 
@@ -128,8 +126,13 @@ def train_run(
         if not last.exists() or (start.checkpoint is not None and start.checkpoint.resolve() != last.resolve()):
             # Proves before the long work that it can be written. What it replaces may be damaged: not kept.
             save(checkpoint_of(start.run, start.run.sampler.get_state(), target), keep=False)
-        hooks = Hooks(save=save, on_step=on_step, on_epoch=on_epoch, stop=agreed(rank, stop))
-        if not train(start.run, dataset, target, hooks):
+        hooks = Hooks(
+            save=save,
+            on_step=on_step,
+            on_epoch=on_epoch if rank.leads else lambda _record: None,
+            stop=agreed(rank, stop),
+        )
+        if not train(start.run, dataset, target, hooks, rank):
             return None
         history = start.run.progress.history
         seconds = sum(record.seconds for record in history)

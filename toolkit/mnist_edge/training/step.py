@@ -70,18 +70,49 @@ def update(model: nn.Sequential, momentum: dict[str, Tensor], recipe: Recipe, lr
 
 
 @dataclass(frozen=True)
+class Layer:
+    """One linear layer: its parameters, which change in place, and where their gradients go.
+
+    Attributes:
+        weight: (fan_out, fan_in); `turned` is the same memory, (fan_in, fan_out).
+        bias: (fan_out,).
+    """
+
+    weight: Tensor
+    turned: Tensor
+    bias: Tensor
+    weight_gradient: Tensor
+    bias_gradient: Tensor
+
+    @classmethod
+    def of(cls, linear: nn.Linear) -> Layer:
+        """Look at a layer of a model, and give its parameters a `.grad` each."""
+        weight, bias = linear.weight, linear.bias
+        weight.grad, bias.grad = torch.zeros_like(weight), torch.zeros_like(bias)
+        return cls(weight.data, weight.data.t(), bias.data, weight.grad, bias.grad)
+
+
+@dataclass(frozen=True)
 class Buffers:
     """The arrays of a step on n images, float32.
 
     Attributes:
         answers: (n, width) a layer: its sums, after the ReLU where there is one.
-        deltas: (n, width) a layer: the gradient of the loss by its sums.
+        deltas: (n, width) a layer: the gradient of the loss by its sums; `turned` is the same memory, (width, n).
         log_probabilities: (n, 10).
     """
 
     answers: list[Tensor]
     deltas: list[Tensor]
+    turned: list[Tensor]
     log_probabilities: Tensor
+
+    @classmethod
+    def of(cls, layers: list[Layer], rows: int) -> Buffers:
+        """Make them for so many images."""
+        deltas = [layer.bias.new_empty(rows, len(layer.bias)) for layer in layers]
+        answers = [torch.empty_like(delta) for delta in deltas]
+        return cls(answers, deltas, [delta.t() for delta in deltas], torch.empty_like(deltas[-1]))
 
 
 class WrittenStep:
@@ -92,52 +123,45 @@ class WrittenStep:
 
     def __init__(self, model: nn.Sequential, recipe: Recipe, momentum: dict[str, Tensor]) -> None:
         self.model, self.recipe, self.momentum = model, recipe, momentum
-        self.layers = linear_layers(model)
-        self.buffers: dict[int, Buffers] = {}
-        for parameter in model.parameters():
-            parameter.grad = torch.zeros_like(parameter)
+        self.layers = [Layer.of(linear) for linear in linear_layers(model)]
+        self.buffers: dict[int, Buffers] = {}  # of a full batch, and of the last one
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, targets: Tensor, lr: float | Tensor) -> Tensor:
         """Take one step, as `Step` says; a CUDA graph reads its rate from a tensor."""
         count, layers = len(pixels), self.layers
-        buffers = self._buffers(count)
+        if count not in self.buffers:
+            self.buffers[count] = Buffers.of(layers, count)
+        buffers = self.buffers[count]
         entered = [pixels, *buffers.answers]  # what each layer is fed
         for index, layer in enumerate(layers):
-            torch.addmm(layer.bias, entered[index], layer.weight.t(), out=entered[index + 1])
+            torch.addmm(layer.bias, entered[index], layer.turned, out=entered[index + 1])
             if layer is not layers[-1]:
                 entered[index + 1].relu_()
         torch.log_softmax(entered[-1], dim=1, out=buffers.log_probabilities)
         loss = torch.dot(buffers.log_probabilities.flatten(), targets.flatten()).div_(-count)
         torch.exp(buffers.log_probabilities, out=buffers.deltas[-1]).sub_(targets).div_(count)
         for index in reversed(range(len(layers))):
-            delta = buffers.deltas[index]
+            layer, delta, turned = layers[index], buffers.deltas[index], buffers.turned[index]
             if index:
-                below = torch.mm(delta, layers[index].weight, out=buffers.deltas[index - 1])
+                below = torch.mm(delta, layer.weight, out=buffers.deltas[index - 1])  # before the weight changes
+            torch.sum(delta, dim=0, out=layer.bias_gradient)
+            if self.momentum or isinstance(lr, Tensor):
+                torch.mm(turned, entered[index], out=layer.weight_gradient)
+            else:
+                _descend(layer, turned, entered[index], lr, self.recipe.weight_decay)
+            if index:
                 # ReLU passes what was positive: after relu_, that is what is still above 0.
                 torch.ops.aten.threshold_backward.grad_input(below, entered[index], 0, grad_input=below)
-            self._learn(layers[index], delta, entered[index], lr)  # last: `below` needs the weight as it was
         if self.momentum or isinstance(lr, Tensor):
             update(self.model, self.momentum, self.recipe, lr)
         return loss
 
-    def _learn(self, layer: nn.Linear, delta: Tensor, entered: Tensor, lr: float | Tensor) -> None:
-        assert layer.weight.grad is not None  # __init__ made them
-        assert layer.bias.grad is not None
-        torch.sum(delta, dim=0, out=layer.bias.grad)
-        if self.momentum or isinstance(lr, Tensor):
-            torch.mm(delta.t(), entered, out=layer.weight.grad)
-            return
-        keep = 1 - lr * self.recipe.weight_decay
-        layer.weight.addmm_(delta.t(), entered, beta=keep, alpha=-lr)
-        layer.bias.mul_(keep).add_(layer.bias.grad, alpha=-lr)
 
-    def _buffers(self, rows: int) -> Buffers:
-        """Return the arrays for so many images: made for the first full batch and for the last one."""
-        if rows not in self.buffers:
-
-            def arrays() -> list[Tensor]:
-                return [layer.weight.new_empty(rows, layer.out_features) for layer in self.layers]
-
-            self.buffers[rows] = Buffers(arrays(), arrays(), arrays()[-1])
-        return self.buffers[rows]
+def _descend(layer: Layer, turned: Tensor, entered: Tensor, lr: float, weight_decay: float) -> None:
+    """Plain SGD: the product that makes the gradient adds it to the weight."""
+    if weight_decay:
+        layer.weight.mul_(1 - lr * weight_decay)
+        layer.bias.mul_(1 - lr * weight_decay)
+    layer.weight.addmm_(turned, entered, alpha=-lr)
+    layer.bias.add_(layer.bias_gradient, alpha=-lr)

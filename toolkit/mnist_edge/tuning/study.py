@@ -22,10 +22,11 @@ import optuna
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from mnist_edge.errors import BadFileError, SurroundingsError, UsageError
-from mnist_edge.files import ensure_folder, explaining_os_errors, locked
+from mnist_edge.errors import BadFileError, UsageError
+from mnist_edge.files import ensure_folder, explaining_os_errors
 
 JOURNAL = "journal.log"
+LOCK = "lock"
 NAME = "sweep"
 SAMPLER_SEED = 0
 """The same study has the same trials on every machine, as far as training itself repeats."""
@@ -58,11 +59,12 @@ class Choice:
 class Lock:
     """One process at a time reads to act, or writes; may be taken again by its holder, and dies with its process.
 
-    Optuna's own lock is a file that outlives a killed process, and holds the others up for half a minute.
+    Optuna's own lock is a file that outlives a killed process, and holds the others up for half a minute. This one
+    is on a file open for writing, so that a network file system keeps it between machines, too.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._handle = os.open(folder, os.O_RDONLY)
+    def __init__(self, path: Path) -> None:
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         self._depth = 0
 
     def acquire(self) -> bool:
@@ -100,8 +102,7 @@ class Study:
         self._space = space
         path = folder / JOURNAL
         with lock, _readable(path):
-            if path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size:
-                raise ValueError("its last line is cut")
+            _drop_cut_line(path)
             backend = JournalFileBackend(str(path), lock_obj=lock)  # type: ignore[arg-type] # it has what is called
             storage = JournalStorage(backend)
             if storage.get_all_studies():
@@ -193,11 +194,27 @@ class Study:
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             # Taken up in one piece under the lock: a trial without a claim is of a worker that died over it.
             claim = trial.user_attrs.get("claim")
-            if claim is None or not _alive(self._worker.parent / claim["worker"]):
+            if claim is None or not self._alive(self._worker.parent / claim["worker"]):
                 self._study.tell(trial.number, state=TrialState.FAIL)
         for worker in self._worker.parent.iterdir():
-            if not _alive(worker):
-                worker.rmdir()
+            if not self._alive(worker):
+                worker.unlink()
+
+    def _alive(self, worker: Path) -> bool:
+        """Whether the process behind a worker's file still holds its lock."""
+        if worker == self._worker:
+            return True
+        try:
+            handle = os.open(worker, os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+        return False
 
 
 @contextmanager
@@ -217,21 +234,20 @@ def open_study(folder: Path, space: Space, settings: dict[str, str]) -> Iterator
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     ensure_folder(folder)
     worker = ensure_folder(folder / "workers") / uuid.uuid4().hex
-    with explaining_os_errors(folder):
-        lock = Lock(folder)
-        held = ExitStack()
-        with lock:  # nobody takes the new folder for that of a dead worker
-            worker.mkdir()
-            held.enter_context(locked(worker))
+    with explaining_os_errors(folder), ExitStack() as held:
+        lock = Lock(folder / LOCK)
+        held.callback(lock.close)
+        with lock:  # nobody takes the new file for that of a dead worker
+            handle = os.open(worker, os.O_RDWR | os.O_CREAT, 0o666)
+            held.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX)
         try:
             study = Study(folder, lock, worker, space)
             study.agree(settings)
             yield study
         finally:
             with lock:
-                worker.rmdir()
-            held.close()
-            lock.close()
+                worker.unlink(missing_ok=True)
 
 
 def width_text(widths: tuple[int, ...]) -> str:
@@ -239,12 +255,15 @@ def width_text(widths: tuple[int, ...]) -> str:
     return ",".join(map(str, widths))
 
 
-def _alive(worker: Path) -> bool:
-    try:
-        with locked(worker):
-            return False
-    except SurroundingsError:  # held, or gone
-        return worker.exists()
+def _drop_cut_line(path: Path) -> None:
+    """Cut off what a writer that died had not finished: nobody was told that it is kept. All before it must be whole."""
+    if not path.exists():
+        return
+    *lines, cut = path.read_bytes().split(b"\n")
+    for line in lines:
+        json.loads(line)
+    if cut:
+        os.truncate(path, path.stat().st_size - len(cut))
 
 
 def _counts(trial: FrozenTrial) -> bool:
