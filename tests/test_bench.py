@@ -70,7 +70,7 @@ def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds, "find_spec", lambda name: None if name == "torch" else find_spec(name))
 
 
-@pytest.mark.xdist_group("bench report")
+@pytest.mark.xdist_group("bench-report")
 def test_every_row_is_complete(report: BenchReport, bundle_folder: Path) -> None:
     """Each engine once, with every figure that the README and scripts read."""
     content = report.to_json()
@@ -109,7 +109,7 @@ def test_every_row_is_complete(report: BenchReport, bundle_folder: Path) -> None
         assert 0 < row["throughput_per_s"] <= 2e6 / row["p50_us"]
 
 
-@pytest.mark.xdist_group("bench report")
+@pytest.mark.xdist_group("bench-report")
 def test_ratios_are_to_pytorch_at_the_same_batch_and_threads(report: BenchReport) -> None:
     """PyTorch's own ratio is 1, the other is the quotient of the medians."""
     ours, torch = report.results
@@ -119,7 +119,7 @@ def test_ratios_are_to_pytorch_at_the_same_batch_and_threads(report: BenchReport
     assert ours.placement.keys() == {"CPUExecutionProvider"}
 
 
-@pytest.mark.xdist_group("bench report")
+@pytest.mark.xdist_group("bench-report")
 def test_a_timing_travels_with_its_surroundings(report: BenchReport) -> None:
     """Figures from elsewhere can be told apart."""
     found = report.environment
@@ -130,7 +130,7 @@ def test_a_timing_travels_with_its_surroundings(report: BenchReport) -> None:
     assert not math.isnan(found["load_1min"])
 
 
-@pytest.mark.xdist_group("bench report")
+@pytest.mark.xdist_group("bench-report")
 def test_output_writes_what_is_printed(
     report: BenchReport, bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,7 +146,7 @@ def test_output_writes_what_is_printed(
     assert f"{report.results[0].p50_us:,.1f}" in table.out
 
 
-@pytest.mark.xdist_group("bench report")
+@pytest.mark.xdist_group("bench-report")
 def test_the_table_fits_a_hundred_columns(
     report: BenchReport, bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -537,7 +537,7 @@ def test_self_check_tells_how_far_it_is(bundle_folder: Path, monkeypatch: pytest
     assert found.passed
 
 
-@pytest.mark.xdist_group("bench report")
+@pytest.mark.xdist_group("bench-report")
 def test_profile_shows_where_the_time_goes(
     report: BenchReport, bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

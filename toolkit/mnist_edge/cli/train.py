@@ -61,6 +61,9 @@ def train(
     from mnist_edge.reporting.console import emit, say
     from mnist_edge.reporting.tables import train_table
 
+    size = this_rank().size
+    if size > 1 and processes not in (1, size):
+        raise UsageError(f"--processes {processes}, but torchrun started {size}", hint="leave --processes out")
     changes = {
         "epochs": epochs,
         "lr": lr,
@@ -73,13 +76,10 @@ def train(
     work = prepared(
         dataset=dataset, data_dir=data_dir, recipe=recipe, resume=resume, run=run, device=device, changes=changes
     )
-    size = this_rank().size
     if processes > 1 and size == 1:
         from mnist_edge.training.launch import launch
 
         raise typer.Exit(launch(processes, sys.argv[1:], say))
-    if processes not in (1, size):
-        raise UsageError(f"--processes {processes}, but torchrun started {size}", hint="leave --processes out")
     emit(train_stage(work, device=device, log=log, plot=plot), json, train_table)
 
 
