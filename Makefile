@@ -36,7 +36,7 @@ lint: setup ## style, types and the floors of the house
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-benchmark: setup ## measure again what the README claims (about half an hour on an idle machine)
+benchmark: setup ## measure again what the README claims (about an hour and a half on an idle machine)
 	$(BIN)/python -m benchmarks
 
 lock: setup ## pin every version and hash anew, with the newest that pyproject.toml allows
