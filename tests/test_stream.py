@@ -27,7 +27,7 @@ from mnist_edge.ranks import Rank
 from mnist_edge.records import Dataset
 from mnist_edge.training import stream
 from mnist_edge.training.checkpoint import LAST, load_checkpoint
-from mnist_edge.training.loop import Hooks, continued_run, feed_for, new_run, train
+from mnist_edge.training.loop import Hooks, continued_run, feed_for, held_out, new_run, train
 from mnist_edge.training.model import accuracy
 from mnist_edge.training.recipes import Recipe, find_recipe, settings_for
 
@@ -101,7 +101,8 @@ def test_every_image_comes_once_an_epoch(
     """Whatever the sizes: each image once with its own label, or held out; full batches, and at most the last is short."""
     dataset = numbered(scratch, count)
     with sizes(chunk, window):
-        feed, held, held_labels = feed_for(dataset, plain(batch_size=batch, holdout=holdout), CPU, Rank())
+        recipe = plain(batch_size=batch, holdout=holdout)
+        feed, (held, held_labels) = feed_for(dataset, recipe, CPU, Rank()), held_out(dataset, recipe)
         batches = list(feed.epoch(torch.Generator().manual_seed(seed), 0))
     pixels, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
     came = numbers_of(pixels)
@@ -135,7 +136,7 @@ def test_an_epoch_is_one_of_its_seed_and_goes_on_from_any_step(own: Path, recipe
     """The same seed gives the same batches to the bit, also from the middle; another seed or epoch gives others."""
     dataset = load_dataset(str(own))
     with sizes(chunk=8, window=300):
-        feed, _, _ = feed_for(dataset, dataclasses.replace(find_recipe(recipe), batch_size=100), CPU, Rank())
+        feed = feed_for(dataset, dataclasses.replace(find_recipe(recipe), batch_size=100), CPU, Rank())
         sampler = torch.Generator().manual_seed(3)
         whole = list(feed.epoch(sampler, 0))
         for step in range(len(whole)):
@@ -153,7 +154,7 @@ def test_an_epoch_is_one_of_its_seed_and_goes_on_from_any_step(own: Path, recipe
 def test_a_small_file_is_shuffled_evenly(scratch: Path) -> None:
     """In a file that fits into a window each image is as likely on every place of the epoch."""
     dataset = numbered(scratch, 40)
-    feed, _, _ = feed_for(dataset, plain(batch_size=40), CPU, Rank())
+    feed = feed_for(dataset, plain(batch_size=40), CPU, Rank())
     sampler = torch.Generator().manual_seed(0)
     counts = np.zeros((40, 40))
     for _ in range(400):
@@ -167,7 +168,7 @@ def test_what_is_held_out_of_a_small_sorted_file_is_of_every_class(tmp_path: Pat
     labels = np.repeat(np.arange(10, dtype=np.uint8), 100)
     images = np.zeros((1000, 28, 28), np.uint8)
     dataset = load_dataset(str(write(tmp_path, images, labels, images[:1], labels[:1])))
-    _, held, held_labels = feed_for(dataset, plain(holdout=0.2), CPU, Rank())
+    held, held_labels = held_out(dataset, plain(holdout=0.2))
     assert len(held) == len(held_labels) == 200
     assert np.bincount(held_labels, minlength=10).min() >= 10
 
@@ -179,7 +180,7 @@ def test_a_file_sorted_by_label_gives_mixed_batches(tmp_path: Path) -> None:
     write(tmp_path, np.zeros((0, 28, 28), np.uint8), labels, np.zeros((1, 28, 28), np.uint8), labels[:1])
     (tmp_path / FILES[0]).write_bytes(struct.pack(">4I", 0x803, count, 28, 28))
     os.truncate(tmp_path / FILES[0], 16 + 784 * count)  # zeros that take no space
-    feed, _, _ = feed_for(load_dataset(str(tmp_path)), plain(batch_size=128), CPU, Rank())
+    feed = feed_for(load_dataset(str(tmp_path)), plain(batch_size=128), CPU, Rank())
     assert count > 2 * stream.WINDOW
     found = torch.stack([targets.sum(dim=0) for _, targets in feed.epoch(torch.Generator().manual_seed(1), 0)])
     chi2 = ((found[:-1] - 12.8) ** 2 / 12.8).sum(dim=1)  # by chance 9 on average

@@ -12,7 +12,7 @@ from conftest import mnist_edge
 
 from mnist_edge.cli.app import app, main
 from mnist_edge.errors import MnistEdgeError
-from mnist_edge.training.checkpoint import load_checkpoint
+from mnist_edge.training.checkpoint import LAST, load_checkpoint
 from mnist_edge.training.model import accuracy
 
 KEYS = {
@@ -148,6 +148,12 @@ def test_a_missing_checkpoint_ends_with_four(tmp_path: Path) -> None:
     with pytest.raises(MnistEdgeError, match="nowhere") as caught:
         here("--resume", tmp_path / "nowhere")
     assert caught.value.exit_code == 4
+
+
+def test_layers_of_one_width_are_all_there(tmp_path: Path) -> None:
+    """--widths is a sequence: a width named twice is two layers."""
+    here("--dataset", "digits", "--widths", "6,6", "--epochs", "1", "--run", tmp_path / "run")
+    assert load_checkpoint(tmp_path / "run" / LAST).settings.widths == (6, 6)
 
 
 def test_widths_of_a_pth_cannot_change(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_edge.cli.options import Json, picture, positive_numbers
+from mnist_edge.cli.options import Json, choices, picture
 from mnist_edge.contract import Normalization, ProviderName, ScenarioName
 from mnist_edge.errors import UsageError
 
@@ -60,8 +60,8 @@ def bench(
     plan = Plan(
         model=model or newest_bundle(),
         provider=provider,
-        batches=None if batch is None else positive_numbers(batch, "--batch"),
-        threads=positive_numbers(threads, "--threads"),
+        batches=None if batch is None else choices(batch, "--batch"),
+        threads=choices(threads, "--threads"),
         rounds=rounds or ROUNDS,
         scenario=_scenario(scenario, rate, gap, duration),
         how=normalize,

@@ -63,28 +63,24 @@ def number_range(text: str, option: str) -> tuple[float, float]:
     return low, high
 
 
-def positive_numbers(text: str, option: str) -> tuple[int, ...]:
-    """Read `1,64,1024`; every number at least 1, and each once however often it is named.
-
-    Raises:
-        UsageError: names the option.
-    """
-    return whole_numbers(text, option, least=1)
-
-
-def whole_numbers(text: str, option: str, *, least: int) -> tuple[int, ...]:
-    """Read `0,1,2`; every number at least `least`.
+def whole_numbers(text: str, option: str, *, least: int = 1) -> tuple[int, ...]:
+    """Read `64,64,32` in its order; every number at least `least`.
 
     Raises:
         UsageError: names the option.
     """
     try:
-        numbers = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+        numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
         numbers = (least - 1,)
     if min(numbers) < least:
         raise UsageError(f"{option} {text}: expected whole numbers from {least}, with commas", hint=f"{option} 1,64")
     return numbers
+
+
+def choices(text: str, option: str, *, least: int = 1) -> tuple[int, ...]:
+    """Read numbers as `whole_numbers` does, where each is one thing to do: once, however often it is named."""
+    return tuple(dict.fromkeys(whole_numbers(text, option, least=least)))
 
 
 def newest_with(file: str, root: Path, hint: str) -> Path:

@@ -11,9 +11,9 @@ from mnist_edge.cli.options import (
     RECIPE_HELP,
     DataDir,
     Json,
+    choices,
     dataset_option,
     number_range,
-    positive_numbers,
     whole_numbers,
 )
 from mnist_edge.errors import CheckFailedError, StoppedError
@@ -58,10 +58,10 @@ def sweep(
 
     space = Space(
         lr=number_range(lr, "--lr"),
-        batch_sizes=tuple(dict.fromkeys(positive_numbers(batch_size, "--batch-size"))),
-        widths=tuple(dict.fromkeys(positive_numbers(text, "--widths") for text in widths)),
+        batch_sizes=choices(batch_size, "--batch-size"),
+        widths=tuple(dict.fromkeys(whole_numbers(text, "--widths") for text in widths)),
     )
-    chosen_seeds = tuple(dict.fromkeys(whole_numbers(seeds, "--seeds", least=0)))
+    chosen_seeds = choices(seeds, "--seeds", least=0)
     data = load_dataset(dataset, data_dir, say)
     plan = Plan(
         folder=study or RUNS / f"sweep-{data.name}",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mnist_edge.cli.options import RECIPE_HELP, DataDir, Json, dataset_option, positive_numbers
+from mnist_edge.cli.options import RECIPE_HELP, DataDir, Json, dataset_option, whole_numbers
 from mnist_edge.contract import WIDTHS, DeviceName, LogName
 from mnist_edge.errors import StoppedError, UsageError
 
@@ -71,7 +71,7 @@ def train(
         "weight_decay": weight_decay,
         "batch_size": batch_size,
         "seed": seed,
-        "widths": None if widths is None else positive_numbers(widths, "--widths"),
+        "widths": None if widths is None else whole_numbers(widths, "--widths"),
     }
     work = prepared(
         dataset=dataset, data_dir=data_dir, recipe=recipe, resume=resume, run=run, device=device, changes=changes

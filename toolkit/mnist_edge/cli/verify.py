@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_edge.cli.options import DataDir, Json, dataset_option, newest_with, picture, positive_numbers
+from mnist_edge.cli.options import DataDir, Json, choices, dataset_option, newest_with, picture
 from mnist_edge.contract import DatasetName, Normalization, Optimization, ProviderName
 from mnist_edge.errors import SurroundingsError, UsageError
 
@@ -62,7 +62,7 @@ def verify(
         provider=provider,
         optimization=optimization,
         threads=threads,
-        batches=() if batch is None else positive_numbers(batch, "--batch"),
+        batches=() if batch is None else choices(batch, "--batch"),
         max_drop=max_accuracy_drop / 100,
         layers=layers,
         how=normalize,

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import platformdirs
 
@@ -81,7 +82,7 @@ def load_dataset(
             return load_digits()
     if name == "digits":
         return load_digits()
-    known = next(known for known in SOURCES if known == name)
+    known = cast("DatasetName", name)  # of DATASET_CHOICES, what is left
     source = SOURCES[known]
     raw = find_raw(known, data_dir)
     if raw is None and may_download:

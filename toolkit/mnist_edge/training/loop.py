@@ -85,36 +85,29 @@ class Hooks:
 
 
 def split(dataset: Dataset, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """Return the positions of the images to train on and of those held out to choose by."""
-    return _split(len(dataset.train_images), recipe)
-
-
-def _split(count: int, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """Return the positions to train on and those held out to choose by: of images; of a file, of its chunks."""
+    images = dataset.train_images
+    count = len(chunks_of(len(images))) if isinstance(images, ImageFile) else len(images)
     held = min(round(count * recipe.holdout), count - 1)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))
     return order[held:].sort().values, order[:held]
 
 
-def held_out_images(dataset: Dataset, recipe: Recipe) -> int:
-    """How many images are held out to choose by."""
-    images = dataset.train_images
-    if not isinstance(images, ImageFile):
-        return len(split(dataset, recipe)[1])
-    chunks = chunks_of(len(images))
-    return len(images.take(chunks[_split(len(chunks), recipe)[1].numpy()]))
-
-
-def feed_for(
-    dataset: Dataset, recipe: Recipe, device: torch.device, rank: Rank
-) -> tuple[Feed | Stream, Images | ImageFile, Images]:
-    """Return what feeds the loop, and the images and labels that are held out: of a file, whole chunks of both."""
-    images, labels = dataset.train_images, dataset.train_labels
+def held_out(dataset: Dataset, recipe: Recipe) -> tuple[Images | ImageFile, Images]:
+    """Return the images and labels that are held out of training to choose by."""
+    images, labels, held = dataset.train_images, dataset.train_labels, split(dataset, recipe)[1].numpy()
     if isinstance(images, ImageFile):
-        chunks = chunks_of(len(images))
-        learnt, kept = (chunks[part.numpy()] for part in _split(len(chunks), recipe))
-        return Stream(images, labels, learnt, recipe, device, rank), images.take(kept), rows_of(labels, kept)
-    chosen, held = split(dataset, recipe)
-    return Feed(images, labels, chosen, recipe, device, rank), images[held.numpy()], labels[held.numpy()]
+        chunks = chunks_of(len(images))[held]
+        return images.take(chunks), rows_of(labels, chunks)
+    return images[held], labels[held]
+
+
+def feed_for(dataset: Dataset, recipe: Recipe, device: torch.device, rank: Rank) -> Feed | Stream:
+    """Return what feeds the loop with all that is not held out."""
+    images, labels, chosen = dataset.train_images, dataset.train_labels, split(dataset, recipe)[0]
+    if isinstance(images, ImageFile):
+        return Stream(images, labels, chunks_of(len(images))[chosen.numpy()], recipe, device, rank)
+    return Feed(images, labels, chosen, recipe, device, rank)
 
 
 def train(run: Run, dataset: Dataset, device: torch.device, hooks: Hooks, rank: Rank = ALONE) -> bool:
@@ -130,7 +123,8 @@ def train(run: Run, dataset: Dataset, device: torch.device, hooks: Hooks, rank: 
     run.model.to(device)
     run.momentum = momentum_of(run.model, recipe, run.momentum)
     step = _step(run, rank, device)
-    feed, held_images, held_labels = feed_for(dataset, recipe, device, rank)
+    feed = feed_for(dataset, recipe, device, rank)
+    held_images, held_labels = held_out(dataset, recipe)
     steps = math.ceil((len(dataset.train_labels) - len(held_labels)) / recipe.batch_size)
     run.loss_sum = run.loss_sum.to(device)
     run.curve = [loss.to(device) for loss in run.curve]

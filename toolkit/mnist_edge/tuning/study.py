@@ -97,6 +97,7 @@ class Study:
     """One worker's view of a study; made by `open_study`."""
 
     def __init__(self, folder: Path, lock: Lock, worker: Path, space: Space) -> None:
+        self._folder = folder
         self._lock = lock
         self._worker = worker
         self._space = space
@@ -123,7 +124,7 @@ class Study:
                 self._study.set_user_attr("settings", settings)
                 return
         if not isinstance(kept, dict):
-            raise _damaged(self._worker.parent.parent / JOURNAL, "it has trials and no settings")
+            raise _damaged(self._folder / JOURNAL, "it has trials and no settings")
         differing = [
             f"{name} {kept.get(name)}, not {settings.get(name)}"
             for name in {**settings, **kept}
@@ -131,7 +132,7 @@ class Study:
         ]
         if differing:
             raise UsageError(
-                f"{self._worker.parent.parent} holds a sweep with {'; '.join(differing)}",
+                f"{self._folder} holds a sweep with {'; '.join(differing)}",
                 hint="give the options it was begun with to go on, or another --study",
             )
 

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mnist_edge.errors import BadFileError, CheckFailedError, UsageError
 from mnist_edge.records import Dataset, SweepReport, SweepTrial
-from mnist_edge.training.loop import Hooks, held_out_images, new_run, train
+from mnist_edge.training.loop import Hooks, held_out, new_run, train
 from mnist_edge.training.model import resolve_device
 from mnist_edge.training.recipes import Recipe, settings_for
 from mnist_edge.tuning.study import JOURNAL, Choice, Space, Study, open_study, width_text
@@ -70,7 +70,7 @@ def sweep(
     base = settings_for(
         plan.recipe, dataset=dataset.name, train_images=len(dataset.train_images), epochs=plan.epochs
     ).recipe
-    held = held_out_images(dataset, base)
+    held = len(held_out(dataset, base)[1])
     if not held:
         raise UsageError(
             f"recipe {base.name} holds no images out of training, so there is nothing to choose by",
