@@ -64,7 +64,8 @@ class Feed:
         draws = [drawn.to(self.device) for drawn in draws]
         steps, share = math.ceil(count / batch), len(range(self.rank.number, batch, self.rank.size))
         block = max(1, BLOCK_ROWS // batch)
-        for first in range(from_step, steps, block):
+        # A run that goes on makes the blocks it would have made: another number of rows could round otherwise.
+        for first in range(from_step - from_step % block, steps, block):
             rows = slice(first * share, (first + block) * share)
             index = order[rows]
             if self.choices == 1:  # fifteen times as fast as a gather of windows
@@ -75,6 +76,6 @@ class Feed:
                 pictures = self.deformer.deform(pictures, *(drawn[rows] for drawn in draws))
             pixels = normalize_pixels(pictures.flatten(1))
             targets = self.targets[self.labels[index]]
-            for step in range(min(block, steps - first)):
+            for step in range(max(0, from_step - first), min(block, steps - first)):
                 part = slice(step * share, (step + 1) * share)
                 yield pixels[part], targets[part]
