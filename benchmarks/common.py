@@ -47,10 +47,10 @@ class Child:
 
 def run_child(command: Sequence[str], folder: Path | None = None) -> Child:
     """Run a command to its end, in `folder`, with MNIST at hand; raise with its last words if it fails."""
-    surroundings = {**os.environ, "MNIST_EDGE_DATA": str(mnist_folder())}
+    environment = {**os.environ, "MNIST_EDGE_DATA": str(mnist_folder())}
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as complaints:
         started = time.perf_counter()
-        process = subprocess.Popen(command, cwd=folder, env=surroundings, stdout=output, stderr=complaints)
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=complaints)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)

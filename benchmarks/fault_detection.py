@@ -25,7 +25,8 @@ import onnx
 
 from benchmarks.common import HERE, MNIST_EDGE, PEERS, make_bundle, mnist_folder, report, row, run_child, target
 from benchmarks.planted_faults import CONTROL, FAULTS, Fault, Golden, gemms
-from mnist_edge.bundle import MANIFEST, load_bundle, manifest_bytes
+from mnist_edge.bundle.folder import load_bundle
+from mnist_edge.bundle.manifest import MANIFEST, manifest_bytes
 from mnist_edge.files import sha256_bytes
 
 EQUAL_WIDTHS = "48,48,48"

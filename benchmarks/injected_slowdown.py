@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.common import make_bundle, report, row, target
 from mnist_edge.benchmarking.compare import effect
 from mnist_edge.benchmarking.process import Task, run_process
-from mnist_edge.records import Scenario
+from mnist_edge.records.benchmark import Scenario
 
 ROUNDS = 100
 SECONDS = 0.2

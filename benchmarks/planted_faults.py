@@ -109,27 +109,29 @@ def _insert_after(
     proto.graph.node.insert(place, helper.make_node(kind, inputs, [name], **settings))
 
 
-def _tensors(layer: int, how: Callable[[Array, Array], tuple[Array, Array]]) -> Plant:
+def _tensors(layer: int, normalization: Callable[[Array, Array], tuple[Array, Array]]) -> Plant:
     """A fault in the weight and bias of a layer, from 1, or LAST."""
 
     def plant(proto: ModelProto, golden: Golden) -> ModelProto:
         del golden
         changed = _copy(proto)
         node = gemms(changed)[layer if layer == LAST else layer - 1]
-        for name, array in zip(node.input[1:], how(get(proto, node.input[1]), get(proto, node.input[2])), strict=True):
+        for name, array in zip(
+            node.input[1:], normalization(get(proto, node.input[1]), get(proto, node.input[2])), strict=True
+        ):
             put(changed, name, array.astype(np.float32))
         return changed
 
     return plant
 
 
-def _graph(how: Callable[[ModelProto], None]) -> Plant:
+def _graph(normalization: Callable[[ModelProto], None]) -> Plant:
     """A fault in the nodes."""
 
     def plant(proto: ModelProto, golden: Golden) -> ModelProto:
         del golden
         changed = _copy(proto)
-        how(changed)
+        normalization(changed)
         return changed
 
     return plant

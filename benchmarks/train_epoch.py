@@ -23,7 +23,7 @@ from torchvision.datasets import MNIST
 from benchmarks.common import mnist_folder, pairs, report, row, take_turns, target
 from mnist_edge.contract import CLASSES, PIXELS, WIDTHS
 from mnist_edge.data.sources import load_dataset
-from mnist_edge.records import Dataset
+from mnist_edge.records.data import Dataset
 from mnist_edge.training.loop import Hooks, new_run, train
 from mnist_edge.training.model import build_model, normalize_pixels
 from mnist_edge.training.recipes import settings_for

@@ -16,7 +16,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from mnist_edge.data.digits import load_digits
-from mnist_edge.records import Dataset
+from mnist_edge.records.data import Dataset
 
 ROOT = Path(__file__).parent.parent
 WIDTHS = (48, 32)

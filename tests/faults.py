@@ -16,7 +16,7 @@ Array = NDArray[np.float32]
 
 
 def change(
-    layer: int, how: Callable[[Array, Array], tuple[Array, Array]]
+    layer: int, normalization: Callable[[Array, Array], tuple[Array, Array]]
 ) -> Callable[[ModelProto, Golden], ModelProto]:
     """A fault in the weight (out, in) and bias of a layer, from 1."""
 
@@ -24,7 +24,7 @@ def change(
         changed = ModelProto()
         changed.CopyFrom(proto)
         node = gemms(changed)[layer - 1]
-        arrays = how(get(changed, node.input[1]), get(changed, node.input[2]))
+        arrays = normalization(get(changed, node.input[1]), get(changed, node.input[2]))
         for name, array in zip(node.input[1:], arrays, strict=True):
             put(changed, name, array.astype(np.float32))
         return changed

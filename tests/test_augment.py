@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mnist_edge.ranks import Rank
-from mnist_edge.records import Dataset
+from mnist_edge.records.data import Dataset
 from mnist_edge.training.augment import AFFINE, KNOTS, Deformer
 from mnist_edge.training.feed import Feed
 from mnist_edge.training.loop import split

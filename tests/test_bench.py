@@ -25,14 +25,15 @@ from test_bundle import rewrite_bundle
 from test_cli import in_process, one_line
 
 from mnist_edge.benchmarking import rounds
-from mnist_edge.benchmarking.compare import COMPARISONS, FALSE_ALARMS, read_result, self_check
-from mnist_edge.benchmarking.process import Answer, Task, run_process
+from mnist_edge.benchmarking.compare import COMPARISONS, FALSE_POSITIVES, read_result, self_check
+from mnist_edge.benchmarking.process import ProcessResult, Task, run_process
 from mnist_edge.benchmarking.profile import operators
 from mnist_edge.benchmarking.rounds import ENGINES, SECONDS, Plan, bench, choose
-from mnist_edge.bundle import golden_bytes, load_bundle
-from mnist_edge.errors import BadFileError, CheckFailedError, SurroundingsError, UsageError
-from mnist_edge.records import BenchReport, Scenario
-from mnist_edge.runtime.session import free_cores
+from mnist_edge.bundle.folder import load_bundle
+from mnist_edge.bundle.golden import golden_bytes
+from mnist_edge.errors import BadFileError, CheckFailedError, UnavailableError, UsageError
+from mnist_edge.records.benchmark import BenchReport, Scenario
+from mnist_edge.runtime.session import available_cpus
 
 ROW = {
     "engine", "variant", "provider", "batch", "threads", "scenario", "cuda_graph", "processes", "samples", "outliers",
@@ -207,7 +208,7 @@ def test_a_batch_that_is_no_batch_is_wrong_usage(batch: str, bundle_folder: Path
 def test_more_threads_than_cores_are_wrong_usage(bundle_folder: Path) -> None:
     """Such a figure would be of threads that wait for each other."""
     with pytest.raises(UsageError, match="cores"):
-        bench(plan(bundle_folder, threads=(1, free_cores() + 1)))
+        bench(plan(bundle_folder, threads=(1, available_cpus() + 1)))
 
 
 def test_cuda_without_cuda_gives_no_figure(bundle_folder: Path, tmp_path: Path) -> None:
@@ -258,7 +259,7 @@ def test_a_timing_process_that_dies_is_told(
     (tmp_path / "dies.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setitem(ENGINES, "onnxruntime", "dies")
-    with pytest.raises(SurroundingsError, match=r"timing model\.onnx at batch 1"):
+    with pytest.raises(UnavailableError, match=r"timing model\.onnx at batch 1"):
         bench(plan(bundle_folder))
 
 
@@ -323,7 +324,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_timing(
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "folder.png").mkdir()
     done = in_process("bench", bundle_folder, option, place, "--json", cwd=tmp_path)
-    assert (done.code, done.json["error"]["kind"]) == (4, "surroundings")
+    assert (done.code, done.json["error"]["kind"]) == (4, "environment")
     assert one_line(done.err).startswith(f"mnist-edge: {place}: ")
     if option == "--output":
         assert in_process("bench", bundle_folder, "--self-check", option, place, cwd=tmp_path).code == 4
@@ -356,7 +357,7 @@ def test_options_reach_the_plan(
     options = ("--rounds", "3", "--threads", "1,2", "--batch", "4,8", "--normalize", "unit")
     assert in_process("bench", bundle_folder, *arguments, *options, cwd=tmp_path).code == 2
     assert plans == [
-        Plan(model=bundle_folder, batches=(4, 8), threads=(1, 2), rounds=3, scenario=scenario, how="unit"),
+        Plan(model=bundle_folder, batches=(4, 8), threads=(1, 2), rounds=3, scenario=scenario, normalization="unit"),
     ]
 
 
@@ -412,9 +413,9 @@ def test_each_scenario_is_timed_for_real(scenario: Scenario, samples: int | None
     assert len(found.results) == 1 + (scenario.name == "idle")
 
 
-def made(us: float) -> Answer:
+def made(us: float) -> ProcessResult:
     """What a process would have answered whose every run took so long."""
-    return Answer(
+    return ProcessResult(
         process_ns=1, session_ns=1, first_run_ns=1, warmup_runs=1, run_ns=[round(1000 * us)] * 40, wait_ns=[],
         elapsed_ns=round(40_000 * us), peak_rss_bytes=1, placement={}, checked=64, wrong=0,
     )  # fmt: skip
@@ -424,7 +425,7 @@ def speeds(monkeypatch: pytest.MonkeyPatch, us: Callable[[int], float]) -> list[
     """Let the n-th process be so slow; return what the processes are asked."""
     tasks: list[Task] = []
 
-    def run(_module: str, task: Task) -> Answer:
+    def run(_module: str, task: Task) -> ProcessResult:
         tasks.append(task)
         return made(us(len(tasks) - 1))
 
@@ -480,7 +481,11 @@ def test_self_check_passes_where_there_is_no_noise(
         "bench", bundle_folder, "--self-check", "--rounds", "5", "--output", "s.json", "--json", cwd=tmp_path
     )
     assert (done.code, done.json) == (0, json.loads((tmp_path / "s.json").read_text()))
-    assert (done.json["schema"], done.json["passed"], done.json["false_alarms"]) == ("mnist-edge/self-check/1", True, 0)
+    assert (done.json["schema"], done.json["passed"], done.json["false_positives"]) == (
+        "mnist-edge/self-check/1",
+        True,
+        0,
+    )
     assert (done.json["comparisons"], done.json["rounds"], len(done.json["effects"])) == (COMPARISONS, 5, COMPARISONS)
     assert {effect["verdict"] for effect in done.json["effects"]} == {"undecided"}
     assert done.json["upper95"] == pytest.approx(1 - 0.05 ** (1 / COMPARISONS))
@@ -518,7 +523,7 @@ def test_self_check_fails_where_the_sides_differ(
     noise = np.random.default_rng(1).uniform(0.99, 1.01, len(sides))
     speeds(monkeypatch, lambda turn: noise[turn % len(sides)] * (120 if sides[turn % len(sides)] else 100))
     done = in_process("bench", bundle_folder, "--self-check", "--rounds", "5", "--json", cwd=tmp_path)
-    assert (done.code, done.json["passed"], done.json["false_alarms"]) == (1, False, COMPARISONS)
+    assert (done.code, done.json["passed"], done.json["false_positives"]) == (1, False, COMPARISONS)
     assert {effect["verdict"] for effect in done.json["effects"]} == {"slower"}
     assert done.json["upper95"] == 1
     table = in_process("bench", bundle_folder, "--self-check", "--rounds", "5", cwd=tmp_path)
@@ -533,7 +538,7 @@ def test_self_check_tells_how_far_it_is(bundle_folder: Path, monkeypatch: pytest
     told: list[tuple[int, int]] = []
     found = self_check(plan(bundle_folder, rounds=5), 20, lambda done, whole: told.append((done, whole)))
     assert told == [(done, 200) for done in range(1, 201)]
-    assert found.passed == (found.false_alarms <= FALSE_ALARMS * 20)
+    assert found.passed == (found.false_positives <= FALSE_POSITIVES * 20)
     assert found.passed
 
 

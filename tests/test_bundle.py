@@ -18,19 +18,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnist_edge.bundle import (
-    GOLDEN,
-    MANIFEST,
-    golden_bytes,
-    golden_inputs,
-    load_bundle,
-    manifest_bytes,
-    sha256_of_test_set,
-)
+from mnist_edge.bundle.folder import load_bundle
+from mnist_edge.bundle.golden import GOLDEN, golden_bytes, golden_inputs, sha256_of_test_set
+from mnist_edge.bundle.manifest import MANIFEST, manifest_bytes
 from mnist_edge.contract import Precision
-from mnist_edge.errors import BadFileError, SurroundingsError
+from mnist_edge.errors import BadFileError, UnavailableError
 from mnist_edge.files import sha256_bytes
-from mnist_edge.records import Dataset
+from mnist_edge.records.data import Dataset
 
 FILES = ("model.onnx", GOLDEN, MANIFEST)
 
@@ -93,11 +87,11 @@ def test_one_changed_bit_anywhere_is_found_and_its_file_named(
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("how", ["cut", "longer", "empty"])
-def test_a_file_of_another_length_is_found(copy: Path, name: str, how: str) -> None:
+@pytest.mark.parametrize("normalization", ["cut", "longer", "empty"])
+def test_a_file_of_another_length_is_found(copy: Path, name: str, normalization: str) -> None:
     """A copy that was cut off, or that something was added to, does not load."""
     data = (copy / name).read_bytes()
-    (copy / name).write_bytes({"cut": data[:-1], "longer": data + b"\n", "empty": b""}[how])
+    (copy / name).write_bytes({"cut": data[:-1], "longer": data + b"\n", "empty": b""}[normalization])
     with pytest.raises(BadFileError, match=name):
         load_bundle(copy)
 
@@ -114,7 +108,7 @@ def test_a_folder_without_manifest_is_no_bundle(copy: Path, tmp_path: Path) -> N
     """A wrong path is told apart from a damaged bundle, and says what to do."""
     (copy / MANIFEST).unlink()
     for folder in (copy, tmp_path / "nowhere"):
-        with pytest.raises(SurroundingsError, match="no bundle") as caught:
+        with pytest.raises(UnavailableError, match="no bundle") as caught:
             load_bundle(folder)
         assert "export" in caught.value.hint
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from mnist_edge.records import Dataset, EvalReport
+from mnist_edge.records.data import Dataset
+from mnist_edge.records.evaluation import EvalReport
 from mnist_edge.verification.accuracy import BINS, evaluate, reliability
 
 
@@ -17,10 +18,10 @@ def judged(logits: np.ndarray, labels: np.ndarray, digits: Dataset) -> EvalRepor
     return evaluate(Path("m"), logits.astype(np.float32), dataclasses.replace(digits, test_labels=labels))
 
 
-def sure(confidence: float, count: int, decided: int = 3) -> np.ndarray:
+def sure(confidence: float, count: int, predicted: int = 3) -> np.ndarray:
     """Logits that give one class this probability, and share the rest among the others."""
     logits = np.full((count, 10), np.log((1 - confidence) / 9))
-    logits[:, decided] = np.log(confidence)
+    logits[:, predicted] = np.log(confidence)
     return logits
 
 

@@ -17,8 +17,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mnist_edge.errors import BadFileError, SurroundingsError
-from mnist_edge.records import EpochRecord
+from mnist_edge.errors import BadFileError, UnavailableError
+from mnist_edge.records.training import EpochRecord
 from mnist_edge.training.checkpoint import (
     LAST,
     PREVIOUS,
@@ -56,7 +56,7 @@ def made(seed: int = 0) -> Checkpoint:
         sampler=torch.Generator().manual_seed(seed).get_state(),
         loss_sum=torch.tensor(0.1),
         curve=torch.rand(7),
-        surroundings={"device": "cpu", "threads": 2},
+        environment={"device": "cpu", "threads": 2},
     )
 
 
@@ -71,7 +71,7 @@ def whole(saved: Path) -> bytes:
 
 
 def assert_same(one: Checkpoint, other: Checkpoint) -> None:
-    assert (one.settings, one.progress, one.surroundings) == (other.settings, other.progress, other.surroundings)
+    assert (one.settings, one.progress, one.environment) == (other.settings, other.progress, other.environment)
     for name in ("weights", "momentum"):
         ours, theirs = getattr(one, name), getattr(other, name)
         assert set(ours) == set(theirs)
@@ -185,7 +185,7 @@ def test_other_safetensors_files_are_no_checkpoints(tmp_path: Path, saved: Path)
 def test_a_missing_checkpoint_is_the_surroundings_fault(tmp_path: Path) -> None:
     """An empty run folder and a wrong path say what is not there."""
     for path, named in ((tmp_path, tmp_path / LAST), (tmp_path / "x.pth", tmp_path / "x.pth")):
-        with pytest.raises(SurroundingsError, match=str(named)):
+        with pytest.raises(UnavailableError, match=str(named)):
             checkpoint_path(path)
 
 
@@ -211,7 +211,7 @@ def test_a_failed_save_leaves_both_files_as_they_were(two: Path, monkeypatch: py
 
     with monkeypatch.context() as patch:
         patch.setattr(os, call, full)
-        with pytest.raises(SurroundingsError, match="No space"):
+        with pytest.raises(UnavailableError, match="No space"):
             save_checkpoint(two, made(3))
     after = contents(two)
     assert sorted(after) == sorted(before)
@@ -225,7 +225,7 @@ def test_a_write_limit_leaves_the_last_checkpoint_and_no_other_file(two: Path) -
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(last) // 2, limits[1]))
     try:
-        with pytest.raises(SurroundingsError):
+        with pytest.raises(UnavailableError):
             save_checkpoint(two, made(3))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from mnist_edge.contract import NORMALIZATIONS, Normalization
-from mnist_edge.errors import BadFileError, MnistEdgeError, SurroundingsError, UsageError
+from mnist_edge.errors import BadFileError, MnistEdgeError, UnavailableError, UsageError
 from mnist_edge.runtime.classifier import open_classifier
 
 RANDOM = np.random.default_rng(5)
@@ -49,23 +49,25 @@ def linear(shape: list[int | str], kind: int = FLOAT, *, metadata: str = "", **c
     return model.SerializeToString()
 
 
-def expected(how: str) -> NDArray[np.float64]:
-    return NORMALIZED[how].reshape(5, 784) @ WEIGHT.astype(float)
+def expected(normalization: str) -> NDArray[np.float64]:
+    return NORMALIZED[normalization].reshape(5, 784) @ WEIGHT.astype(float)
 
 
-def agree(found: NDArray[np.float32], how: str) -> None:
+def agree(found: NDArray[np.float32], normalization: str) -> None:
     assert (found.shape, found.dtype) == ((5, 10), np.float32)
-    np.testing.assert_allclose(found, expected(how), rtol=1e-4, atol=2e-6 * np.abs(NORMALIZED[how]).max() * 50)
+    np.testing.assert_allclose(
+        found, expected(normalization), rtol=1e-4, atol=2e-6 * np.abs(NORMALIZED[normalization]).max() * 50
+    )
 
 
 @pytest.mark.parametrize("shape", [["b", 784], ["b", 28, 28], ["b", 1, 28, 28], ["b", 28, 28, 1], [-1, 784]], ids=str)
-@pytest.mark.parametrize("how", NORMALIZATIONS)
-def test_float_models_of_every_shape_and_normalisation(shape: list[int | str], how: Normalization) -> None:
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_float_models_of_every_shape_and_normalisation(shape: list[int | str], normalization: Normalization) -> None:
     """Logits equal a float64 product over pixels normalised by the textbook, at any batch size."""
     classifier = open_classifier(linear(shape), "cpu")
     assert classifier.fixed_batch is None
     for batch in (None, 1, 2, 5, 64):
-        agree(classifier.logits(IMAGES, batch, how), how)
+        agree(classifier.logits(IMAGES, batch, normalization), normalization)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8])
@@ -92,12 +94,12 @@ def test_a_float_model_that_does_not_say_asks_for_its_normalisation() -> None:
         open_classifier(linear(["b", 784], metadata="nonsense"), "cpu").logits(IMAGES)
 
 
-@pytest.mark.parametrize("how", NORMALIZATIONS)
-def test_a_float_model_that_says_is_believed(how: Normalization) -> None:
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_a_float_model_that_says_is_believed(normalization: Normalization) -> None:
     """The file's own metadata decides, unless the user does."""
-    classifier = open_classifier(linear(["b", 784], metadata=how), "cpu")
-    agree(classifier.logits(IMAGES), how)
-    agree(classifier.logits(IMAGES, how="unit"), "unit")
+    classifier = open_classifier(linear(["b", 784], metadata=normalization), "cpu")
+    agree(classifier.logits(IMAGES), normalization)
+    agree(classifier.logits(IMAGES, normalization="unit"), "unit")
 
 
 def value(name: str, kind: int = FLOAT, shape: tuple[int | str, ...] = ("b", 784)) -> onnx.ValueInfoProto:
@@ -125,14 +127,14 @@ def test_models_with_unexpected_inputs_are_bad_files(inputs: list[onnx.ValueInfo
     model = onnx.load_from_string(linear(["b", 784], nodes=nodes, inputs=inputs))
     model.graph.initializer.append(numpy_helper.from_array(np.array([-1, 784]), "shape"))
     with pytest.raises(BadFileError, match=r"takes x|takes other|only the batch may be free|Reshape"):
-        open_classifier(model.SerializeToString(), "cpu").logits(IMAGES, how="unit")
+        open_classifier(model.SerializeToString(), "cpu").logits(IMAGES, normalization="unit")
 
 
 def test_a_model_for_other_pictures_is_a_bad_file() -> None:
     """A classifier of 32x32 pictures is refused, not fed with something of another shape."""
     weight = np.zeros((1024, 10), np.float32)
     with pytest.raises(BadFileError, match="28x28"):
-        open_classifier(linear(["b", 1, 32, 32], weight=weight), "cpu").logits(IMAGES, how="unit")
+        open_classifier(linear(["b", 1, 32, 32], weight=weight), "cpu").logits(IMAGES, normalization="unit")
 
 
 def other_output(nodes: list[onnx.NodeProto], output: onnx.ValueInfoProto) -> bytes:
@@ -157,7 +159,7 @@ SEQUENCE = helper.make_tensor_sequence_value_info("y", FLOAT, None)
 def test_models_with_other_outputs_are_bad_files(model: bytes) -> None:
     """Whatever comes back, it is logits of the pictures given, or a refusal."""
     with pytest.raises(BadFileError, match="answers"):
-        open_classifier(model, "cpu").logits(IMAGES, how="unit")
+        open_classifier(model, "cpu").logits(IMAGES, normalization="unit")
 
 
 def test_a_node_of_a_foreign_domain_is_a_bad_file() -> None:
@@ -184,7 +186,7 @@ def test_a_cut_model_is_a_bad_file_wherever_it_was_cut(tmp_path: Path) -> None:
     for length in [*range(0, 200, 7), *range(200, len(whole), 1999), *range(len(whole) - 60, len(whole))]:
         path.write_bytes(whole[:length])
         try:
-            found = open_classifier(path, "cpu").logits(IMAGES, how="unit")
+            found = open_classifier(path, "cpu").logits(IMAGES, normalization="unit")
         except BadFileError:
             continue
         agree(found, "unit")  # cut after everything that matters
@@ -195,7 +197,7 @@ def test_a_folder_or_nothing_named_onnx_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(MnistEdgeError, match=r"folder\.onnx"):
         open_classifier(tmp_path / "folder.onnx", "cpu")
-    with pytest.raises(SurroundingsError, match=r"nothing\.onnx does not exist"):
+    with pytest.raises(UnavailableError, match=r"nothing\.onnx does not exist"):
         open_classifier(tmp_path / "nothing.onnx", "cpu")
 
 
@@ -212,9 +214,9 @@ def outsourced(path: Path, location: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "how", ["missing", "parent", "absolute", "symlink", "hard link", "hard link below", "hard link linked"]
+    "normalization", ["missing", "parent", "absolute", "symlink", "hard link", "hard link below", "hard link linked"]
 )
-def test_external_data_from_elsewhere_is_a_bad_file(how: str, tmp_path: Path) -> None:
+def test_external_data_from_elsewhere_is_a_bad_file(normalization: str, tmp_path: Path) -> None:
     """A model file cannot make the process read another file of the machine."""
     folder = tmp_path / "model"
     (folder / "sub").mkdir(parents=True)
@@ -223,18 +225,18 @@ def test_external_data_from_elsewhere_is_a_bad_file(how: str, tmp_path: Path) ->
     location = {
         "missing": "gone.bin", "parent": "../secret.bin", "absolute": str(secret), "hard link below": "sub/w.bin",
         "hard link linked": "link/w.bin",
-    }.get(how, "w.bin")  # fmt: skip
-    if how == "symlink":
+    }.get(normalization, "w.bin")  # fmt: skip
+    if normalization == "symlink":
         (folder / "w.bin").symlink_to(secret)
-    if how == "hard link linked":
+    if normalization == "hard link linked":
         (folder / "deep").mkdir()
         (folder / "link").symlink_to("deep")
-    if how.startswith("hard link"):
+    if normalization.startswith("hard link"):
         (folder / location).hardlink_to(secret)
     outsourced(folder / "m.onnx", location)
     with pytest.raises(BadFileError, match=r"m\.onnx") as caught:
         open_classifier(folder / "m.onnx", "cpu")
-    assert not how.startswith("hard link") or f"{folder / location} are a hard link" in caught.value.message
+    assert not normalization.startswith("hard link") or f"{folder / location} are a hard link" in caught.value.message
 
 
 @pytest.mark.parametrize("location", ["w.bin", "sub/w.bin"])
@@ -246,4 +248,4 @@ def test_external_data_of_its_own_are_read(location: str, tmp_path: Path) -> Non
     (tmp_path / "also m.onnx").hardlink_to(tmp_path / "m.onnx")
     (tmp_path / "other.bin").write_bytes(b"")
     (tmp_path / "another.bin").hardlink_to(tmp_path / "other.bin")
-    agree(open_classifier(tmp_path / "m.onnx", "cpu").logits(IMAGES, how="unit"), "unit")
+    agree(open_classifier(tmp_path / "m.onnx", "cpu").logits(IMAGES, normalization="unit"), "unit")

@@ -185,7 +185,7 @@ def test_training_without_torch_names_the_extra(tmp_path: Path) -> None:
     done = mnist_edge("train", "--dataset", "digits", "--json", cwd=tmp_path, **environment)
     assert done.code == 4
     assert 'pip install "mnist-edge[train]"' in one_line(done.err)
-    assert done.json["error"]["kind"] == "surroundings"
+    assert done.json["error"]["kind"] == "environment"
     assert not (tmp_path / "runs").exists()
 
 

@@ -15,12 +15,12 @@ from test_cli import in_process, one_line
 from mnist_edge.benchmarking import process, rounds
 from mnist_edge.benchmarking.compare import compare, effect, read_result
 from mnist_edge.benchmarking.environment import environment
-from mnist_edge.bundle import load_bundle
-from mnist_edge.errors import BadFileError, SurroundingsError, UsageError
-from mnist_edge.records import BenchReport, BenchRow, ProcessTiming, Scenario
+from mnist_edge.bundle.folder import load_bundle
+from mnist_edge.errors import BadFileError, UnavailableError, UsageError
+from mnist_edge.records.benchmark import BenchReport, BenchRow, ProcessTiming, Scenario
 
 CALM = (100.0, 101.0, 99.5, 100.5, 100.2)
-SURROUNDINGS: dict[str, Any] = {
+ENVIRONMENT: dict[str, Any] = {
     "date": "2026-01-01T00:00:00+00:00", "cpu": "A CPU", "cpu_features": ["avx2"], "machine": "x86_64",
     "system": "Linux", "cores": 2, "affinity": [0, 1], "governor": None, "load_1min": 0.1, "python": "3.11.7",
     "versions": {"numpy": "2.3", "onnxruntime": "1.30", "torch": "2.11"}, "providers": ["CPUExecutionProvider"],
@@ -44,10 +44,10 @@ def row(p50s: tuple[float, ...] = CALM, factor: float = 1.0, **changes: Any) -> 
     return BenchRow(**{**fields, **changes})
 
 
-def result(*rows: BenchRow, weights: str = "a" * 64, **surroundings: Any) -> BenchReport:
+def result(*rows: BenchRow, weights: str = "a" * 64, **environment: Any) -> BenchReport:
     """What `bench` would have reported."""
     return BenchReport(
-        model="exported/digits", weights_sha256=weights, environment={**SURROUNDINGS, **surroundings}, order_seed=11,
+        model="exported/digits", weights_sha256=weights, environment={**ENVIRONMENT, **environment}, order_seed=11,
         pace_ms=(5.0, 5.1), results=rows or (row(),), gpu_from_batch=None, profile=(), notes=(),
     )  # fmt: skip
 
@@ -176,7 +176,7 @@ OTHERS = {
     "affinity": ({"affinity": [0]}, "affinity: [0, 1] and [0]"),
     "governor": ({"governor": "powersave"}, "governor: None and powersave"),
     "python": ({"python": "3.14.0"}, "python: 3.11.7 and 3.14.0"),
-    "numpy": ({"versions": {**SURROUNDINGS["versions"], "numpy": "2.4"}}, "numpy 2.3 and 2.4"),
+    "numpy": ({"versions": {**ENVIRONMENT["versions"], "numpy": "2.4"}}, "numpy 2.3 and 2.4"),
     "a wheel": ({"versions": {"numpy": "2.3", "onnxruntime-gpu": "1.30"}}, "onnxruntime-gpu None and 1.30"),
     "weights": ({"weights": "b" * 64}, "they are of different models"),
 }
@@ -422,7 +422,7 @@ def test_a_bad_result_is_named(change: str, before: Path, bundle_folder: Path, t
 @pytest.mark.usefixtures("nothing_is_timed")
 def test_a_missing_result_says_how_to_make_one(before: Path, bundle_folder: Path, tmp_path: Path) -> None:
     """Exit 4 for a wrong path, and a folder is no result."""
-    with pytest.raises(SurroundingsError, match="does not exist"):
+    with pytest.raises(UnavailableError, match="does not exist"):
         read_result(tmp_path)
     for arguments in (
         ("compare", "no.json", before),
@@ -430,7 +430,7 @@ def test_a_missing_result_says_how_to_make_one(before: Path, bundle_folder: Path
         ("bench", bundle_folder, "--compare", "no.json", "--output", "b.json"),
     ):
         done = in_process(*arguments, "--json", cwd=tmp_path)
-        assert (done.code, done.json["error"]["kind"]) == (4, "surroundings")
+        assert (done.code, done.json["error"]["kind"]) == (4, "environment")
         assert "no.json does not exist" in one_line(done.err)
         assert "bench --output" in one_line(done.err)
     assert not (tmp_path / "b.json").exists()
@@ -480,7 +480,7 @@ def test_bench_may_replace_the_result_that_it_compares_with(
 
 
 REFUSED: dict[str, tuple[Callable[[BenchReport], BenchReport], tuple[str, ...], int, str]] = {
-    "another machine": (lambda old: dataclasses.replace(old, environment=SURROUNDINGS), (), 2, "cpu: A CPU and"),
+    "another machine": (lambda old: dataclasses.replace(old, environment=ENVIRONMENT), (), 2, "cpu: A CPU and"),
     "another model": (lambda old: dataclasses.replace(old, weights_sha256="b" * 64), (), 2, "different models"),
     "another duration": (lambda old: old, ("--duration", "0.2"), 2, "single-stream for 0.4 s and single-stream for 0.2 s"),
     "other batches": (lambda old: old, ("--batch", "2"), 2, "no row in common"),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mnist_edge.ranks import Rank
-from mnist_edge.records import Dataset
+from mnist_edge.records.data import Dataset
 from mnist_edge.training.cuda_graph import EAGER_STEPS, GraphStep
 from mnist_edge.training.feed import Feed
 from mnist_edge.training.model import build_model

@@ -8,8 +8,8 @@ from sklearn.datasets import load_digits as carried
 
 from mnist_edge.data import digits as module
 from mnist_edge.data.digits import load_digits
-from mnist_edge.errors import SurroundingsError
-from mnist_edge.records import Dataset
+from mnist_edge.errors import UnavailableError
+from mnist_edge.records.data import Dataset
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,6 @@ def test_the_digits_are_the_same_every_time(digits: Dataset) -> None:
 def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where scikit-learn is missing, the error says what to install."""
     monkeypatch.setattr(module, "find_spec", lambda _name: None)
-    with pytest.raises(SurroundingsError) as caught:
+    with pytest.raises(UnavailableError) as caught:
         load_digits()
     assert "mnist-edge[train]" in caught.value.hint

@@ -28,7 +28,7 @@ def test_doctor_tells_what_is_there(tmp_path: Path) -> None:
     done = in_process("doctor", "--json", cwd=tmp_path)
     assert (done.code, done.err, done.json["schema"]) == (0, "", "mnist-edge/doctor/1")
     found = by_subject(done.json)
-    assert all(set(finding) == {"subject", "found", "ok", "mend"} for finding in found.values())
+    assert all(set(finding) == {"subject", "found", "ok", "fix"} for finding in found.values())
     assert found["mnist-edge"]["found"] == f"{package.__version__}, Python {platform.python_version()}"
     for name in TRAIN_PACKAGES:
         assert (found[name]["found"], found[name]["ok"]) == (importlib.metadata.version(name), True)
@@ -50,12 +50,12 @@ def test_every_missing_thing_comes_with_a_mend(tmp_path: Path) -> None:
     assert missing == {
         *TRAIN_PACKAGES, "provider cpu", "provider cuda", "GPU", "data mnist", "data fashion-mnist", "data kmnist",
     }  # fmt: skip
-    assert all(bool(finding["mend"]) != finding["ok"] for finding in found.values())
-    assert 'pip install "mnist-edge[train]"' in found["torch"]["mend"]
-    assert found["provider cpu"]["mend"] == 'pip install "mnist-edge[cpu]"'
-    assert found["provider cuda"]["mend"] == 'pip install "mnist-edge[cuda]"'
-    assert "mnist-edge train --dataset kmnist" in found["data kmnist"]["mend"]
-    assert str(tmp_path / "no-cache") in found["data mnist"]["mend"]
+    assert all(bool(finding["fix"]) != finding["ok"] for finding in found.values())
+    assert 'pip install "mnist-edge[train]"' in found["torch"]["fix"]
+    assert found["provider cpu"]["fix"] == 'pip install "mnist-edge[cpu]"'
+    assert found["provider cuda"]["fix"] == 'pip install "mnist-edge[cuda]"'
+    assert "mnist-edge train --dataset kmnist" in found["data kmnist"]["fix"]
+    assert str(tmp_path / "no-cache") in found["data mnist"]["fix"]
 
 
 def test_damaged_data_are_told(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_damaged_data_are_told(tmp_path: Path) -> None:
     (raw / "train-images-idx3-ubyte").write_bytes(b"junk")
     done = in_process("doctor", "--data-dir", tmp_path, "--json", cwd=tmp_path)
     finding = by_subject(done.json)["data mnist"]
-    assert (done.code, finding["ok"], bool(finding["mend"])) == (0, False, True)
+    assert (done.code, finding["ok"], bool(finding["fix"])) == (0, False, True)
     assert str(raw) in finding["found"]
 
 
@@ -95,4 +95,4 @@ def test_the_gpu_is_asked_for_and_believed_only_if_it_answers(
     finding = diagnosis._gpu()
     assert finding.ok == ok
     assert said in finding.found
-    assert bool(finding.mend) != ok
+    assert bool(finding.fix) != ok

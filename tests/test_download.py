@@ -15,14 +15,14 @@ import pytest
 
 from mnist_edge.data import download as module
 from mnist_edge.data.download import download
-from mnist_edge.errors import BadFileError, SurroundingsError
+from mnist_edge.errors import BadFileError, UnavailableError
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-Answer = Callable[[BaseHTTPRequestHandler, threading.Event], None]
+ProcessResult = Callable[[BaseHTTPRequestHandler, threading.Event], None]
 
 
 @contextlib.contextmanager
-def mirror(answer: Answer) -> Iterator[tuple[str, list[str]]]:
+def mirror(answer: ProcessResult) -> Iterator[tuple[str, list[str]]]:
     """A server on this machine that answers every request with `answer`; yields its address and what was asked."""
     asked: list[str] = []
     over = threading.Event()
@@ -85,11 +85,11 @@ def never(_raw: Path) -> None:
 
 
 @pytest.mark.parametrize("answer", [wrong, cut])
-def test_wrong_or_cut_content_is_refused(monkeypatch: pytest.MonkeyPatch, root: Path, answer: Answer) -> None:
+def test_wrong_or_cut_content_is_refused(monkeypatch: pytest.MonkeyPatch, root: Path, answer: ProcessResult) -> None:
     """A login page in place of the archive, or half an archive, is an error and leaves nothing."""
     with mirror(answer) as (address, asked):
         monkeypatch.setenv("MNIST_EDGE_MIRROR", address)
-        with pytest.raises(SurroundingsError, match="MNIST could not be downloaded") as caught:
+        with pytest.raises(UnavailableError, match="MNIST could not be downloaded") as caught:
             download("MNIST", root, never)
     assert asked
     assert set(asked) == {f"/{NAMES[0]}.gz"}
@@ -103,7 +103,7 @@ def test_a_server_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, roo
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # a port that nobody listens on
         monkeypatch.setenv("MNIST_EDGE_MIRROR", f"http://127.0.0.1:{taken.getsockname()[1]}/")
-        with pytest.raises(SurroundingsError, match="refused") as caught:
+        with pytest.raises(UnavailableError, match="refused") as caught:
             download("FashionMNIST", root, never)
     assert "digits" in caught.value.hint
     assert "--data-dir" in caught.value.hint
@@ -114,7 +114,7 @@ def test_an_endless_download_is_ended(monkeypatch: pytest.MonkeyPatch, root: Pat
     """A server that drips for ever is given up after the time limit; its process and its files are gone."""
     with mirror(dripping) as (address, _):
         monkeypatch.setenv("MNIST_EDGE_MIRROR", address)
-        with pytest.raises(SurroundingsError, match="took over 5 s"):
+        with pytest.raises(UnavailableError, match="took over 5 s"):
             download("MNIST", root, never, total_seconds=5)
     assert not list(root.iterdir())
     for process in Path("/proc").glob("[0-9]*/cmdline"):
@@ -167,7 +167,7 @@ def test_a_download_that_fails_its_check_leaves_what_was_there(monkeypatch: pyte
         assert (raw / NAMES[0]).exists()
         raise BadFileError("not the one of mnist")
 
-    with pytest.raises(SurroundingsError, match="not MNIST"):
+    with pytest.raises(UnavailableError, match="not MNIST"):
         download("MNIST", root, refuse)
     assert [path for path in root.rglob("*") if path.is_file()] == [old]
     assert [path.name for path in root.iterdir()] == ["MNIST"]
@@ -179,14 +179,14 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_download(
     """Where the data folder cannot be made, nothing is fetched."""
     monkeypatch.setattr(module, "_fetch", lambda *_: pytest.fail("fetched for nothing"))
     (tmp_path / "file").touch()
-    with pytest.raises(SurroundingsError, match="file"):
+    with pytest.raises(UnavailableError, match="file"):
         download("MNIST", tmp_path / "file" / "data", never)
 
 
 def test_without_torchvision_the_place_for_the_files_is_named(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     """A device without torchvision is told where to put the files; nothing is made there."""
     monkeypatch.setattr(module, "find_spec", lambda _name: None)
-    with pytest.raises(SurroundingsError) as caught:
+    with pytest.raises(UnavailableError) as caught:
         download("MNIST", root, never)
     assert str(root / "MNIST" / "raw") in caught.value.hint
     assert not root.exists()

@@ -11,7 +11,7 @@ from PIL import Image
 from test_bundle import rewrite_bundle
 from test_cli import in_process, one_line
 
-from mnist_edge.records import Dataset
+from mnist_edge.records.data import Dataset
 from mnist_edge.training.checkpoint import read_model
 from mnist_edge.training.model import reference_logits
 
@@ -29,9 +29,9 @@ def test_every_form_of_a_model_gets_the_same_figures(
         "reliability", "per_class", "confusion",
     }  # fmt: skip
     assert (report["schema"], report["dataset"], report["images"]) == ("mnist-edge/eval/2", "digits", 360)
-    decided = reference_logits(read_model(workplace / "runs" / "digits")[0], digits.test_images).argmax(axis=1)
+    predicted = reference_logits(read_model(workplace / "runs" / "digits")[0], digits.test_images).argmax(axis=1)
     truth = digits.test_labels
-    assert report["accuracy"] == (decided == truth).mean()
+    assert report["accuracy"] == (predicted == truth).mean()
     confusion = np.array(report["confusion"])
     assert confusion.shape == (10, 10)
     assert confusion.sum() == report["images"]
@@ -39,9 +39,11 @@ def test_every_form_of_a_model_gets_the_same_figures(
     for label, row in enumerate(report["per_class"]):
         assert row["label"] == str(label)
         assert row["images"] == (truth == label).sum()
-        assert row["recall"] == pytest.approx((decided[truth == label] == label).mean())
-        assert row["precision"] == pytest.approx((truth[decided == label] == label).mean())
-        assert confusion[label].tolist() == [int(((truth == label) & (decided == other)).sum()) for other in range(10)]
+        assert row["recall"] == pytest.approx((predicted[truth == label] == label).mean())
+        assert row["precision"] == pytest.approx((truth[predicted == label] == label).mean())
+        assert confusion[label].tolist() == [
+            int(((truth == label) & (predicted == other)).sum()) for other in range(10)
+        ]
 
 
 def test_the_table_and_the_plot_are_for_people(bundle_folder: Path, tmp_path: Path) -> None:

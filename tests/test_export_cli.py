@@ -13,22 +13,22 @@ import torch
 from faults import FITTING, Fault, Golden
 from test_cli import in_process, one_line
 
-from mnist_edge.bundle import load_bundle
-from mnist_edge.errors import BadFileError, CheckFailedError, SurroundingsError
+from mnist_edge.bundle.folder import load_bundle
+from mnist_edge.errors import BadFileError, CheckFailedError, UnavailableError
 from mnist_edge.exporting import graph, pipeline
-from mnist_edge.exporting.pipeline import Order, export_bundle
-from mnist_edge.records import Dataset
+from mnist_edge.exporting.pipeline import ExportRequest, export_bundle
+from mnist_edge.records.data import Dataset
 from mnist_edge.training.checkpoint import read_model
 
 pytestmark = pytest.mark.xdist_group("exporting")
 
 
 @pytest.fixture
-def order(workplace: Path, bundle_folder: Path, digits: Dataset, tmp_path: Path) -> Order:
+def order(workplace: Path, bundle_folder: Path, digits: Dataset, tmp_path: Path) -> ExportRequest:
     """An export over a bundle that is already there."""
     shutil.copytree(bundle_folder, tmp_path / "exported" / "digits")
     model, _ = read_model(workplace / "runs" / "digits")
-    return Order(model=model, dataset=digits, output=tmp_path / "exported" / "digits", input="uint8", opset=20)
+    return ExportRequest(model=model, dataset=digits, output=tmp_path / "exported" / "digits", input="uint8", opset=20)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -61,7 +61,7 @@ def test_export_publishes_and_tells(workplace: Path, bundle_folder: Path, tmp_pa
 
 @pytest.mark.parametrize("fault", FITTING, ids=lambda fault: fault.name)
 def test_a_graph_that_answers_otherwise_is_not_published(
-    fault: Fault, order: Order, monkeypatch: pytest.MonkeyPatch
+    fault: Fault, order: ExportRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wrong export fails with 1, and the bundle before stays byte for byte."""
     golden = load_bundle(order.output).golden
@@ -74,7 +74,7 @@ def test_a_graph_that_answers_otherwise_is_not_published(
     assert {path.name for path in order.output.parent.iterdir()} == {"digits"}
 
 
-def test_the_fault_tests_would_publish_a_right_graph(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fault_tests_would_publish_a_right_graph(order: ExportRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control of the test above: the same way, with the right bytes, publishes."""
     proto = onnx.load(order.output / "model.onnx")
     exporting(monkeypatch, proto.SerializeToString())
@@ -84,7 +84,9 @@ def test_the_fault_tests_would_publish_a_right_graph(order: Order, monkeypatch: 
 
 
 @pytest.mark.parametrize("data", [b"", b"no model", b"\x08\x0a"])
-def test_bytes_that_are_no_model_are_not_published(data: bytes, order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_that_are_no_model_are_not_published(
+    data: bytes, order: ExportRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever an exporter returns, the bundle before stays."""
     exporting(monkeypatch, data)
     before = content(order.output)
@@ -95,17 +97,17 @@ def test_bytes_that_are_no_model_are_not_published(data: bytes, order: Order, mo
 
 @pytest.mark.parametrize("step", ["publish_folder", "load_bundle"])
 def test_a_failure_while_publishing_leaves_the_bundle_before(
-    step: str, order: Order, monkeypatch: pytest.MonkeyPatch
+    step: str, order: ExportRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that fails at the last step costs nothing that was there, and leaves no temporary folder."""
     exporting(monkeypatch, (order.output / "model.onnx").read_bytes())
 
     def fail(*_: Any) -> None:
-        raise SurroundingsError("disk full")
+        raise UnavailableError("disk full")
 
     monkeypatch.setattr(pipeline, step, fail)
     before = content(order.output)
-    with pytest.raises(SurroundingsError):
+    with pytest.raises(UnavailableError):
         export_bundle(order)
     assert content(order.output) == before
     assert {path.name for path in order.output.parent.iterdir()} == {"digits"}
@@ -131,7 +133,7 @@ def a_link(output: Path) -> None:
 
 @pytest.mark.parametrize("arrange", [stranger_beside, no_manifest, a_file, a_link])
 def test_a_folder_with_what_no_export_put_there_is_refused(
-    arrange: Callable[[Path], None], workplace: Path, order: Order, tmp_path: Path
+    arrange: Callable[[Path], None], workplace: Path, order: ExportRequest, tmp_path: Path
 ) -> None:
     """A wrong --output never deletes a user's files; exit 2 before any work."""
     arrange(order.output)
@@ -142,7 +144,7 @@ def test_a_folder_with_what_no_export_put_there_is_refused(
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_a_bare_state_dict_is_exported(order: Order, tmp_path: Path) -> None:
+def test_a_bare_state_dict_is_exported(order: ExportRequest, tmp_path: Path) -> None:
     """The seed's own form of a file gives the same model; its dataset must be named."""
     torch.save(order.model.state_dict(), tmp_path / "mnist.pth")
     target = tmp_path / "from-pth"
@@ -155,7 +157,7 @@ def test_a_bare_state_dict_is_exported(order: Order, tmp_path: Path) -> None:
 def test_no_run_is_4(options: tuple[str, ...], tmp_path: Path) -> None:
     """Nothing to export: the line names what was looked for and how to make one."""
     done = in_process("export", *options, "--json", cwd=tmp_path)
-    assert (done.code, done.json["error"]["kind"]) == (4, "surroundings")
+    assert (done.code, done.json["error"]["kind"]) == (4, "environment")
     assert "mnist-edge train" in one_line(done.err)
     assert not (tmp_path / "exported").exists()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mnist_edge import files
-from mnist_edge.errors import SurroundingsError, UsageError
+from mnist_edge.errors import UnavailableError, UsageError
 from mnist_edge.files import ensure_folder, locked, publish_folder, sha256_bytes, sha256_file, write_atomic
 
 
@@ -81,7 +81,7 @@ def test_a_failed_write_leaves_the_old_bytes_and_no_temporary_file(
     write_atomic(target, b"old")
     with monkeypatch.context() as patch:
         patch.setattr(f"mnist_edge.files.{call}", failing(code))
-        with pytest.raises(SurroundingsError, match=os.strerror(code)) as caught:
+        with pytest.raises(UnavailableError, match=os.strerror(code)) as caught:
             write_atomic(target, b"new")
     assert caught.value.hint
     assert contents(tmp_path) == {"file": b"old"}
@@ -91,7 +91,7 @@ def test_a_full_disk_leaves_the_old_bytes(tmp_path: Path) -> None:
     """A real write limit in the middle of the data ends with one line, the old file and no other."""
     target = tmp_path / "file"
     write_atomic(target, b"old")
-    with file_size_limit(100_000), pytest.raises(SurroundingsError, match="file"):
+    with file_size_limit(100_000), pytest.raises(UnavailableError, match="file"):
         write_atomic(target, b"n" * 300_000)
     assert contents(tmp_path) == {"file": b"old"}
 
@@ -108,7 +108,7 @@ def test_what_does_not_read_back_is_not_kept(tmp_path: Path, monkeypatch: pytest
 
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "fsync", spoil)
-        with pytest.raises(SurroundingsError, match="read back"):
+        with pytest.raises(UnavailableError, match="read back"):
             write_atomic(target, b"new")
     assert contents(tmp_path) == {"file": b"old"}
 
@@ -132,18 +132,18 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file"):
         ensure_folder(tmp_path / "file")
-    with pytest.raises(SurroundingsError):
+    with pytest.raises(UnavailableError):
         ensure_folder(tmp_path / "file" / "below")
     with monkeypatch.context() as patch:
         patch.setattr(files.tempfile, "TemporaryFile", failing(errno.EROFS))
-        with pytest.raises(SurroundingsError, match="Read-only") as caught:
+        with pytest.raises(UnavailableError, match="Read-only") as caught:
             ensure_folder(tmp_path / "made")
     assert "may write" in caught.value.hint
 
 
 def test_a_name_too_long_is_refused_in_one_line(tmp_path: Path) -> None:
     """A folder whose name the file system cannot hold is the surroundings' fault."""
-    with pytest.raises(SurroundingsError, match="too long"):
+    with pytest.raises(UnavailableError, match="too long"):
         ensure_folder(tmp_path / ("x" * 300))
 
 
@@ -193,7 +193,7 @@ def test_a_first_folder_is_published(shelf: Path) -> None:
 def test_a_failed_publication_leaves_the_old_folder(shelf: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     """If the system refuses, the published folder is as it was."""
     monkeypatch.setattr(f"mnist_edge.files.{call}", failing(errno.ENOSPC))
-    with pytest.raises(SurroundingsError, match="No space"):
+    with pytest.raises(UnavailableError, match="No space"):
         publish_folder(shelf / "staged", shelf / "target")
     assert {name: data for name, data in contents(shelf).items() if name.startswith("target/")} == OLD
 
@@ -213,7 +213,7 @@ def test_a_failed_publication_without_exchange_leaves_the_old_folder(
 
     monkeypatch.setattr(files, "_exchange", lambda _one, _other: False)
     monkeypatch.setattr(files.os, "rename", one_fails)
-    with pytest.raises(SurroundingsError):
+    with pytest.raises(UnavailableError):
         publish_folder(shelf / "staged", shelf / "target")
     assert {name: data for name, data in contents(shelf).items() if name.startswith("target/")} == OLD
 
@@ -221,7 +221,7 @@ def test_a_failed_publication_without_exchange_leaves_the_old_folder(
 def test_a_folder_is_held_by_one(tmp_path: Path) -> None:
     """A second holder is refused and told so; afterwards the folder is free, and no file tells of the lock."""
     with locked(tmp_path):
-        with pytest.raises(SurroundingsError, match="in use"), locked(tmp_path):
+        with pytest.raises(UnavailableError, match="in use"), locked(tmp_path):
             pass
         assert not list(tmp_path.iterdir())
     with pytest.raises(ZeroDivisionError), locked(tmp_path):
@@ -237,7 +237,7 @@ def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
         [sys.executable, "-c", code, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(SurroundingsError, match="in use"), locked(tmp_path):
+        with pytest.raises(UnavailableError, match="in use"), locked(tmp_path):
             pass
         holder.send_signal(signal.SIGKILL)
         holder.wait()
@@ -247,5 +247,5 @@ def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
 
 def test_a_lock_on_nothing_is_refused(tmp_path: Path) -> None:
     """A folder that is not there cannot be held."""
-    with pytest.raises(SurroundingsError), locked(tmp_path / "nowhere"):
+    with pytest.raises(UnavailableError), locked(tmp_path / "nowhere"):
         pass

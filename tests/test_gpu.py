@@ -12,9 +12,9 @@ from test_compare import row
 
 from mnist_edge.benchmarking import rounds
 from mnist_edge.benchmarking.gpu import ROUNDS, gpu_from_batch, measure_transfers
-from mnist_edge.benchmarking.process import Answer, Task
+from mnist_edge.benchmarking.process import ProcessResult, Task
 from mnist_edge.benchmarking.rounds import Plan, bench, choose
-from mnist_edge.records import BenchRow, Scenario, Transfers
+from mnist_edge.records.benchmark import BenchRow, Scenario, Transfers
 
 
 class FakeGpu:
@@ -157,13 +157,13 @@ def timed_on_a_gpu(monkeypatch: pytest.MonkeyPatch, explained: float) -> list[Ta
     """A GPU that takes 60 us whatever the batch, 50 as a graph; the CPU 10 us an image."""
     tasks: list[Task] = []
 
-    def run(_module: str, task: Task) -> Answer:
+    def run(_module: str, task: Task) -> ProcessResult:
         tasks.append(task)
         us = (50.0 if task.cuda_graph else 60.0) if task.provider == "cuda" else 10.0 * task.batch
         parts = Transfers(
             host_to_device_us=10, compute_us=30, device_to_host_us=10, whole_us=50 / explained, explained=explained
         )
-        return Answer(
+        return ProcessResult(
             process_ns=1, session_ns=1, first_run_ns=1, warmup_runs=1, run_ns=[round(1000 * us)] * 40, wait_ns=[],
             elapsed_ns=round(40_000 * us), peak_rss_bytes=1, placement={}, checked=64, wrong=0,
             transfers=parts if task.provider == "cuda" and "worker" in _module else None,

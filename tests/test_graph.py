@@ -20,7 +20,7 @@ from torch import nn
 
 from mnist_edge.contract import INPUT_NAMES, LABELS, OPSETS, InputKind
 from mnist_edge.exporting.graph import Origin, RawImages, export_graph, fold_normalization, weights_sha256
-from mnist_edge.records import Dataset
+from mnist_edge.records.data import Dataset
 from mnist_edge.training.checkpoint import read_model
 from mnist_edge.training.model import build_model
 

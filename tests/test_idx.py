@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mnist_edge.data.idx import read_images, read_labels
-from mnist_edge.errors import BadFileError, SurroundingsError
+from mnist_edge.errors import BadFileError, UnavailableError
 
 IMAGES = bytes([0, 0, 8, 3]) + struct.pack(">3I", 2, 28, 28) + bytes(i % 251 for i in range(2 * 784))
 LABELS = bytes([0, 0, 8, 1]) + struct.pack(">I", 5) + bytes([0, 9, 3, 7, 1])
@@ -120,5 +120,5 @@ def test_a_file_that_cannot_be_opened_is_no_bad_file(tmp_path: Path, reader_and_
     """A missing file, or a folder in its place, is the surroundings' fault and named."""
     reader, _ = reader_and_data
     for path in (tmp_path / "nowhere", tmp_path):
-        with pytest.raises(SurroundingsError, match=path.name):
+        with pytest.raises(UnavailableError, match=path.name):
             reader(path)

@@ -89,7 +89,7 @@ def test_bench_itself_never_imports_the_workshop(bundle_folder: Path, tmp_path: 
 from pathlib import Path
 from mnist_edge.benchmarking import rounds
 rounds.ENGINES["torch"] = rounds.ENGINES["onnxruntime"]
-from mnist_edge.records import Scenario
+from mnist_edge.records.benchmark import Scenario
 plan = rounds.Plan(model=Path({str(bundle_folder)!r}), rounds=1, scenario=Scenario(seconds=0))
 assert [row.engine for row in rounds.bench(plan).results] == ["onnxruntime", "torch"]
 """
@@ -126,7 +126,7 @@ def test_the_floors_hold() -> None:
         ("files.py", "from mnist_edge.cli.app import main"),
         ("training/loop.py", "from rich.console import Console"),
         ("benchmarking/rounds.py", "import mnist_edge.baseline.eager"),
-        ("training/loop.py", "from mnist_edge.tuning.study import Space"),
+        ("training/loop.py", "from mnist_edge.sweeping.study import Space"),
         ("tuning/sweep.py", "from rich.console import Console"),
     ],
 )

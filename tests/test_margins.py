@@ -16,7 +16,7 @@ from mnist_edge.verification.margins import certify, top2_margins
 EIGHTHS = st.integers(-80, 80).map(lambda count: count / 8)
 
 
-def decided(logits: NDArray[np.float32]) -> NDArray[np.intp]:
+def predicted(logits: NDArray[np.float32]) -> NDArray[np.intp]:
     return np.asarray(logits.argmax(axis=1))
 
 
@@ -31,24 +31,24 @@ def test_a_certificate_by_hand() -> None:
     logits = np.array([[3, 1, 2.5], [0, 5, 1], [2, 2, 0], [9, 1, 1]], np.float32)
     found = certify(logits, np.array([2, 1, 1, 0]), 0.25)
     assert (found.error, found.certified) == (0.25, 0.5)
-    assert [(case.image, case.margin, case.reference, case.decided) for case in found.uncertified] == [
+    assert [(case.image, case.margin, case.reference, case.predicted) for case in found.uncertified] == [
         (2, 0, 0, 1), (0, 0.5, 0, 2),
     ]  # fmt: skip
-    assert [case.image for case in certify(logits, decided(logits), 0.2499).uncertified] == [2]
+    assert [case.image for case in certify(logits, predicted(logits), 0.2499).uncertified] == [2]
 
 
 @given(npst.arrays(np.float32, (6, 3), elements=EIGHTHS))
 def test_the_open_cases_come_smallest_margin_first_and_equal_ones_in_order(logits: NDArray[np.float32]) -> None:
     """A table that shows the first few shows those nearest to a change."""
-    cases = [(case.margin, case.image) for case in certify(logits, decided(logits), 4.0).uncertified]
+    cases = [(case.margin, case.image) for case in certify(logits, predicted(logits), 4.0).uncertified]
     assert cases == sorted(cases)
 
 
 def test_without_an_error_only_ties_are_open() -> None:
     """A model that answers exactly as the reference has every decision certain that the reference has."""
     logits = np.array([[1, 2], [2, 2]], np.float32)
-    assert [case.image for case in certify(logits, decided(logits), 0).uncertified] == [1]
-    assert certify(logits[:1], decided(logits[:1]), 0).certified == 1
+    assert [case.image for case in certify(logits, predicted(logits), 0).uncertified] == [1]
+    assert certify(logits[:1], predicted(logits[:1]), 0).certified == 1
 
 
 @given(
@@ -57,7 +57,7 @@ def test_without_an_error_only_ties_are_open() -> None:
 )
 def test_no_adversary_flips_a_certified_image(logits: NDArray[np.float32], error: float) -> None:
     """Every corner of the cube of allowed errors is tried; what is certified stays, what is not can be made to fall."""
-    found = certify(logits, decided(logits), error)
+    found = certify(logits, predicted(logits), error)
     open_cases = {case.image for case in found.uncertified}
     corners = np.array(list(itertools.product((-error, 0, error), repeat=logits.shape[1])))
     for image, row in enumerate(logits.astype(np.float64)):
@@ -76,6 +76,6 @@ def test_whatever_decision_changed_is_listed(logits: NDArray[np.float32], noise:
     """The certificate of the error that was seen never vouches for an image that another decision was seen for."""
     answers = logits + noise
     error = float(np.abs(answers.astype(np.float64) - logits).max())
-    listed = {case.image: case.decided for case in certify(logits, decided(answers), error).uncertified}
-    for image in np.flatnonzero(decided(answers) != decided(logits)):
+    listed = {case.image: case.predicted for case in certify(logits, predicted(answers), error).uncertified}
+    for image in np.flatnonzero(predicted(answers) != predicted(logits)):
         assert listed[int(image)] == answers[image].argmax()

@@ -16,13 +16,20 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from test_bundle import rewrite_bundle
 
-from mnist_edge.bundle import load_bundle
+from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.errors import BadFileError, UsageError
-from mnist_edge.records import Dataset, VariantParity
+from mnist_edge.records.data import Dataset
+from mnist_edge.records.verification import VariantParity
 from mnist_edge.runtime.classifier import open_classifier
 from mnist_edge.runtime.session import RefusedModelError
-from mnist_edge.verification.parity import TOLERANCE, Demand, Reference, check_parity
-from mnist_edge.verification.verify import Settings, Truth, golden_reference, reference_on_test_set, verify_bundle
+from mnist_edge.verification.parity import TOLERANCE, Reference, Requirement, check_parity
+from mnist_edge.verification.verify import (
+    ReferenceOutputs,
+    Settings,
+    golden_reference,
+    reference_on_test_set,
+    verify_bundle,
+)
 
 Array = NDArray[np.float32]
 
@@ -46,9 +53,9 @@ def plant(name: str, proto: ModelProto, golden: Reference) -> ModelProto:
     return BY_NAME[name].plant(proto, Golden(golden.images, golden.logits))
 
 
-def truth(references: tuple[Reference, Reference]) -> Truth:
+def truth(references: tuple[Reference, Reference]) -> ReferenceOutputs:
     """The answers alone; nothing is known of the network's inside."""
-    return Truth(golden=references[0], test_set=references[1], stages=None, said="golden")
+    return ReferenceOutputs(golden=references[0], test_set=references[1], stages=None, said="golden")
 
 
 def check(proto: ModelProto, golden: Reference, test_set: Reference | None = None) -> VariantParity:
@@ -133,8 +140,8 @@ class Fixed:
     other: tuple[int, Array] | None = None
     fixed_batch: int | None = None
 
-    def logits(self, _images: NDArray[np.uint8], batch: int | None = None, how: None = None) -> Array:
-        assert how is None
+    def logits(self, _images: NDArray[np.uint8], batch: int | None = None, normalization: None = None) -> Array:
+        assert normalization is None
         return self.other[1] if self.other and batch == self.other[0] else self.answers
 
 
@@ -160,7 +167,7 @@ def lossy(lost: int, won: int, count: int, max_drop: float, labels: Any = None) 
     expected[won : won + lost], answers[won : won + lost] = rows((2, 1.99)), rows((1.99, 2))
     fixed: Any = Fixed(answers.astype(np.float32))
     known = reference(expected, [3] * count if labels is None else labels)
-    return check_parity("v", fixed, known, None, Demand(precision="int8", max_drop=max_drop))
+    return check_parity("v", fixed, known, None, Requirement(precision="int8", max_drop=max_drop))
 
 
 def rows(*tops: tuple[float, float]) -> NDArray[np.float64]:
@@ -177,7 +184,7 @@ def test_a_near_tie_is_listed_and_is_no_flip() -> None:
     assert found.ties == 1
     assert found.margins is not None
     (tie,) = found.margins.uncertified
-    assert (tie.image, tie.reference, tie.decided) == (0, 3, 5)
+    assert (tie.image, tie.reference, tie.predicted) == (0, 3, 5)
     assert tie.margin == pytest.approx(1e-6, rel=0.1)
 
 
@@ -315,7 +322,7 @@ def test_a_lossy_variant_whose_logits_drift_further_than_its_precision_explains_
     known = reference(expected, [3, 5] * 2000)
     for factor, precision, passed in ((1.2, "int8", False), (1.03, "int8", True), (1.03, "fp16", False)):
         fixed: Any = Fixed((factor * expected).astype(np.float32))
-        found = check_parity("v", fixed, known, None, Demand(precision=precision))  # type: ignore[arg-type]
+        found = check_parity("v", fixed, known, None, Requirement(precision=precision))  # type: ignore[arg-type]
         assert (found.passed, found.flips) == (passed, 0)
         assert passed or f"{precision} explains" in found.reason
 
@@ -344,11 +351,11 @@ def test_a_lossy_variant_owes_nothing_on_images_without_label() -> None:
     known = reference(expected, [3] * 3000 + [255])
     for precision, passed in (("int8", True), ("fp32", False)):
         fixed: Any = Fixed(answers.astype(np.float32))
-        found = check_parity("v", fixed, known, None, Demand(precision=precision))  # type: ignore[arg-type]
+        found = check_parity("v", fixed, known, None, Requirement(precision=precision))  # type: ignore[arg-type]
         assert found.passed == passed
     answers[3000, 0] = np.nan
     fixed = Fixed(answers.astype(np.float32))
-    found = check_parity("v", fixed, known, None, Demand(precision="int8"))
+    found = check_parity("v", fixed, known, None, Requirement(precision="int8"))
     assert not found.passed
     assert "image 3000" in found.reason
 
@@ -364,9 +371,9 @@ def test_a_batch_that_cannot_be_run_is_refused_and_never_reported(
     model: Any = Fixed(expected.astype(np.float32), fixed_batch=fixed)
     if code:
         with pytest.raises(UsageError, match="there are 5 golden images" if fixed is None else "only batch 3"):
-            check_parity("v", model, reference(expected), None, Demand(batches=batches))
+            check_parity("v", model, reference(expected), None, Requirement(batches=batches))
         return
-    found = check_parity("v", model, reference(expected), None, Demand(batches=batches))
+    found = check_parity("v", model, reference(expected), None, Requirement(batches=batches))
     assert (found.passed, found.batches) == (True, (fixed,) if fixed else (1, 2, 3, 5))
 
 
@@ -376,12 +383,12 @@ def test_batches_asked_for_are_run_besides_the_usual_ones(
 ) -> None:
     """Each is in the report, once; and a model that is wrong only there is caught."""
     classifier = open_classifier(proto.SerializeToString(), "cpu")
-    found = check_parity("v", classifier, references[0], None, Demand(batches=batches))
+    found = check_parity("v", classifier, references[0], None, Requirement(batches=batches))
     assert found.passed
     assert found.batches == (1, 2, *dict.fromkeys((3, 7, 64, *batches)), 376)
     expected = rows(*[(2, 1), (1, 2)] * 50)
     fixed: Any = Fixed(expected.astype(np.float32), other=(batches[0], expected[::-1].astype(np.float32)))
-    found = check_parity("v", fixed, reference(expected), None, Demand(batches=batches))
+    found = check_parity("v", fixed, reference(expected), None, Requirement(batches=batches))
     assert not found.passed
     assert f"batch {batches[0]} " in found.reason
 

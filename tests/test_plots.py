@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from mnist_edge.contract import LABELS, DatasetName
-from mnist_edge.records import EvalReport
-from mnist_edge.reporting.plots import evaluation, loss_curve
+from mnist_edge.records.evaluation import EvalReport
+from mnist_edge.reporting.plots.evaluation import evaluation
+from mnist_edge.reporting.plots.loss import loss_curve
 from mnist_edge.verification.accuracy import evaluate
 
 DPI = 130
@@ -57,10 +58,10 @@ def judged(confusion: np.ndarray, name: DatasetName = "digits") -> EvalReport:
     """A report with this confusion matrix."""
     from mnist_edge.data.digits import load_digits
 
-    truth, decided = np.nonzero(np.ones_like(confusion))
-    truth, decided = np.repeat(truth, confusion.ravel()), np.repeat(decided, confusion.ravel())
+    truth, predicted = np.nonzero(np.ones_like(confusion))
+    truth, predicted = np.repeat(truth, confusion.ravel()), np.repeat(predicted, confusion.ravel())
     dataset = dataclasses.replace(load_digits(), name=name, test_labels=truth.astype(np.uint8))
-    report = evaluate(Path("m.onnx"), np.eye(len(LABELS[name]), dtype=np.float32)[decided], dataset)
+    report = evaluate(Path("m.onnx"), np.eye(len(LABELS[name]), dtype=np.float32)[predicted], dataset)
     assert np.array_equal(report.confusion, confusion)
     return report
 

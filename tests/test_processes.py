@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from mnist_edge.pixels import ImageFile
 from mnist_edge.ranks import Rank, this_rank
-from mnist_edge.records import Dataset
+from mnist_edge.records.data import Dataset
 from mnist_edge.training.checkpoint import LAST, load_checkpoint, save_checkpoint
 from mnist_edge.training.feed import Feed
 from mnist_edge.training.loop import Hooks, Run, new_run, train
@@ -124,7 +124,7 @@ def test_a_killed_rank_ends_the_run_with_one_line(tmp_path: Path) -> None:
     error = (tmp_path / "err").read_text()
     assert "rank 1 of 2 was killed (SIGKILL)" in error
     assert "Traceback" not in error
-    assert json.loads((tmp_path / "out").read_text())["error"]["kind"] == "surroundings"  # one document
+    assert json.loads((tmp_path / "out").read_text())["error"]["kind"] == "environment"  # one document
     assert not Path(f"/proc/{leader}").exists()
     assert load_checkpoint(tmp_path / "r" / LAST).progress.epoch >= 2
 

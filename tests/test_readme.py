@@ -11,7 +11,7 @@ from conftest import ROOT
 
 from mnist_edge.benchmarking import compare, rounds
 from mnist_edge.cli.app import app
-from mnist_edge.errors import SurroundingsError
+from mnist_edge.errors import UnavailableError
 
 TEXT = (ROOT / "README.md").read_text()
 COMMANDS = [line.split("#")[0] for line in re.findall(r"^\$ (?:\.venv/bin/)?mnist-edge (.*)$", TEXT, re.MULTILINE)]
@@ -44,7 +44,7 @@ def test_every_command_of_the_readme_works(tmp_path: Path, monkeypatch: pytest.M
         if "--processes" in command:
             continue  # tests/test_processes.py starts real ones
         if "cuda" in command:
-            with pytest.raises(SurroundingsError, match="cuda"):
+            with pytest.raises(UnavailableError, match="cuda"):
                 app(on_digits(command), standalone_mode=False)
             continue
         if command.startswith("bench"):  # `run` has timed PyTorch too; once is enough here

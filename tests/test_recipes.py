@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mnist_edge.errors import BadFileError, CheckFailedError, SurroundingsError, UsageError
+from mnist_edge.errors import BadFileError, CheckFailedError, UnavailableError, UsageError
 from mnist_edge.ranks import Rank
-from mnist_edge.records import Dataset
+from mnist_edge.records.data import Dataset
 from mnist_edge.training.feed import Feed
 from mnist_edge.training.loop import KEEP_LOSS_EVERY, Hooks, new_run, split, train
 from mnist_edge.training.recipes import Recipe, find_recipe, learning_rate, settings_for
@@ -258,5 +258,5 @@ def test_a_recipe_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no recipe quick") as caught:
         find_recipe("quick")
     assert "seed|fast|best" in caught.value.hint
-    with pytest.raises(SurroundingsError, match="does not exist"):
+    with pytest.raises(UnavailableError, match="does not exist"):
         find_recipe(str(tmp_path / "no.toml"))

@@ -16,7 +16,7 @@ import torch
 
 from mnist_edge.cli.app import app
 from mnist_edge.errors import MnistEdgeError
-from mnist_edge.records import Dataset
+from mnist_edge.records.data import Dataset
 from mnist_edge.training.checkpoint import LAST, Checkpoint, load_checkpoint, save_checkpoint
 from mnist_edge.training.loop import Hooks, Run, continued_run, new_run, train
 from mnist_edge.training.model import build_model

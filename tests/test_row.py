@@ -15,25 +15,25 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
 from mnist_edge.benchmarking.compare import effect
-from mnist_edge.benchmarking.process import Answer
+from mnist_edge.benchmarking.process import ProcessResult
 from mnist_edge.benchmarking.rounds import _notes
 from mnist_edge.benchmarking.row import make_row, with_ratios
 from mnist_edge.errors import CheckFailedError
-from mnist_edge.records import Candidate, Scenario, Transfers
+from mnist_edge.records.benchmark import Candidate, Scenario, Transfers
 from mnist_edge.stats import RESAMPLES, interval, percentile, percentile_resamples, ratio_of_means
 
 SINGLE = Scenario(seconds=1)
 FIGURES = st.lists(st.floats(0.5, 1000), min_size=2, max_size=12)
 
 
-def answer(run_us: list[float], **changes: Any) -> Answer:
+def answer(run_us: list[float], **changes: Any) -> ProcessResult:
     """What a process that took so long for each run would have said."""
     fields: dict[str, Any] = {
         "process_ns": 300_000_000, "session_ns": 20_000_000, "first_run_ns": 1_000_000, "warmup_runs": 9,
         "run_ns": [round(1000 * time) for time in run_us], "wait_ns": [], "elapsed_ns": round(1000 * sum(run_us)),
         "peak_rss_bytes": 50_000_000, "placement": {"CPUExecutionProvider": 5}, "checked": 64, "wrong": 0,
     }  # fmt: skip
-    return Answer(**{**fields, **changes})
+    return ProcessResult(**{**fields, **changes})
 
 
 @pytest.fixture

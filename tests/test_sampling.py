@@ -15,7 +15,7 @@ from mnist_edge.benchmarking.process import DISTINCT_INPUTS, judge, row_groups
 from mnist_edge.benchmarking.sampling import WARMUP_LIMIT_NS, peak_rss_bytes, sample
 from mnist_edge.benchmarking.scenarios import MIN_SAMPLES, RealClock
 from mnist_edge.errors import UsageError
-from mnist_edge.records import Scenario
+from mnist_edge.records.benchmark import Scenario
 
 MS = 1_000_000
 

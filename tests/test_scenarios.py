@@ -24,7 +24,7 @@ from mnist_edge.benchmarking.scenarios import (
 )
 from mnist_edge.contract import ScenarioName
 from mnist_edge.errors import UsageError
-from mnist_edge.records import Scenario
+from mnist_edge.records.benchmark import Scenario
 
 MS = 1_000_000
 S = 1_000 * MS

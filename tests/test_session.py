@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from mnist_edge.contract import Optimization, ProviderName
-from mnist_edge.errors import SurroundingsError
+from mnist_edge.errors import UnavailableError
 from mnist_edge.runtime.session import open_session, require_provider
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -55,7 +55,7 @@ def test_cuda_on_the_cpu_wheel_is_refused_with_the_remedy(bundle_folder: Path) -
     """onnxruntime itself would run on the CPU here; the hint is a command that can be pasted."""
     if CUDA in onnxruntime.get_available_providers():
         pytest.skip("this machine has CUDA")
-    with pytest.raises(SurroundingsError, match="cuda") as caught:
+    with pytest.raises(UnavailableError, match="cuda") as caught:
         open_session(bundle_folder / "model.onnx", "cuda")
     assert caught.value.hint == 'pip uninstall -y onnxruntime && pip install "mnist-edge[cuda]"'
     silent = onnxruntime.InferenceSession(three_nodes(), providers=[CPU])
@@ -66,7 +66,7 @@ def test_cuda_on_the_cpu_wheel_is_refused_with_the_remedy(bundle_folder: Path) -
 def test_both_wheels_overwrite_each_other(provider: ProviderName, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which one was installed last cannot be known; the command mends it."""
     wheels(monkeypatch, "onnxruntime", "onnxruntime-gpu")
-    with pytest.raises(SurroundingsError, match="both installed") as caught:
+    with pytest.raises(UnavailableError, match="both installed") as caught:
         require_provider(provider)
     assert "pip uninstall -y onnxruntime onnxruntime-gpu" in caught.value.hint
     assert f'pip install "mnist-edge[{provider}]"' in caught.value.hint
@@ -76,7 +76,7 @@ def test_both_wheels_overwrite_each_other(provider: ProviderName, monkeypatch: p
 def test_no_wheel_names_the_extra(provider: ProviderName, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bare install says which extra brings the runtime."""
     wheels(monkeypatch)
-    with pytest.raises(SurroundingsError, match="not installed") as caught:
+    with pytest.raises(UnavailableError, match="not installed") as caught:
         require_provider(provider)
     assert caught.value.hint == f'pip install "mnist-edge[{provider}]"'
 
@@ -147,21 +147,21 @@ def test_cuda_alone_is_asked_for_with_the_fallback_off(monkeypatch: pytest.Monke
 def test_a_session_on_another_provider_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was got is looked at, not only what was asked for."""
     stand_in(monkeypatch, [CPU], {CPU: 5})
-    with pytest.raises(SurroundingsError, match=f"onnxruntime took {CPU}"):
+    with pytest.raises(UnavailableError, match=f"onnxruntime took {CPU}"):
         open_session(b"model", "cuda")
 
 
 def test_one_node_on_another_provider_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CUDA figure with a part on the CPU is no CUDA figure."""
     stand_in(monkeypatch, [CUDA, CPU], {CUDA: 5, CPU: 1})
-    with pytest.raises(SurroundingsError, match=f"some nodes run on {CPU}"):
+    with pytest.raises(UnavailableError, match=f"some nodes run on {CPU}"):
         open_session(b"model", "cuda")
 
 
 def test_a_cuda_session_that_cannot_be_made_is_4(monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing library is the machine's fault, not the file's."""
     stand_in(monkeypatch, [], {}, RuntimeError("libcudnn.so.9 is missing\nmore"))
-    with pytest.raises(SurroundingsError, match=r"libcudnn\.so\.9 is missing$") as caught:
+    with pytest.raises(UnavailableError, match=r"libcudnn\.so\.9 is missing$") as caught:
         open_session(b"model", "cuda")
     assert caught.value.hint
 
@@ -177,7 +177,7 @@ def test_a_thread_that_cannot_be_started_is_4_and_tried_once(
         raise RuntimeError("env.cc:327 PosixThread pthread_create failed, error code: 11")
 
     monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", fail)
-    with pytest.raises(SurroundingsError, match="no further thread can be started"):
+    with pytest.raises(UnavailableError, match="no further thread can be started"):
         open_session(three_nodes(), "cpu", 2)
     assert (len(tries), capsys.readouterr().out) == (1, "")
 

@@ -10,7 +10,7 @@ import pytest
 
 from mnist_edge.data import sources
 from mnist_edge.data.sources import FILES, find_raw, load_dataset
-from mnist_edge.errors import BadFileError, SurroundingsError
+from mnist_edge.errors import BadFileError, UnavailableError
 
 FOLDERS = ("option", "environment", "cache")
 
@@ -22,7 +22,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     monkeypatch.setenv("MNIST_EDGE_DATA", str(tmp_path / "environment"))
 
     def no_network(*_arguments) -> Path:
-        raise SurroundingsError("no network")
+        raise UnavailableError("no network")
 
     monkeypatch.setattr(sources, "download", no_network)
     return {name: tmp_path / name for name in FOLDERS} | {"cache": tmp_path / "caches" / "mnist-edge"}
@@ -145,7 +145,7 @@ def test_auto_takes_the_digits_where_there_is_no_mnist() -> None:
 
 def test_mnist_asked_for_by_name_is_never_replaced() -> None:
     """Without MNIST and network, `mnist` is an error and not the digits."""
-    with pytest.raises(SurroundingsError, match="no network"):
+    with pytest.raises(UnavailableError, match="no network"):
         load_dataset("mnist")
 
 
@@ -166,7 +166,7 @@ def test_the_network_is_not_asked_where_it_may_not_be(places: dict[str, Path], m
     """With may_download=False the error lists the folders that were looked in, and nothing is fetched."""
     asked: list[object] = []
     monkeypatch.setattr(sources, "download", lambda *arguments: asked.append(arguments))
-    with pytest.raises(SurroundingsError) as caught:
+    with pytest.raises(UnavailableError) as caught:
         load_dataset("mnist", places["option"], may_download=False)
     assert all(str(places[name]) in caught.value.message for name in FOLDERS)
     assert load_dataset("auto", places["option"], may_download=False).name == "digits"

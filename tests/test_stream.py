@@ -21,10 +21,10 @@ from test_resume import assert_same_end, trained
 
 from mnist_edge.data.folder import FILES
 from mnist_edge.data.sources import load_dataset
-from mnist_edge.errors import BadFileError, MnistEdgeError, SurroundingsError
+from mnist_edge.errors import BadFileError, MnistEdgeError, UnavailableError
 from mnist_edge.pixels import ImageFile
 from mnist_edge.ranks import Rank
-from mnist_edge.records import Dataset
+from mnist_edge.records.data import Dataset
 from mnist_edge.training import stream
 from mnist_edge.training.checkpoint import LAST, load_checkpoint
 from mnist_edge.training.loop import Hooks, continued_run, feed_for, held_out, new_run, train
@@ -318,7 +318,7 @@ def test_a_file_that_changes_under_training_ends_it_with_its_name(copy: Path, ha
     chosen = settings_for("fast", dataset="folder", train_images=1437, widths=(4,), epochs=1, batch_size=64)
     with sizes(chunk=16, window=256), pytest.raises(MnistEdgeError) as caught:
         train(new_run(chosen), dataset, CPU, Hooks(save=lambda _: None, on_step=harmed))
-    assert isinstance(caught.value, BadFileError if harm == "shrinks" else SurroundingsError)
+    assert isinstance(caught.value, BadFileError if harm == "shrinks" else UnavailableError)
     assert str(path) in caught.value.message
 
 

@@ -24,10 +24,11 @@ import pytest
 
 from mnist_edge.cli.app import app, main
 from mnist_edge.errors import MnistEdgeError
-from mnist_edge.records import Dataset, SweepReport
-from mnist_edge.reporting.plots import sweep_plot
-from mnist_edge.tuning.study import Space
-from mnist_edge.tuning.sweep import Plan, sweep
+from mnist_edge.records.data import Dataset
+from mnist_edge.records.sweep import SweepReport
+from mnist_edge.reporting.plots.sweep import sweep_plot
+from mnist_edge.sweeping.search import Plan, sweep
+from mnist_edge.sweeping.study import Space
 
 TRIALS = 12
 """Two more than Optuna draws at random before it learns from what it has seen."""
@@ -405,7 +406,7 @@ def test_without_optuna_the_command_says_what_to_install(tmp_path: Path, monkeyp
     """The missing extra ends the command with 4 and the pip command, before the options or the data are looked at."""
     monkeypatch.chdir(tmp_path)
     for name in [
-        name for name in sys.modules if name.split(".")[0] == "optuna" or name.startswith("mnist_edge.tuning")
+        name for name in sys.modules if name.split(".")[0] == "optuna" or name.startswith("mnist_edge.sweeping")
     ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "optuna", None)

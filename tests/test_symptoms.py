@@ -13,10 +13,11 @@ from faults import CONTROL, Fault, Golden, gemms, get
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from mnist_edge.bundle import golden_inputs, load_bundle
-from mnist_edge.errors import BadFileError, SurroundingsError
+from mnist_edge.bundle.folder import load_bundle
+from mnist_edge.bundle.golden import golden_inputs
+from mnist_edge.errors import BadFileError, UnavailableError
 from mnist_edge.exporting import graph
-from mnist_edge.records import Dataset
+from mnist_edge.records.data import Dataset
 from mnist_edge.training.checkpoint import read_model
 from mnist_edge.training.model import build_model, reference_sums
 from mnist_edge.verification.layers import ReferenceStages, compare_layers
@@ -266,7 +267,7 @@ def test_the_weights_found_are_those_of_the_file(bundle_folder: Path) -> None:
 def test_precision_is_read_from_the_graph(bundle_folder: Path, tmp_path: Path) -> None:
     """A missing file and one that is no model are told apart."""
     assert precision_of(bundle_folder / "model.onnx") == "fp32"
-    with pytest.raises(SurroundingsError, match="does not exist"):
+    with pytest.raises(UnavailableError, match="does not exist"):
         precision_of(tmp_path / "gone.onnx")
     (tmp_path / "text.onnx").write_text("no model")
     with pytest.raises(BadFileError, match="not an ONNX model"):

@@ -106,7 +106,7 @@ def test_no_data_and_no_network_names_the_digits(tmp_path: Path) -> None:
         done = mnist_edge("train", "--json", cwd=tmp_path, MNIST_EDGE_MIRROR=address, no_proxy="127.0.0.1")
     assert done.code == 4
     error = done.json["error"]
-    assert error["kind"] == "surroundings"
+    assert error["kind"] == "environment"
     assert "--dataset digits" in error["hint"]
     assert "--data-dir" in error["hint"]
     assert error["hint"] in done.err.splitlines()[-1]

@@ -17,8 +17,9 @@ from faults import BY_NAME, Golden
 from test_bundle import rewrite_bundle
 from test_cli import hiding, in_process, one_line
 
-from mnist_edge.bundle import golden_bytes, load_bundle
-from mnist_edge.runtime.session import free_cores
+from mnist_edge.bundle.folder import load_bundle
+from mnist_edge.bundle.golden import golden_bytes
+from mnist_edge.runtime.session import available_cpus
 
 ROW = {
     "name", "precision", "images", "flips", "flip_rate_upper95", "ties", "max_abs_error", "max_relative_error",
@@ -214,7 +215,7 @@ def test_a_layer_that_drifts_behind_right_answers_says_why_it_passes(bundle_fold
 
 def test_more_threads_than_cores_are_2(bundle_folder: Path, tmp_path: Path) -> None:
     """onnxruntime would start them all; the line names what there is, and as many as that are taken."""
-    cores = free_cores()
+    cores = available_cpus()
     done = in_process("verify", bundle_folder, "--threads", str(cores + 1), "--json", cwd=tmp_path)
     assert (done.code, done.json["error"]["kind"]) == (2, "usage")
     assert f"{cores + 1} threads on {cores} cores" in one_line(done.err)

@@ -16,7 +16,7 @@ from PIL import Image
 from test_bundle import rewrite_bundle
 from test_cli import hiding, in_process, one_line
 
-from mnist_edge.bundle import load_bundle
+from mnist_edge.bundle.folder import load_bundle
 
 FLOAT = TensorProto.FLOAT
 AGAINST = ("--dataset", "digits", "--normalize", "mnist")
@@ -56,7 +56,7 @@ def saved(folder: Path, name: str, model: ModelProto | bytes) -> Path:
 
 def with_values(**changes: Any) -> ModelProto:
     values = weights()
-    return cnn(values | {name: how(values[name]) for name, how in changes.items()})
+    return cnn(values | {name: normalization(values[name]) for name, normalization in changes.items()})
 
 
 def test_a_fixed_batch_cnn_passes_against_itself(tmp_path: Path) -> None:

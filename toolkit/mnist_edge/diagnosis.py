@@ -14,7 +14,7 @@ from mnist_edge.benchmarking.environment import environment
 from mnist_edge.contract import DatasetName, ProviderName
 from mnist_edge.data.sources import SOURCES, cache_folder, find_raw, load_dataset
 from mnist_edge.errors import MnistEdgeError
-from mnist_edge.records import DoctorReport, Finding
+from mnist_edge.records.system import DoctorReport, Finding
 from mnist_edge.runtime.session import EXECUTION_PROVIDERS, available_providers, require_provider
 
 TRAIN_PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "scikit-learn", "matplotlib")
@@ -39,8 +39,8 @@ def _packages() -> Iterator[Finding]:
         try:
             yield Finding(subject=name, found=importlib.metadata.version(name), ok=True)
         except importlib.metadata.PackageNotFoundError:
-            mend = 'pip install "mnist-edge[train]" (only to train and export)'
-            yield Finding(subject=name, found="not installed", ok=False, mend=mend)
+            fix = 'pip install "mnist-edge[train]" (only to train and export)'
+            yield Finding(subject=name, found="not installed", ok=False, fix=fix)
 
 
 def _providers() -> Iterator[Finding]:
@@ -50,23 +50,23 @@ def _providers() -> Iterator[Finding]:
         try:
             require_provider(name)
         except MnistEdgeError as error:
-            yield Finding(subject=subject, found=error.message, ok=False, mend=error.hint)
+            yield Finding(subject=subject, found=error.message, ok=False, fix=error.hint)
         else:
             yield Finding(subject=subject, found=EXECUTION_PROVIDERS[name], ok=True)
     yield Finding(subject="onnxruntime offers", found=", ".join(available_providers()) or "nothing", ok=True)
 
 
 def _gpu() -> Finding:
-    mend = "install the NVIDIA driver, if there is a GPU"
+    fix = "install the NVIDIA driver, if there is a GPU"
     if shutil.which("nvidia-smi") is None:
-        return Finding(subject="GPU", found="no nvidia-smi", ok=False, mend=mend)
+        return Finding(subject="GPU", found="no nvidia-smi", ok=False, fix=fix)
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        return Finding(subject="GPU", found=f"nvidia-smi fails: {error}", ok=False, mend=mend)
+        return Finding(subject="GPU", found=f"nvidia-smi fails: {error}", ok=False, fix=fix)
     if not done.stdout.strip():
-        return Finding(subject="GPU", found="nvidia-smi names none", ok=False, mend=mend)
+        return Finding(subject="GPU", found="nvidia-smi names none", ok=False, fix=fix)
     return Finding(subject="GPU", found="; ".join(done.stdout.strip().splitlines()), ok=True)
 
 
@@ -79,10 +79,10 @@ def _dataset(name: DatasetName, data_dir: Path | None) -> Finding:
     raw = find_raw(name, data_dir)
     if raw is None:
         where = (data_dir or cache_folder()) / SOURCES[name].folder / "raw"
-        mend = f"mnist-edge train --dataset {name} downloads it; or put the four files into {where}"
-        return Finding(subject=f"data {name}", found="not found", ok=False, mend=mend)
+        fix = f"mnist-edge train --dataset {name} downloads it; or put the four files into {where}"
+        return Finding(subject=f"data {name}", found="not found", ok=False, fix=fix)
     try:
         load_dataset(name, data_dir, may_download=False)
     except MnistEdgeError as error:
-        return Finding(subject=f"data {name}", found=error.message, ok=False, mend=error.hint)
+        return Finding(subject=f"data {name}", found=error.message, ok=False, fix=error.hint)
     return Finding(subject=f"data {name}", found=f"{raw}, whole", ok=True)

@@ -41,11 +41,11 @@ class BadFileError(MnistEdgeError):
     kind = "bad-file"
 
 
-class SurroundingsError(MnistEdgeError):
-    """The machine lacks something: a provider, an extra, disk, permission, network, a free lock."""
+class UnavailableError(MnistEdgeError):
+    """The environment lacks something: a provider, an extra, disk, permission, network, a free lock."""
 
     exit_code = 4
-    kind = "surroundings"
+    kind = "environment"
 
 
 class StoppedError(MnistEdgeError):

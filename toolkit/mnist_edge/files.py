@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from mnist_edge.errors import SurroundingsError, UsageError
+from mnist_edge.errors import UnavailableError, UsageError
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -42,14 +42,14 @@ def explaining_os_errors(path: Path) -> Iterator[None]:
             errno.EROFS: "choose a folder you may write to",
             errno.ENAMETOOLONG: "choose a shorter path",
         }.get(error.errno or 0, "choose another path")
-        raise SurroundingsError(f"{path}: {reason}", hint=hint) from error
+        raise UnavailableError(f"{path}: {reason}", hint=hint) from error
 
 
 def ensure_folder(path: Path) -> Path:
     """Make a folder and prove that it can be written to, before long work starts.
 
     Raises:
-        SurroundingsError: it cannot be made or written to.
+        UnavailableError: it cannot be made or written to.
         UsageError: there is a file of that name.
     """
     with explaining_os_errors(path):
@@ -65,7 +65,7 @@ def require_writable(path: Path) -> None:
     """Prove, and leave no trace, that a file of this name can be written later: before long work starts.
 
     Raises:
-        SurroundingsError: it is a folder, or would lie in a place that cannot be written to.
+        UnavailableError: it is a folder, or would lie in a place that cannot be written to.
     """
     with explaining_os_errors(path):
         if path.is_dir():
@@ -86,7 +86,7 @@ def write_atomic(path: Path, data: bytes, previous: Path | None = None) -> None:
         previous: a name in the same folder under which the old content is kept, if there is any.
 
     Raises:
-        SurroundingsError: the disk is full, the folder is read-only, the bytes read back differ.
+        UnavailableError: the disk is full, the folder is read-only, the bytes read back differ.
     """
     with explaining_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +145,7 @@ def publish_folder(staged: Path, target: Path) -> None:
     """Put the folder `staged` in the place of `target` in one step, then remove the old one.
 
     Raises:
-        SurroundingsError: the operating system refuses; `target` is as it was.
+        UnavailableError: the operating system refuses; `target` is as it was.
     """
     with explaining_os_errors(target):
         staged.chmod(0o777 & ~_umask())
@@ -194,7 +194,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold a folder for one process; the lock is on the folder itself, leaves no file, and dies with its process.
 
     Raises:
-        SurroundingsError: another process holds the folder.
+        UnavailableError: another process holds the folder.
     """
     with explaining_os_errors(folder):
         handle = os.open(folder, os.O_RDONLY)
@@ -202,7 +202,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(handle)
-            raise SurroundingsError(
+            raise UnavailableError(
                 f"{folder} is in use by another mnist-edge",
                 hint="wait for it to end, or choose another folder",
             ) from None

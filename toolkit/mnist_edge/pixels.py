@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_edge.contract import PIXELS, SIDE, Normalization
-from mnist_edge.errors import BadFileError, SurroundingsError
+from mnist_edge.errors import BadFileError, UnavailableError
 
 Images = NDArray[np.uint8]
 Logits = NDArray[np.float32]
@@ -50,7 +50,7 @@ class ImageFile:
         """Read rows.
 
         Raises:
-            SurroundingsError: the file cannot be opened any more.
+            UnavailableError: the file cannot be opened any more.
             BadFileError: it is no longer as long as it was.
         """
         start, stop, _ = rows.indices(len(self))
@@ -68,7 +68,7 @@ class ImageFile:
                         )
                     row += len(piece)
         except OSError as error:
-            raise SurroundingsError(
+            raise UnavailableError(
                 f"{self.path}: {error.strerror}", hint="it was there a moment ago: leave the folder as it is"
             ) from error
         return images
@@ -84,22 +84,22 @@ class ImageFile:
         return runs
 
 
-def normalize(images: Images, how: Normalization) -> NDArray[np.float32]:
+def normalize(images: Images, normalization: Normalization) -> NDArray[np.float32]:
     """Bring raw pixels to what a float model was trained on.
 
     Args:
         images: uint8 of any shape, 0 (background) to 255.
-        how: see `Normalization`; `seed` is `((x / 255) - 0.5) / 0.5` in float32, step by step.
+        normalization: see `Normalization`; `seed` is `((x / 255) - 0.5) / 0.5` in float32, step by step.
 
     Returns:
         float32, same shape.
     """
     pixels = images.astype(np.float32)
-    if how == "raw":
+    if normalization == "raw":
         return pixels
     pixels /= np.float32(255)
-    if how == "seed":
+    if normalization == "seed":
         return (pixels - np.float32(0.5)) / np.float32(0.5)
-    if how == "mnist":
+    if normalization == "mnist":
         return (pixels - np.float32(0.1307)) / np.float32(0.3081)
     return pixels

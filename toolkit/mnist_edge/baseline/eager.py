@@ -8,10 +8,10 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from mnist_edge.benchmarking.process import Answer, Task, answer_from, judge, load_golden, row_groups, serve
+from mnist_edge.benchmarking.process import ProcessResult, Task, judge, load_golden, process_result, row_groups, serve
 from mnist_edge.benchmarking.sampling import sample
 from mnist_edge.contract import INPUT_NAMES
-from mnist_edge.errors import BadFileError, SurroundingsError
+from mnist_edge.errors import BadFileError, UnavailableError
 from mnist_edge.pixels import normalize
 from mnist_edge.training.model import build_model
 
@@ -37,13 +37,13 @@ class Eager(nn.Module):
         return self.layers(pictures.float().flatten(1) if self.takes_raw else pictures)  # type: ignore[no-any-return]
 
 
-def measure(task: Task) -> Answer:
+def measure(task: Task) -> ProcessResult:
     """Load, run, warm up, time and judge, as the onnxruntime worker does."""
     golden = load_golden(task.golden)
     if golden is None:
         raise BadFileError(f"{task.model} has no golden inputs", hint="bench a bundle to compare with PyTorch")
     if task.provider == "cuda" and not torch.cuda.is_available():
-        raise SurroundingsError("PyTorch finds no CUDA device", hint="mnist-edge doctor")
+        raise UnavailableError("PyTorch finds no CUDA device", hint="mnist-edge doctor")
     process_ns = time.monotonic_ns() - task.started_ns
     torch.set_num_threads(task.threads)
     device = torch.device(task.provider)
@@ -61,7 +61,7 @@ def measure(task: Task) -> Answer:
         samples = sample(lambda feed: model(feed.to(device)).cpu(), feeds, task.scenario, task.batch, task.seed)
     outputs = {index: answer.numpy() for index, answer in samples.timed.outputs.items()}
     judged = judge(outputs, groups, golden[1])
-    return answer_from(samples, process_ns=process_ns, session_ns=session_ns, placement={}, judged=judged)
+    return process_result(samples, process_ns=process_ns, session_ns=session_ns, placement={}, judged=judged)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mnist_edge.benchmarking.rounds import OnProcess, Plan, choose, run_rounds, surroundings_for
+from mnist_edge.benchmarking.rounds import OnProcess, Plan, checked_environment, choose, run_rounds
 from mnist_edge.benchmarking.row import make_row
-from mnist_edge.errors import BadFileError, CheckFailedError, SurroundingsError, UsageError
-from mnist_edge.records import BenchReport, BenchRow, Candidate, CompareReport, CompareRow, Effect, SelfCheckReport
+from mnist_edge.errors import BadFileError, CheckFailedError, UnavailableError, UsageError
+from mnist_edge.records.benchmark import BenchReport, BenchRow, Candidate
+from mnist_edge.records.comparison import CompareReport, CompareRow, Effect, SelfCheckReport
 from mnist_edge.stats import ratio_of_means, upper_bound95
+from mnist_edge.validation import validated
 
 LEVEL = 0.99
 """Of the interval that decides."""
@@ -22,9 +24,9 @@ MIN_PROCESSES = 5
 """A bootstrap over fewer has too few draws to be wide enough. Simulated on equal lognormal speeds, the
 interval cries "different" in 9 % of cases with 3 processes a side, 1.8 % with 5, 0.6 % with 10."""
 COMPARISONS = 40
-FALSE_ALARMS = 0.05
+FALSE_POSITIVES = 0.05
 """Share of false alarms that `self_check` lets pass."""
-SURROUNDINGS = ("cpu", "cpu_features", "machine", "system", "cores", "affinity", "governor", "python")
+ENVIRONMENT_FIELDS = ("cpu", "cpu_features", "machine", "system", "cores", "affinity", "governor", "python")
 Timed = Sequence[BenchRow] | Sequence[Candidate]
 """What was timed, or is to be."""
 _HINT = "mnist-edge bench --output FILE writes one"
@@ -45,13 +47,11 @@ def read_result(path: Path) -> BenchReport:
     """Read what `bench --output` wrote.
 
     Raises:
-        SurroundingsError: there is no such file.
+        UnavailableError: there is no such file.
         BadFileError: not JSON, another schema, fields that do not fit, or that contradict each other.
     """
-    from pydantic import TypeAdapter, ValidationError
-
     if not path.is_file():
-        raise SurroundingsError(f"{path} does not exist", hint=_HINT)
+        raise UnavailableError(f"{path} does not exist", hint=_HINT)
     try:
         content: Any = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -61,12 +61,7 @@ def read_result(path: Path) -> BenchReport:
         raise BadFileError(
             f"{path} has schema {schema!r}, this version compares {BenchReport.schema!r}", hint="time it again"
         )
-    try:
-        report = TypeAdapter(BenchReport).validate_python(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadFileError(f"{path}: {where}: {first['msg']}", hint="time it again") from error
+    report = validated(BenchReport, content, path, "time it again")
     if not isinstance(report.environment.get("versions"), dict):
         raise BadFileError(f"{path} does not say which versions it was timed with", hint="time it again")
     for row in report.results:
@@ -156,9 +151,9 @@ def require_comparable(baseline: BenchReport, plan: Plan, names: tuple[str, str]
         CheckFailedError: the baseline has rows that the plan does not time.
     """
     require_processes(plan.rounds, names[1])
-    surroundings, _ = surroundings_for(plan)
+    environment, _ = checked_environment(plan)
     subject = choose(plan)
-    _require_alike(baseline, subject.candidates, surroundings, subject.weights_sha256, names, anyway=anyway)
+    _require_alike(baseline, subject.candidates, environment, subject.weights_sha256, names, anyway=anyway)
     partners = _partners(baseline.results, subject.candidates, names, anyway=anyway)
     for other in partners:
         if other is not None:
@@ -174,7 +169,7 @@ def require_comparable(baseline: BenchReport, plan: Plan, names: tuple[str, str]
 def _require_alike(
     baseline: BenchReport,
     timed: Timed,
-    surroundings: dict[str, Any],
+    environment: dict[str, Any],
     weights_sha256: str,
     names: tuple[str, str],
     *,
@@ -182,7 +177,7 @@ def _require_alike(
 ) -> tuple[str, ...]:
     """Return what differs around the two, in words; without `anyway` that is refused."""
     differences = (
-        *_surroundings_differ(baseline, timed, surroundings),
+        *_environment_differences(baseline, timed, environment),
         *(["they are of different models"] if baseline.weights_sha256 != weights_sha256 else []),
         *_scenarios_differ(baseline.results, timed),
     )
@@ -223,7 +218,7 @@ def self_check(
     Both sides of a comparison are taken in turn, in an order drawn anew, as two results would be at best.
     """
     require_processes(plan.rounds, "this plan")
-    surroundings, _ = surroundings_for(plan)
+    environment, _ = checked_environment(plan)
     subject = choose(plan)
     one = subject.candidates[0]
     twice = [one, dataclasses.replace(one, variant=f"{one.variant} again")]
@@ -241,13 +236,13 @@ def self_check(
     alarms = sum(found.verdict != "undecided" for found in effects)
     return SelfCheckReport(
         model=str(plan.model),
-        environment=surroundings,
+        environment=environment,
         comparisons=comparisons,
         rounds=plan.rounds,
-        false_alarms=alarms,
+        false_positives=alarms,
         upper95=upper_bound95(alarms, comparisons),
         effects=tuple(effects),
-        passed=alarms <= FALSE_ALARMS * comparisons,
+        passed=alarms <= FALSE_POSITIVES * comparisons,
     )
 
 
@@ -274,10 +269,12 @@ def _medians(row: BenchRow) -> list[float]:
     return [process.p50_us for process in row.processes]
 
 
-def _surroundings_differ(baseline: BenchReport, timed: Timed, other: dict[str, Any]) -> list[str]:
+def _environment_differences(baseline: BenchReport, timed: Timed, other: dict[str, Any]) -> list[str]:
     one = baseline.environment
     found = [
-        f"{name}: {one.get(name)} and {other.get(name)}" for name in SURROUNDINGS if one.get(name) != other.get(name)
+        f"{name}: {one.get(name)} and {other.get(name)}"
+        for name in ENVIRONMENT_FIELDS
+        if one.get(name) != other.get(name)
     ]
     engines = {row.engine for row in (*baseline.results, *timed)}
     versions = [result.get("versions") or {} for result in (one, other)]

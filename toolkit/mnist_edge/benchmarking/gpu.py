@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mnist_edge.contract import CLASSES
 from mnist_edge.pixels import Logits
-from mnist_edge.records import BenchRow, Transfers
+from mnist_edge.records.benchmark import BenchRow, Transfers
 from mnist_edge.runtime.classifier import Classifier
 from mnist_edge.runtime.session import import_onnxruntime
 

@@ -25,11 +25,12 @@ from mnist_edge.errors import (
     BadFileError,
     CheckFailedError,
     MnistEdgeError,
-    SurroundingsError,
+    UnavailableError,
     UsageError,
 )
 from mnist_edge.pixels import Images, Logits, normalize
-from mnist_edge.records import ModelInput, Scenario, Transfers
+from mnist_edge.records.benchmark import Scenario, Transfers
+from mnist_edge.records.model import ModelInput
 from mnist_edge.runtime.classifier import Classifier
 
 DISTINCT_INPUTS = 64
@@ -46,7 +47,7 @@ class Task:
         model: path of the ONNX file.
         golden: path of the golden file whose images are run and whose logits judge the outputs, or
             None for random inputs.
-        how: what a float model expects of its pixels, where it does not say so itself.
+        normalization: what a float model expects of its pixels, where it does not say so itself.
         seed: of the arrivals of scenario `server`.
         cuda_graph: capture the run as a CUDA graph.
         started_ns: `time.monotonic_ns()` when the process was asked for.
@@ -58,14 +59,14 @@ class Task:
     threads: int
     golden: str | None
     scenario: Scenario
-    how: Normalization | None = None
+    normalization: Normalization | None = None
     seed: int = 0
     cuda_graph: bool = False
     started_ns: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class ProcessResult:
     """What one process measured.
 
     Attributes:
@@ -104,11 +105,11 @@ def row_groups(count: int, batch: int) -> list[NDArray[np.intp]]:
     return [np.arange(start * batch, (start + 1) * batch) % count for start in range(inputs)]
 
 
-def random_feeds(model_input: ModelInput, batch: int, how: Normalization | None = None) -> list[NDArray[Any]]:
+def random_feeds(model_input: ModelInput, batch: int, normalization: Normalization | None = None) -> list[NDArray[Any]]:
     """Random inputs for a model of unknown origin: all byte values, normalised if it is known how, or floats 0 to 1."""
     random = np.random.default_rng(RANDOM_SEED)
     shape = (batch, *(side or 0 for side in model_input.shape[1:]))
-    known = how or model_input.normalization
+    known = normalization or model_input.normalization
     if model_input.dtype == "float32" and known is None:
         return [random.random(shape, dtype=np.float32) for _ in range(8)]
     pixels = [random.integers(0, 256, shape, dtype=np.uint8) for _ in range(8)]
@@ -117,7 +118,7 @@ def random_feeds(model_input: ModelInput, batch: int, how: Normalization | None 
     return [normalize(images, known) for images in pixels]
 
 
-def refuse_strangers(classifier: Classifier, how: Normalization | None) -> None:
+def require_digit_classifier(classifier: Classifier, normalization: Normalization | None) -> None:
     """Run a model of unknown origin once: what is no digit classifier is not timed.
 
     Raises:
@@ -125,7 +126,7 @@ def refuse_strangers(classifier: Classifier, how: Normalization | None) -> None:
         CheckFailedError: it answers NaN or infinite logits.
     """
     classifier.require_pictures()
-    answer = classifier.run(random_feeds(classifier.input, classifier.fixed_batch or 1, how)[0])
+    answer = classifier.run(random_feeds(classifier.input, classifier.fixed_batch or 1, normalization)[0])
     if answer.shape[1] != CLASSES:
         raise BadFileError(
             f"{classifier.name} answers {answer.shape[1]} classes, expected {CLASSES}", hint="give a digit classifier"
@@ -149,7 +150,7 @@ def judge(outputs: dict[int, Logits], groups: list[NDArray[np.intp]], expected: 
     return checked, wrong
 
 
-def answer_from(
+def process_result(
     samples: Samples,
     *,
     process_ns: int,
@@ -157,9 +158,9 @@ def answer_from(
     placement: dict[str, int],
     judged: tuple[int, int],
     transfers: Transfers | None = None,
-) -> Answer:
+) -> ProcessResult:
     """Put an answer together at the end of a process."""
-    return Answer(
+    return ProcessResult(
         process_ns=process_ns,
         session_ns=session_ns,
         first_run_ns=samples.first_run_ns,
@@ -175,7 +176,7 @@ def answer_from(
     )
 
 
-def serve(measure: Callable[[Task], Answer]) -> None:
+def serve(measure: Callable[[Task], ProcessResult]) -> None:
     """Be a timing process: read a task, measure, write the answer, or the error with its exit code."""
     asked = json.load(sys.stdin)
     task = Task(**{**asked, "scenario": Scenario(**asked["scenario"])})
@@ -187,12 +188,12 @@ def serve(measure: Callable[[Task], Answer]) -> None:
     json.dump(dataclasses.asdict(answer), sys.stdout)
 
 
-def run_process(module: str, task: Task) -> Answer:
+def run_process(module: str, task: Task) -> ProcessResult:
     """Start a fresh interpreter on `module`, give it the task, wait for its answer.
 
     Raises:
         MnistEdgeError: what the process raised, as it raised it.
-        SurroundingsError: the process died or took far too long.
+        UnavailableError: the process died or took far too long.
     """
     command = [sys.executable, "-m", module]
     what = f"timing {Path(task.model).name} at batch {task.batch}"
@@ -208,17 +209,17 @@ def run_process(module: str, task: Task) -> Answer:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise SurroundingsError(f"{what} took over {timeout:.0f} s", hint="try a smaller --batch") from None
+        raise UnavailableError(f"{what} took over {timeout:.0f} s", hint="try a smaller --batch") from None
     try:
         content = dict(json.loads(done.stdout))
     except (ValueError, TypeError):
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise SurroundingsError(
+        raise UnavailableError(
             f"the process {what} died: {lines[-1]}", hint="try a smaller --batch, or mnist-edge doctor"
         ) from None
     if "error" in content:
         name, message, hint = content["error"]
-        kinds = {kind.__name__: kind for kind in (CheckFailedError, UsageError, SurroundingsError)}
+        kinds = {kind.__name__: kind for kind in (CheckFailedError, UsageError, UnavailableError)}
         raise kinds.get(name, BadFileError)(message, hint=hint)
     transfers = content.pop("transfers")
-    return Answer(**content, transfers=Transfers(**transfers) if transfers else None)
+    return ProcessResult(**content, transfers=Transfers(**transfers) if transfers else None)

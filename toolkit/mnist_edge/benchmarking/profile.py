@@ -10,7 +10,7 @@ from typing import Any
 
 from mnist_edge.benchmarking.process import load_golden, random_feeds, row_groups
 from mnist_edge.benchmarking.rounds import Plan, choose
-from mnist_edge.records import OperatorTime
+from mnist_edge.records.benchmark import OperatorTime
 from mnist_edge.runtime.classifier import open_classifier
 
 RUNS = 300
@@ -28,7 +28,7 @@ def profile(plan: Plan) -> tuple[OperatorTime, ...]:
         classifier = open_classifier(one.file, one.provider, one.threads, profile_prefix=Path(scratch) / "profile")
         golden = load_golden(str(subject.golden) if subject.golden else None)
         if golden is None:
-            feeds = random_feeds(classifier.input, one.batch, plan.how)
+            feeds = random_feeds(classifier.input, one.batch, plan.normalization)
         else:
             feeds = [classifier.prepare(golden[0][rows]) for rows in row_groups(len(golden[0]), one.batch)]
         for turn in range(RUNS):

@@ -13,15 +13,16 @@ from typing import Any
 
 from mnist_edge.benchmarking.environment import environment, pace_ms
 from mnist_edge.benchmarking.gpu import gpu_from_batch
-from mnist_edge.benchmarking.process import Answer, Task, refuse_strangers, run_process
+from mnist_edge.benchmarking.process import ProcessResult, Task, require_digit_classifier, run_process
 from mnist_edge.benchmarking.row import make_row, with_ratios
-from mnist_edge.bundle import GOLDEN, load_bundle
+from mnist_edge.bundle.folder import load_bundle
+from mnist_edge.bundle.golden import GOLDEN
 from mnist_edge.contract import Normalization, ProviderName
 from mnist_edge.errors import UsageError
 from mnist_edge.files import sha256_file
-from mnist_edge.records import BenchReport, BenchRow, Candidate, OperatorTime, Scenario
+from mnist_edge.records.benchmark import BenchReport, BenchRow, Candidate, OperatorTime, Scenario
 from mnist_edge.runtime.classifier import open_classifier
-from mnist_edge.runtime.session import free_cores, require_cores, require_provider
+from mnist_edge.runtime.session import available_cpus, require_cpus, require_provider
 
 ENGINES = {"onnxruntime": "mnist_edge.benchmarking.worker", "torch": "mnist_edge.baseline.eager"}
 """The module that is the process of each engine; PyTorch's belongs to the workshop and is only named here."""
@@ -45,11 +46,11 @@ class Plan:
     threads: tuple[int, ...] = (1,)
     rounds: int = ROUNDS
     scenario: Scenario = SINGLE_STREAM
-    how: Normalization | None = None
+    normalization: Normalization | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class ResolvedPlan:
     """What a plan comes to: its candidates, the golden file if there is one, and what the user should know."""
 
     candidates: tuple[Candidate, ...]
@@ -66,19 +67,19 @@ def bench(plan: Plan, on_process: OnProcess = lambda _done, _all: None) -> Bench
         on_process: told after each process how many are done, of how many.
 
     Raises:
-        SurroundingsError: the provider cannot be had; no figure is given then.
+        UnavailableError: the provider cannot be had; no figure is given then.
         CheckFailedError: a timed run decided otherwise than the golden answers.
         UsageError: a batch that a fixed-batch model does not take; more threads than cores; a rate
             far above what the model can serve.
     """
-    surroundings, crowded = surroundings_for(plan)
+    recorded, crowded = checked_environment(plan)
     subject = choose(plan)
     answers, pace = run_rounds(plan, subject, subject.candidates, ORDER_SEED, on_process)
     rows = with_ratios([make_row(candidate, answers[candidate]) for candidate in subject.candidates])
     return BenchReport(
         model=str(plan.model),
         weights_sha256=subject.weights_sha256,
-        environment=surroundings,
+        environment=recorded,
         order_seed=ORDER_SEED,
         pace_ms=tuple(pace),
         results=tuple(rows),
@@ -88,21 +89,21 @@ def bench(plan: Plan, on_process: OnProcess = lambda _done, _all: None) -> Bench
     )
 
 
-def surroundings_for(plan: Plan) -> tuple[dict[str, Any], list[str]]:
+def checked_environment(plan: Plan) -> tuple[dict[str, Any], list[str]]:
     """Check that a plan can be timed here; return the surroundings, and a warning where the machine is busy."""
     require_provider(plan.provider)
-    require_cores(max(plan.threads))
+    require_cpus(max(plan.threads))
     found = environment()
-    load, cores = found["load_1min"], free_cores()
+    load, cores = found["load_1min"], available_cpus()
     busy = load is not None and load > cores
     return found, [f"the machine is busy: load {load} on {cores} cores; expect noise"] if busy else []
 
 
 def run_rounds(
-    plan: Plan, subject: Subject, candidates: Sequence[Candidate], seed: int, on_process: OnProcess
-) -> tuple[dict[Candidate, list[Answer]], list[float]]:
+    plan: Plan, subject: ResolvedPlan, candidates: Sequence[Candidate], seed: int, on_process: OnProcess
+) -> tuple[dict[Candidate, list[ProcessResult]], list[float]]:
     """Run every candidate once a round in an order drawn anew; also time a fixed piece of work before each round."""
-    answers: dict[Candidate, list[Answer]] = defaultdict(list)
+    answers: dict[Candidate, list[ProcessResult]] = defaultdict(list)
     pace: list[float] = []
     order = random.Random(seed)  # noqa: S311 - no secret depends on it
     done = 0
@@ -116,7 +117,7 @@ def run_rounds(
                 threads=candidate.threads,
                 golden=str(subject.golden) if subject.golden else None,
                 scenario=candidate.scenario,
-                how=plan.how,
+                normalization=plan.normalization,
                 seed=seed + turn,
                 cuda_graph=candidate.cuda_graph,
             )
@@ -126,7 +127,7 @@ def run_rounds(
     return answers, pace
 
 
-def choose(plan: Plan) -> Subject:
+def choose(plan: Plan) -> ResolvedPlan:
     """Work out what to time."""
     notes: list[str] = []
     engines = ["onnxruntime"]
@@ -144,7 +145,7 @@ def choose(plan: Plan) -> Subject:
             notes.append("PyTorch is not installed here: no baseline, no ratio")
     else:
         classifier = open_classifier(plan.model, plan.provider)
-        refuse_strangers(classifier, plan.how)
+        require_digit_classifier(classifier, plan.normalization)
         fixed = classifier.fixed_batch
         files, weights = {plan.model.stem: plan.model}, sha256_file(plan.model)
         notes.append("inputs are random: the file brings no golden inputs, so its decisions were not checked")
@@ -170,7 +171,7 @@ def choose(plan: Plan) -> Subject:
         for name, file in files.items()
         for engine in engines
     ]
-    return Subject(
+    return ResolvedPlan(
         candidates=(*plain, *_beside_the_gpu(plain)), golden=golden, weights_sha256=weights, notes=tuple(notes)
     )
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mnist_edge.benchmarking.process import Answer
+from mnist_edge.benchmarking.process import ProcessResult
 from mnist_edge.benchmarking.scenarios import QUERY_IMAGES
 from mnist_edge.errors import CheckFailedError
-from mnist_edge.records import BenchRow, Candidate, ProcessTiming, ServerFigures, Transfers
+from mnist_edge.records.benchmark import BenchRow, Candidate, ProcessTiming, ServerFigures, Transfers
 from mnist_edge.stats import interval, percentile, percentile_resamples
 
 SHARES = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "p999_us": 0.999}
@@ -19,7 +19,7 @@ LEVEL = 0.95
 RESAMPLE_SEED = 3
 
 
-def make_row(candidate: Candidate, answers: Sequence[Answer]) -> BenchRow:
+def make_row(candidate: Candidate, answers: Sequence[ProcessResult]) -> BenchRow:
     """Sum up one candidate.
 
     Raises:
@@ -106,7 +106,7 @@ def _outliers(times: Sequence[float]) -> int:
     return int((np.asarray(times) > high + 3 * (high - low)).sum())
 
 
-def _server(candidate: Candidate, answers: Sequence[Answer]) -> ServerFigures | None:
+def _server(candidate: Candidate, answers: Sequence[ProcessResult]) -> ServerFigures | None:
     rate = candidate.scenario.rate_per_s
     if candidate.scenario.name != "server" or rate is None:
         return None
@@ -123,7 +123,7 @@ def _server(candidate: Candidate, answers: Sequence[Answer]) -> ServerFigures | 
     )
 
 
-def _transfers(answers: Sequence[Answer]) -> Transfers | None:
+def _transfers(answers: Sequence[ProcessResult]) -> Transfers | None:
     """Median of each part over processes."""
     found = [dataclasses.astuple(a.transfers) for a in answers if a.transfers is not None]
     if not found:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_edge.benchmarking.scenarios import LOOPS, RealClock, Timed, refuse_overload
-from mnist_edge.records import Scenario
+from mnist_edge.records.benchmark import Scenario
 
 WINDOW_NS = 20_000_000
 """Warm-up is judged in windows of at least 20 ms and five runs."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from mnist_edge.contract import ScenarioName
 from mnist_edge.errors import UsageError
-from mnist_edge.records import Scenario
+from mnist_edge.records.benchmark import Scenario
 
 MIN_SAMPLES = 30
 QUERY_IMAGES = 8

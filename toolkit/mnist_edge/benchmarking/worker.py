@@ -7,11 +7,11 @@ from pathlib import Path
 
 from mnist_edge.benchmarking.gpu import GpuRun, measure_transfers
 from mnist_edge.benchmarking.process import (
-    Answer,
+    ProcessResult,
     Task,
-    answer_from,
     judge,
     load_golden,
+    process_result,
     random_feeds,
     row_groups,
     serve,
@@ -21,7 +21,7 @@ from mnist_edge.runtime.classifier import open_classifier
 from mnist_edge.runtime.session import require_provider
 
 
-def measure(task: Task) -> Answer:
+def measure(task: Task) -> ProcessResult:
     """Create the session, run, warm up, time, and judge what the timed runs answered."""
     require_provider(task.provider)  # imports onnxruntime, which is no part of creating a session
     process_ns = time.monotonic_ns() - task.started_ns
@@ -30,7 +30,7 @@ def measure(task: Task) -> Answer:
     session_ns = time.perf_counter_ns() - started
     golden = load_golden(task.golden)
     if golden is None:
-        groups, feeds = [], random_feeds(classifier.input, task.batch, task.how)
+        groups, feeds = [], random_feeds(classifier.input, task.batch, task.normalization)
     else:
         groups = row_groups(len(golden[0]), task.batch)
         feeds = [classifier.prepare(golden[0][rows]) for rows in groups]
@@ -46,7 +46,7 @@ def measure(task: Task) -> Answer:
         samples = sample(gpu.whole, feeds, task.scenario, task.batch, task.seed)
         outputs = samples.timed.outputs
         transfers = measure_transfers(gpu, feeds)
-    return answer_from(
+    return process_result(
         samples,
         process_ns=process_ns,
         session_ns=session_ns,

@@ -19,7 +19,7 @@ from mnist_edge.cli.run import run
 from mnist_edge.cli.sweep import sweep
 from mnist_edge.cli.train import train
 from mnist_edge.cli.verify import verify
-from mnist_edge.errors import MnistEdgeError, StoppedError, SurroundingsError, UnexpectedError, UsageError
+from mnist_edge.errors import MnistEdgeError, StoppedError, UnavailableError, UnexpectedError, UsageError
 from mnist_edge.interrupts import SignalArrived, raise_on_signals
 
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -96,15 +96,13 @@ def _known(error: Exception) -> MnistEdgeError:
         return error
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in EXTRAS:
         package = (error.name or "").split(".")[0]
-        return SurroundingsError(f"{package} is not installed", hint=f'pip install "mnist-edge[{EXTRAS[package]}]"')
+        return UnavailableError(f"{package} is not installed", hint=f'pip install "mnist-edge[{EXTRAS[package]}]"')
     starved = _starved(error)
     if starved is not None:
         return starved
     if isinstance(error, OSError):
         name = f"{error.filename}: " if error.filename else ""
-        return SurroundingsError(
-            f"{name}{error.strerror or error}", hint="check the path, its permissions and the disk"
-        )
+        return UnavailableError(f"{name}{error.strerror or error}", hint="check the path, its permissions and the disk")
     if hasattr(error, "format_message"):  # typer's own: unknown option, missing value, bad choice
         return UsageError(error.format_message(), hint="mnist-edge --help, or --help after the command")
     return UnexpectedError(
@@ -112,12 +110,12 @@ def _known(error: Exception) -> MnistEdgeError:
     )
 
 
-def _starved(error: Exception) -> SurroundingsError | None:
+def _starved(error: Exception) -> UnavailableError | None:
     """No memory, process or thread was left."""
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate" in str(error)):
-        return SurroundingsError("not enough memory", hint="try a smaller --batch or --batch-size")
+        return UnavailableError("not enough memory", hint="try a smaller --batch or --batch-size")
     if isinstance(error, BlockingIOError) or (isinstance(error, RuntimeError) and "start new thread" in str(error)):
-        return SurroundingsError(
+        return UnavailableError(
             "no further process or thread can be started", hint="end other programs, or raise the limit: ulimit -u"
         )
     return None

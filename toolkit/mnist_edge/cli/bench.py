@@ -13,7 +13,8 @@ from mnist_edge.errors import UsageError
 
 if TYPE_CHECKING:
     from mnist_edge.benchmarking.rounds import Plan
-    from mnist_edge.records import BenchReport, Report, Scenario
+    from mnist_edge.records.benchmark import BenchReport, Scenario
+    from mnist_edge.records.report import Report
 
 
 def bench(
@@ -54,7 +55,8 @@ def bench(
     from mnist_edge.cli.verify import newest_bundle
     from mnist_edge.files import require_writable
     from mnist_edge.reporting.console import emit, say
-    from mnist_edge.reporting.tables import bench_table, self_check_table
+    from mnist_edge.reporting.tables.bench import bench_table
+    from mnist_edge.reporting.tables.comparison import self_check_table
 
     picture(plot)
     plan = Plan(
@@ -64,7 +66,7 @@ def bench(
         threads=choices(threads, "--threads"),
         rounds=rounds or ROUNDS,
         scenario=_scenario(scenario, rate, gap, duration),
-        how=normalize,
+        normalization=normalize,
     )
     for written in (output, plot):
         if written is not None:
@@ -94,7 +96,7 @@ def bench(
         report = with_profile(report, by_operator(plan))
     _write(output, report)
     if plot is not None:
-        from mnist_edge.reporting.plots import latencies
+        from mnist_edge.reporting.plots.latency import latencies
 
         say(f"wrote {latencies(report, plot)}")
     if baseline is None:
@@ -123,7 +125,7 @@ def _scenario(name: ScenarioName, rate: float | None, gap: float | None, duratio
         UsageError: names the option that is missing or does not belong.
     """
     from mnist_edge.benchmarking.rounds import SECONDS
-    from mnist_edge.records import Scenario
+    from mnist_edge.records.benchmark import Scenario
 
     for option, value, owner in (("--rate", rate, "server"), ("--gap", gap, "idle")):
         if value is None and name == owner:

@@ -10,7 +10,7 @@ import typer
 from mnist_edge.cli.options import Json
 
 if TYPE_CHECKING:
-    from mnist_edge.records import BenchReport
+    from mnist_edge.records.benchmark import BenchReport
 
 
 def compare(
@@ -40,7 +40,7 @@ def judge(
     """Compare, print, and exit with 1 on a slowdown or a lost row."""
     from mnist_edge.benchmarking.compare import compare as hold
     from mnist_edge.reporting.console import emit, say
-    from mnist_edge.reporting.tables import compare_table
+    from mnist_edge.reporting.tables.comparison import compare_table
 
     report = hold(baseline, candidate, names, tolerance=tolerance / 100, anyway=anyway)
     emit(report, json, compare_table)

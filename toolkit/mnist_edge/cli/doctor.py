@@ -9,6 +9,6 @@ def doctor(*, data_dir: DataDir = None, json: Json = False) -> None:
     """Show versions, providers, CPU features, GPU and data, and for each thing missing what mends it."""
     from mnist_edge.diagnosis import diagnose
     from mnist_edge.reporting.console import emit
-    from mnist_edge.reporting.tables import doctor_table
+    from mnist_edge.reporting.tables.doctor import doctor_table
 
     emit(diagnose(data_dir), json, doctor_table)

@@ -9,11 +9,11 @@ import typer
 
 from mnist_edge.cli.options import DataDir, Json, dataset_option, picture
 from mnist_edge.contract import Normalization, ProviderName
-from mnist_edge.errors import SurroundingsError, UsageError
+from mnist_edge.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from mnist_edge.pixels import Logits
-    from mnist_edge.records import Dataset
+    from mnist_edge.records.data import Dataset
 
 
 def evaluate(
@@ -32,14 +32,14 @@ def evaluate(
 ) -> None:
     """Accuracy, calibration, per-class figures and confusion matrix on the test set."""
     from mnist_edge.reporting.console import emit, say
-    from mnist_edge.reporting.tables import eval_table
+    from mnist_edge.reporting.tables.evaluation import eval_table
     from mnist_edge.verification.accuracy import evaluate as judge
 
     picture(plot)
     data, logits = _answers(model, dataset, data_dir, provider, normalize)
     report = judge(model, logits, data)
     if plot is not None:
-        from mnist_edge.reporting.plots import evaluation
+        from mnist_edge.reporting.plots.evaluation import evaluation
 
         say(f"wrote {evaluation(report, plot)}")
     emit(report, json, eval_table)
@@ -53,12 +53,12 @@ def _answers(
     normalize: Normalization | None,
 ) -> tuple[Dataset, Logits]:
     """Load whatever `model` is, and run the test set through it."""
-    from mnist_edge.bundle import is_bundle, load_bundle
+    from mnist_edge.bundle.folder import is_bundle, load_bundle
     from mnist_edge.data.sources import load_dataset
     from mnist_edge.reporting.console import say
 
     if not model.exists():
-        raise SurroundingsError(
+        raise UnavailableError(
             f"{model} does not exist", hint="give a run folder, checkpoint, .pth, bundle or ONNX file"
         )
     if model.suffix == ".onnx" or is_bundle(model):
@@ -70,7 +70,7 @@ def _answers(
             path = bundle.file(bundle.manifest.variants[0])
         classifier = open_classifier(path, provider)
         data = load_dataset(dataset or dataset_of(classifier) or "mnist", data_dir, say)
-        return data, classifier.logits(data.test_images, batch=1000, how=normalize)
+        return data, classifier.logits(data.test_images, batch=1000, normalization=normalize)
     if normalize is not None:
         raise UsageError("--normalize is for ONNX files; a checkpoint knows its own", hint="leave --normalize out")
     from mnist_edge.training.checkpoint import read_model

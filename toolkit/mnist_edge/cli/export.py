@@ -12,7 +12,7 @@ from mnist_edge.cli.train import RUNS
 from mnist_edge.contract import OPSET, OPSETS, InputKind
 
 if TYPE_CHECKING:
-    from mnist_edge.records import ExportReport
+    from mnist_edge.records.bundle import ExportReport
 
 EXPORTED = Path("exported")
 
@@ -36,7 +36,7 @@ def export(
 ) -> None:
     """Export a trained network to ONNX, hold it against PyTorch, and publish it only if they agree."""
     from mnist_edge.reporting.console import emit
-    from mnist_edge.reporting.tables import export_table
+    from mnist_edge.reporting.tables.export import export_table
 
     report = export_stage(run=run, output=output, dataset=dataset, data_dir=data_dir, input_kind=input, opset=opset)
     emit(report, json, export_table)
@@ -53,7 +53,7 @@ def export_stage(
 ) -> ExportReport:
     """Export with a line on standard error."""
     from mnist_edge.data.sources import load_dataset
-    from mnist_edge.exporting.pipeline import Order, export_bundle
+    from mnist_edge.exporting.pipeline import ExportRequest, export_bundle
     from mnist_edge.reporting.console import say
     from mnist_edge.training.checkpoint import read_model
 
@@ -62,7 +62,7 @@ def export_stage(
     data = load_dataset(dataset or trained_on or "mnist", data_dir, say)
     target = output or EXPORTED / data.name
     say(f"exporting {source} to {target}")
-    return export_bundle(Order(model=model, dataset=data, output=target, input=input_kind, opset=opset))
+    return export_bundle(ExportRequest(model=model, dataset=data, output=target, input=input_kind, opset=opset))
 
 
 def newest_run() -> Path:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mnist_edge.contract import DATASET_CHOICES
-from mnist_edge.errors import SurroundingsError, UsageError
+from mnist_edge.errors import UnavailableError, UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 DataDir = Annotated[
@@ -87,9 +87,9 @@ def newest_with(file: str, root: Path, hint: str) -> Path:
     """Return the folder in `root` whose `file` was written last.
 
     Raises:
-        SurroundingsError: there is none.
+        UnavailableError: there is none.
     """
     found = sorted(root.glob(f"*/{file}"), key=lambda path: path.stat().st_mtime_ns)
     if not found:
-        raise SurroundingsError(f"{root}/ holds no folder with {file}", hint=hint)
+        raise UnavailableError(f"{root}/ holds no folder with {file}", hint=hint)
     return found[-1].parent

@@ -12,7 +12,7 @@ from mnist_edge.contract import DeviceName, ProviderName
 from mnist_edge.errors import CheckFailedError
 
 if TYPE_CHECKING:
-    from mnist_edge.records import Dataset
+    from mnist_edge.records.data import Dataset
 
 
 def run(
@@ -35,9 +35,9 @@ def run(
     from mnist_edge.cli.train import RUNS, prepared, train_stage
     from mnist_edge.cli.verify import verify_stage
     from mnist_edge.data.sources import load_dataset
-    from mnist_edge.records import RunReport
+    from mnist_edge.records.run import RunReport
     from mnist_edge.reporting.console import emit, say
-    from mnist_edge.reporting.tables import run_table
+    from mnist_edge.reporting.tables.run import run_table
     from mnist_edge.runtime.session import require_provider
     from mnist_edge.training.run import unfinished
     from mnist_edge.verification.verify import Settings

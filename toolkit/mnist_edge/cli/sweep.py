@@ -50,11 +50,11 @@ def sweep(
     from mnist_edge.data.sources import load_dataset
     from mnist_edge.interrupts import stop_requests
     from mnist_edge.reporting.console import emit, progress, say
-    from mnist_edge.reporting.plots import sweep_plot
-    from mnist_edge.reporting.tables import sweep_table, trial_line
-    from mnist_edge.tuning.study import Space
-    from mnist_edge.tuning.sweep import Plan
-    from mnist_edge.tuning.sweep import sweep as search
+    from mnist_edge.reporting.plots.sweep import sweep_plot
+    from mnist_edge.reporting.tables.sweep import sweep_table, trial_line
+    from mnist_edge.sweeping.search import Plan
+    from mnist_edge.sweeping.search import sweep as search
+    from mnist_edge.sweeping.study import Space
 
     space = Space(
         lr=number_range(lr, "--lr"),

@@ -18,7 +18,8 @@ from mnist_edge.contract import WIDTHS, DeviceName, LogName
 from mnist_edge.errors import StoppedError, UsageError
 
 if TYPE_CHECKING:
-    from mnist_edge.records import Dataset, EpochRecord, TrainReport
+    from mnist_edge.records.data import Dataset
+    from mnist_edge.records.training import EpochRecord, TrainReport
     from mnist_edge.training.run import Start
 
 RUNS = Path("runs")
@@ -59,7 +60,7 @@ def train(
     """
     from mnist_edge.ranks import this_rank
     from mnist_edge.reporting.console import emit, say
-    from mnist_edge.reporting.tables import train_table
+    from mnist_edge.reporting.tables.train import train_table
 
     size = this_rank().size
     if size > 1 and processes not in (1, size):
@@ -131,8 +132,8 @@ def train_stage(work: Work, *, device: DeviceName, log: LogName | None = None, p
     from mnist_edge.interrupts import stop_requests
     from mnist_edge.ranks import this_rank
     from mnist_edge.reporting.console import progress, say
-    from mnist_edge.reporting.plots import loss_curve
-    from mnist_edge.reporting.tables import epoch_line
+    from mnist_edge.reporting.plots.loss import loss_curve
+    from mnist_edge.reporting.tables.train import epoch_line
     from mnist_edge.training.events import Events
     from mnist_edge.training.run import train_run
 

@@ -10,12 +10,13 @@ import typer
 
 from mnist_edge.cli.options import DataDir, Json, choices, dataset_option, newest_with, picture
 from mnist_edge.contract import DatasetName, Normalization, Optimization, ProviderName
-from mnist_edge.errors import SurroundingsError, UsageError
+from mnist_edge.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from mnist_edge.pixels import Images
-    from mnist_edge.records import Dataset, ParityReport
-    from mnist_edge.verification.verify import Settings, Truth
+    from mnist_edge.records.data import Dataset
+    from mnist_edge.records.verification import ParityReport
+    from mnist_edge.verification.verify import ReferenceOutputs, Settings
 
 
 def verify(
@@ -51,13 +52,13 @@ def verify(
 ) -> None:
     """Check hashes, logits, every decision and accuracy. Exit 1 if anything is wrong, 3 if a byte was changed."""
     from mnist_edge.reporting.console import emit, say
-    from mnist_edge.reporting.tables import parity_table
-    from mnist_edge.runtime.session import require_cores, require_provider
+    from mnist_edge.reporting.tables.parity import parity_table
+    from mnist_edge.runtime.session import require_cpus, require_provider
     from mnist_edge.verification.verify import Settings
 
     picture(plot)
     require_provider(provider)
-    require_cores(threads)
+    require_cpus(threads)
     settings = Settings(
         provider=provider,
         optimization=optimization,
@@ -65,7 +66,7 @@ def verify(
         batches=() if batch is None else choices(batch, "--batch"),
         max_drop=max_accuracy_drop / 100,
         layers=layers,
-        how=normalize,
+        normalization=normalize,
     )
     chosen = model or newest_bundle()
     if chosen.suffix == ".onnx":
@@ -75,7 +76,7 @@ def verify(
     else:
         report, truth = verify_stage(chosen, against, settings, dataset, data_dir)
     if plot is not None:
-        from mnist_edge.reporting.plots import margin_sheet
+        from mnist_edge.reporting.plots.margins import margin_sheet
 
         counted = truth.test_set or truth.golden
         say(f"wrote {margin_sheet(report.variants, counted.images, counted.logits, plot)}")
@@ -88,18 +89,18 @@ def verify(
 
 def verify_stage(
     folder: Path, against: Path | None, settings: Settings, dataset: str | None, data_dir: Path | None
-) -> tuple[ParityReport, Truth]:
+) -> tuple[ParityReport, ReferenceOutputs]:
     """Verify a bundle on the golden inputs, and on the test set where it is at hand; `dataset` is a bundle's folder."""
-    from mnist_edge.bundle import load_bundle
+    from mnist_edge.bundle.folder import load_bundle
     from mnist_edge.data.sources import load_dataset
-    from mnist_edge.verification.verify import recorded_truth, verify_bundle
+    from mnist_edge.verification.verify import recorded_reference, verify_bundle
 
     bundle = load_bundle(folder)
     name = bundle.manifest.dataset
     if dataset is not None and name != "folder":
         raise UsageError(f"--dataset cannot change: the bundle is of {name}", hint="leave it out")
     data = _test_set(name, data_dir) if dataset is None else load_dataset(dataset, data_dir, may_download=False)
-    truth = recorded_truth(bundle, data)
+    truth = recorded_reference(bundle, data)
     if dataset is not None and truth.test_set is None:
         raise UsageError(
             f"--dataset {dataset} holds another test set than {folder} was made with",
@@ -107,15 +108,15 @@ def verify_stage(
         )
     if against is not None:
         golden, other = bundle.golden, truth.other_test_set
-        truth = replace(_truth_of(against, golden.images, golden.labels, data, settings), other_test_set=other)
+        truth = replace(_reference_of(against, golden.images, golden.labels, data, settings), other_test_set=other)
     return verify_bundle(bundle, truth, settings), truth
 
 
 def verify_file(
     model: Path, against: Path | None, settings: Settings, dataset: str | None, data_dir: Path | None
-) -> tuple[ParityReport, Truth]:
+) -> tuple[ParityReport, ReferenceOutputs]:
     """Verify an ONNX file of any origin against another model, on a test set."""
-    from mnist_edge.bundle import golden_inputs
+    from mnist_edge.bundle.golden import golden_inputs
     from mnist_edge.data.sources import load_dataset
     from mnist_edge.reporting.console import say
     from mnist_edge.runtime.classifier import dataset_of, open_classifier
@@ -126,22 +127,24 @@ def verify_file(
     classifier = open_classifier(model, settings.provider)
     data = load_dataset(dataset or dataset_of(classifier) or "auto", data_dir, say)
     images, labels = golden_inputs(data.test_images, data.test_labels)
-    truth = _truth_of(against, images, labels, data, settings)
+    truth = _reference_of(against, images, labels, data, settings)
     return verify_model(model, data.name, truth, settings), truth
 
 
-def _truth_of(against: Path, images: Images, labels: Images, data: Dataset | None, settings: Settings) -> Truth:
+def _reference_of(
+    against: Path, images: Images, labels: Images, data: Dataset | None, settings: Settings
+) -> ReferenceOutputs:
     """What the model that is compared with answers: an ONNX file, or PyTorch, live."""
-    from mnist_edge.verification.verify import onnx_truth
+    from mnist_edge.verification.verify import onnx_reference
 
     if against.suffix == ".onnx":
-        return onnx_truth(against, images, labels, data, settings.how)
+        return onnx_reference(against, images, labels, data, settings.normalization)
     from mnist_edge.training.checkpoint import read_model
     from mnist_edge.training.model import reference_logits, reference_sums
-    from mnist_edge.verification.verify import truth_from, with_relu
+    from mnist_edge.verification.verify import live_reference, with_relu
 
     network, _ = read_model(against)
-    return truth_from(
+    return live_reference(
         images,
         labels,
         data,
@@ -158,7 +161,7 @@ def _test_set(name: DatasetName, data_dir: Path | None) -> Dataset | None:
 
     try:
         return load_dataset(name, data_dir, may_download=False)
-    except SurroundingsError as error:
+    except UnavailableError as error:
         if data_dir is not None:
             raise
         say(f"only the golden inputs are compared: {error.message}")
@@ -167,7 +170,7 @@ def _test_set(name: DatasetName, data_dir: Path | None) -> Dataset | None:
 
 def newest_bundle() -> Path:
     """Return the bundle in `exported/` whose manifest was written last; errors as `newest_with`."""
-    from mnist_edge.bundle import MANIFEST
+    from mnist_edge.bundle.manifest import MANIFEST
     from mnist_edge.cli.export import EXPORTED
 
     return newest_with(MANIFEST, EXPORTED, "mnist-edge export, or name a bundle folder")

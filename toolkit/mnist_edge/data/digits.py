@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mnist_edge.contract import SIDE
-from mnist_edge.errors import SurroundingsError
+from mnist_edge.errors import UnavailableError
 from mnist_edge.pixels import Images
-from mnist_edge.records import Dataset
+from mnist_edge.records.data import Dataset
 
 TEST_IMAGES = 360
 """The last fifth in file order is the test set: other writers fill it than the first pages."""
@@ -26,10 +26,10 @@ def load_digits() -> Dataset:
     """Return the digits as a dataset of 1,437 training and 360 test pictures.
 
     Raises:
-        SurroundingsError: scikit-learn is not installed.
+        UnavailableError: scikit-learn is not installed.
     """
     if find_spec("sklearn") is None:
-        raise SurroundingsError(
+        raise UnavailableError(
             "the dataset digits comes with scikit-learn, which is not installed",
             hint='pip install "mnist-edge[train]"',
         )

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from mnist_edge.errors import BadFileError, SurroundingsError
+from mnist_edge.errors import BadFileError, UnavailableError
 from mnist_edge.files import ensure_folder, explaining_os_errors
 
 IDLE_SECONDS = 10
@@ -45,10 +45,10 @@ def download(
         The folder of the four raw files.
 
     Raises:
-        SurroundingsError: no torchvision, no network, too slow, or wrong content.
+        UnavailableError: no torchvision, no network, too slow, or wrong content.
     """
     if find_spec("torchvision") is None:
-        raise SurroundingsError(
+        raise UnavailableError(
             f"{class_name} is not in {root}, and torchvision, which downloads it, is not installed",
             hint=f'put the four files into {root / class_name / "raw"}, or pip install "mnist-edge[train]"',
         )
@@ -59,7 +59,7 @@ def download(
         try:
             check(raw)
         except BadFileError as error:
-            raise SurroundingsError(f"what was downloaded is not {class_name}: {error.message}", hint=_HINT) from error
+            raise UnavailableError(f"what was downloaded is not {class_name}: {error.message}", hint=_HINT) from error
         for archive in raw.glob("*.gz"):
             archive.unlink()
         target = root / class_name / "raw"
@@ -74,7 +74,7 @@ def _fetch(class_name: str, staging: Path, total_seconds: float) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=total_seconds, check=False)
     except subprocess.TimeoutExpired:
-        raise SurroundingsError(f"downloading {class_name} took over {total_seconds:g} s", hint=_HINT) from None
+        raise UnavailableError(f"downloading {class_name} took over {total_seconds:g} s", hint=_HINT) from None
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["no reason given"]
-        raise SurroundingsError(f"{class_name} could not be downloaded: {lines[-1]}", hint=_HINT)
+        raise UnavailableError(f"{class_name} could not be downloaded: {lines[-1]}", hint=_HINT)

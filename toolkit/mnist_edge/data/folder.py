@@ -10,7 +10,7 @@ import numpy as np
 from mnist_edge.data.idx import open_images, read_images, read_labels
 from mnist_edge.errors import BadFileError
 from mnist_edge.pixels import ImageFile, Images
-from mnist_edge.records import Dataset
+from mnist_edge.records.data import Dataset
 
 FILES = (
     "train-images-idx3-ubyte",
@@ -35,7 +35,7 @@ def load_folder(folder: Path) -> Dataset:
 
     Raises:
         BadFileError: names the file that is missing, cut, too long, of other pictures or another count.
-        SurroundingsError: names the file that cannot be read.
+        UnavailableError: names the file that cannot be read.
     """
     if missing := missing_file(folder):
         raise BadFileError(f"{missing} is missing", hint=f"the folder needs {', '.join(FILES)}, directly in it")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mnist_edge.contract import CLASSES, SIDE
-from mnist_edge.errors import BadFileError, SurroundingsError
+from mnist_edge.errors import BadFileError, UnavailableError
 from mnist_edge.pixels import IMAGES_HEADER, ImageFile, Images
 
 
@@ -34,13 +34,13 @@ def open_images(path: Path) -> ImageFile:
 
     Raises:
         BadFileError: header or size are not what they must be.
-        SurroundingsError: it cannot be opened.
+        UnavailableError: it cannot be opened.
     """
     try:
         with path.open("rb") as file:
             shape = _shape(path, file.read(IMAGES_HEADER), os.fstat(file.fileno()).st_size, dimensions=3, count=None)
     except OSError as error:
-        raise SurroundingsError(f"{path}: {error.strerror}", hint="check the path and its permissions") from error
+        raise UnavailableError(f"{path}: {error.strerror}", hint="check the path and its permissions") from error
     _check_sides(path, shape)
     return ImageFile(path, np.array([[0, shape[0]]]))
 
@@ -61,7 +61,7 @@ def _read(path: Path, *, dimensions: int, count: int | None) -> Images:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise SurroundingsError(f"{path}: {error.strerror}", hint="check the path and its permissions") from error
+        raise UnavailableError(f"{path}: {error.strerror}", hint="check the path and its permissions") from error
     shape = _shape(path, data, len(data), dimensions=dimensions, count=count)
     return np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 

@@ -15,9 +15,9 @@ from mnist_edge.data.digits import load_digits
 from mnist_edge.data.download import download
 from mnist_edge.data.folder import FILES, load_folder, missing_file
 from mnist_edge.data.idx import read_images, read_labels
-from mnist_edge.errors import BadFileError, SurroundingsError, UsageError
+from mnist_edge.errors import BadFileError, UnavailableError, UsageError
 from mnist_edge.files import sha256_file
-from mnist_edge.records import Dataset
+from mnist_edge.records.data import Dataset
 
 TRAIN_IMAGES, TEST_IMAGES = 60_000, 10_000
 
@@ -69,7 +69,7 @@ def load_dataset(
 
     Raises:
         UsageError: neither a dataset nor a folder.
-        SurroundingsError: it is nowhere and cannot be downloaded.
+        UnavailableError: it is nowhere and cannot be downloaded.
         BadFileError: it is there, and damaged.
     """
     if name not in DATASET_CHOICES:
@@ -77,7 +77,7 @@ def load_dataset(
     if name == "auto":
         try:
             return load_dataset("mnist", data_dir, say, may_download=may_download)
-        except SurroundingsError as error:
+        except UnavailableError as error:
             say(f"MNIST is not at hand ({error.message}): using the 1,797 digits of scikit-learn, --dataset digits")
             return load_digits()
     if name == "digits":
@@ -90,7 +90,7 @@ def load_dataset(
         say(f"downloading {source.folder} into {root}")
         raw = download(source.folder, root, lambda folder: _read(known, folder))
     if raw is None:
-        raise SurroundingsError(
+        raise UnavailableError(
             f"{source.folder} is in none of: {', '.join(str(folder) for folder in _folders(data_dir))}",
             hint="name its folder with --data-dir",
         )
@@ -103,13 +103,13 @@ def _load_own(name: str) -> Dataset:
     if path.is_dir():
         return load_folder(path)
     if name == "folder":  # what a checkpoint or bundle says of its data
-        raise SurroundingsError(
+        raise UnavailableError(
             "it was trained on a folder of digits, and which one is not recorded", hint="name it: --dataset FOLDER"
         )
     if path.exists():
         raise UsageError(f"--dataset {name} is a file, not a folder", hint="name the folder with the four IDX files")
     if path.name != name:
-        raise SurroundingsError(f"--dataset {name}: there is no such folder", hint="check the path")
+        raise UnavailableError(f"--dataset {name}: there is no such folder", hint="check the path")
     raise UsageError(
         f"--dataset {name} is neither a dataset ({', '.join(DATASET_CHOICES)}) nor a folder",
         hint="name one of them, or a folder with the four IDX files",

@@ -9,25 +9,24 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from mnist_edge.bundle import (
+from mnist_edge.bundle.folder import is_bundle, load_bundle
+from mnist_edge.bundle.golden import (
     GOLDEN,
-    MANIFEST,
     Golden,
-    Manifest,
     golden_bytes,
     golden_inputs,
-    is_bundle,
-    load_bundle,
-    manifest_bytes,
     sha256_array,
     sha256_of_test_set,
     stage_rows,
 )
+from mnist_edge.bundle.manifest import MANIFEST, Manifest, manifest_bytes
 from mnist_edge.contract import LABELS, InputKind, Precision
 from mnist_edge.errors import CheckFailedError, UsageError
 from mnist_edge.exporting import graph
 from mnist_edge.files import ensure_folder, publish_folder, sha256_bytes
-from mnist_edge.records import Dataset, ExportReport, ParityReport, VariantFile
+from mnist_edge.records.bundle import ExportReport, VariantFile
+from mnist_edge.records.data import Dataset
+from mnist_edge.records.verification import ParityReport
 from mnist_edge.runtime.classifier import describe, open_classifier
 from mnist_edge.runtime.session import RefusedModelError, require_provider
 from mnist_edge.training.model import reference_logits, reference_sums
@@ -38,7 +37,7 @@ MODEL_FILE = "model.onnx"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class ExportRequest:
     """What to export and where to."""
 
     model: nn.Sequential
@@ -48,16 +47,16 @@ class Order:
     opset: int
 
 
-def export_bundle(order: Order) -> ExportReport:
+def export_bundle(order: ExportRequest) -> ExportReport:
     """Export a network to a bundle folder, which appears whole and proven or not at all.
 
     Raises:
         CheckFailedError: the exported graph does not answer as PyTorch; the previous bundle stays.
         UsageError: `output` holds something that is not a bundle.
-        SurroundingsError: onnxruntime is missing, or the folder cannot be written or is in use.
+        UnavailableError: onnxruntime is missing, or the folder cannot be written or is in use.
     """
     require_provider("cpu")
-    _refuse_strangers(order.output)
+    _refuse_unexpected_files(order.output)
     parent = ensure_folder(order.output.resolve().parent)
     origin = graph.Origin(dataset=order.dataset.name, weights_sha256=graph.weights_sha256(order.model))
     golden = _golden(order.model, order.dataset, origin)
@@ -108,7 +107,7 @@ def _golden(model: nn.Sequential, dataset: Dataset, origin: graph.Origin) -> Gol
     )
 
 
-def _prove(data: bytes, order: Order, golden: Golden) -> tuple[ParityReport, str]:
+def _prove(data: bytes, order: ExportRequest, golden: Golden) -> tuple[ParityReport, str]:
     """Hold the exported bytes against PyTorch, or raise; also returns the input in words."""
     reference = Reference(images=golden.images, labels=golden.labels, logits=golden.logits)
     test_set = Reference(images=order.dataset.test_images, labels=order.dataset.test_labels, logits=golden.test_logits)
@@ -138,16 +137,16 @@ def _prove(data: bytes, order: Order, golden: Golden) -> tuple[ParityReport, str
     return report, description
 
 
-def _refuse_strangers(output: Path) -> None:
+def _refuse_unexpected_files(output: Path) -> None:
     """A folder is replaced only if every file in it was put there by an export."""
     if not output.exists():
         return
     hint = "choose another folder with --output"
     if not output.is_dir() or output.is_symlink():
         raise UsageError(f"{output} is not a folder", hint=hint)
-    strangers = sorted(entry.name for entry in output.iterdir() if entry.name not in {MODEL_FILE, GOLDEN, MANIFEST})
-    if strangers or (not is_bundle(output) and any(output.iterdir())):
-        found = strangers[0] if strangers else "files without a manifest"
+    unexpected = sorted(entry.name for entry in output.iterdir() if entry.name not in {MODEL_FILE, GOLDEN, MANIFEST})
+    if unexpected or (not is_bundle(output) and any(output.iterdir())):
+        found = unexpected[0] if unexpected else "files without a manifest"
         raise UsageError(f"{output} holds what no export put there ({found}); it is not replaced", hint=hint)
 
 

@@ -15,7 +15,7 @@ from mnist_edge.ranks import this_rank
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from mnist_edge.records import Report
+    from mnist_edge.records.report import Report
 
 
 def emit(report: Report, as_json: bool, render: Callable[[Any], RenderableType]) -> None:

@@ -22,7 +22,7 @@ from mnist_edge.contract import (
 )
 from mnist_edge.errors import BadFileError, UsageError
 from mnist_edge.pixels import Images, Logits, normalize
-from mnist_edge.records import ModelInput
+from mnist_edge.records.model import ModelInput
 from mnist_edge.runtime.session import RefusedModelError, open_session
 
 if TYPE_CHECKING:
@@ -47,14 +47,14 @@ class Classifier:
         """The only batch size that the graph takes, or None when it takes any."""
         return self.input.shape[0]
 
-    def logits(self, images: Images, batch: int | None = None, how: Normalization | None = None) -> Logits:
+    def logits(self, images: Images, batch: int | None = None, normalization: Normalization | None = None) -> Logits:
         """Run images through the model.
 
         Args:
             images: uint8 (N, 28, 28).
             batch: images a run; all at once by default. A fixed-batch graph takes only its own,
                 and the last run is then filled up with blank images, whose answers are dropped.
-            how: what a float model expects of its pixels, where it does not say so itself.
+            normalization: what a float model expects of its pixels, where it does not say so itself.
 
         Returns:
             float32 (N, classes), whatever the values.
@@ -63,7 +63,7 @@ class Classifier:
             UsageError: a float model that does not say how it wants its pixels, and `how` is None.
             RefusedModelError: onnxruntime fails, or the output is no float32 (n, classes).
         """
-        feed = self.prepare(images, how)
+        feed = self.prepare(images, normalization)
         size = self.fixed_batch or batch or len(images)
         parts = []
         for start in range(0, len(images), size):
@@ -83,13 +83,15 @@ class Classifier:
                 hint="give a digit classifier",
             )
 
-    def prepare(self, images: Images, how: Normalization | None = None) -> NDArray[np.uint8] | NDArray[np.float32]:
+    def prepare(
+        self, images: Images, normalization: Normalization | None = None
+    ) -> NDArray[np.uint8] | NDArray[np.float32]:
         """Bring uint8 images (N, 28, 28) to the dtype, normalisation and shape of the input."""
         self.require_pictures()
         shaped = images.reshape(len(images), *(side or 0 for side in self.input.shape[1:]))
         if self.input.dtype == "uint8":
             return shaped
-        chosen = how or self.input.normalization
+        chosen = normalization or self.input.normalization
         if chosen is None:
             raise UsageError(
                 f"{self.name} does not say how it wants its pixels", hint=f"--normalize {'|'.join(NORMALIZATIONS)}"

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mnist_edge.contract import Optimization, ProviderName
-from mnist_edge.errors import BadFileError, MnistEdgeError, SurroundingsError, UsageError
+from mnist_edge.errors import BadFileError, MnistEdgeError, UnavailableError, UsageError
 from mnist_edge.files import explaining_os_errors
 
 if TYPE_CHECKING:
@@ -65,15 +65,15 @@ def available_providers() -> list[str]:
 
 
 def require_provider(provider: ProviderName) -> None:
-    """Raise SurroundingsError, with the command that mends it, unless the provider can be had."""
+    """Raise UnavailableError, with the command that mends it, unless the provider can be had."""
     wheels = installed_wheels()
     if len(wheels) > 1:
-        raise SurroundingsError(
+        raise UnavailableError(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other",
             hint=f'pip uninstall -y onnxruntime onnxruntime-gpu && pip install "mnist-edge[{provider}]"',
         )
     if not wheels:
-        raise SurroundingsError("onnxruntime is not installed", hint=f'pip install "mnist-edge[{provider}]"')
+        raise UnavailableError("onnxruntime is not installed", hint=f'pip install "mnist-edge[{provider}]"')
     if EXECUTION_PROVIDERS[provider] not in import_onnxruntime().get_available_providers():
         wheel = next(iter(wheels))
         remedy = (
@@ -81,7 +81,7 @@ def require_provider(provider: ProviderName) -> None:
             if wheel != WHEELS[provider]
             else "mnist-edge doctor shows what is missing"
         )
-        raise SurroundingsError(f"the provider {provider} is not in the installed {wheel} {wheels[wheel]}", hint=remedy)
+        raise UnavailableError(f"the provider {provider} is not in the installed {wheel} {wheels[wheel]}", hint=remedy)
 
 
 def refuse_hard_links(model: Path) -> None:
@@ -93,7 +93,7 @@ def refuse_hard_links(model: Path) -> None:
 
     Raises:
         BadFileError: names the file.
-        SurroundingsError: the model or its folder cannot be read.
+        UnavailableError: the model or its folder cannot be read.
     """
     with explaining_os_errors(model):
         data = model.read_bytes()
@@ -116,14 +116,14 @@ def refuse_hard_links(model: Path) -> None:
                     )
 
 
-def free_cores() -> int:
+def available_cpus() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def require_cores(threads: int) -> None:
+def require_cpus(threads: int) -> None:
     """Raise UsageError for more threads than cores: onnxruntime would start them all, and starve the machine."""
-    cores = free_cores()
+    cores = available_cpus()
     if threads > cores:
         raise UsageError(f"{threads} threads on {cores} cores only wait for each other", hint=f"--threads {cores}")
 
@@ -158,7 +158,7 @@ def open_session(
         cuda_graph: capture the first run as a CUDA graph; inputs and outputs must then stay bound.
 
     Raises:
-        SurroundingsError: the provider cannot be had, or would run only a part; no thread can be started.
+        UnavailableError: the provider cannot be had, or would run only a part; no thread can be started.
         BadFileError: not an ONNX model, or one whose external data are a hard link.
         RefusedModelError: a model that onnxruntime cannot build.
     """
@@ -168,7 +168,7 @@ def open_session(
 
     name = name or str(model if isinstance(model, Path) else "the model")
     if isinstance(model, Path) and not model.is_file():
-        raise SurroundingsError(f"{model} does not exist", hint="mnist-edge export makes a bundle; check the path")
+        raise UnavailableError(f"{model} does not exist", hint="mnist-edge export makes a bundle; check the path")
     if isinstance(model, Path):
         refuse_hard_links(model)
     wanted = EXECUTION_PROVIDERS[provider]
@@ -196,16 +196,16 @@ def open_session(
     except Exception as error:  # onnxruntime's own exceptions share no base class
         raise _refusal(name, provider, _first_line(error)) from error
     if session.get_providers()[0] != wanted:
-        raise SurroundingsError(
+        raise UnavailableError(
             f"{provider} was asked for, onnxruntime took {session.get_providers()[0]}", hint="mnist-edge doctor"
         )
     placement = dict(
         Counter(part.ep_name for part in session.get_provider_graph_assignment_info() for _ in part.get_nodes())
     )
-    strangers = set(placement) - {wanted}
-    if strangers:
-        raise SurroundingsError(
-            f"{name}: some nodes run on {', '.join(sorted(strangers))}, not on {provider}", hint="--provider cpu"
+    unexpected = set(placement) - {wanted}
+    if unexpected:
+        raise UnavailableError(
+            f"{name}: some nodes run on {', '.join(sorted(unexpected))}, not on {provider}", hint="--provider cpu"
         )
     return OpenSession(session, placement)
 
@@ -213,11 +213,11 @@ def open_session(
 def _refusal(name: str, provider: ProviderName, reason: str) -> MnistEdgeError:
     """What it means that onnxruntime opens no session, for the reason it gives."""
     if "pthread_create failed" in reason:
-        return SurroundingsError(
+        return UnavailableError(
             f"{name}: no further thread can be started", hint="--threads 1, or raise the limit: ulimit -u"
         )
     if provider != "cpu":
-        return SurroundingsError(
+        return UnavailableError(
             f"{name} does not run on {provider} alone: {reason}", hint="mnist-edge doctor, or --provider cpu"
         )
     return RefusedModelError(f"onnxruntime cannot build {name}: {reason}", hint="export it again")

@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from mnist_edge.contract import DatasetName
-from mnist_edge.errors import BadFileError, SurroundingsError
+from mnist_edge.errors import BadFileError, UnavailableError
 from mnist_edge.files import write_atomic
-from mnist_edge.records import EpochRecord
+from mnist_edge.records.training import EpochRecord
 from mnist_edge.training.model import build_model, check_state, model_from_state
 from mnist_edge.training.recipes import Settings
+from mnist_edge.validation import validated
 
 SCHEMA = "mnist-edge/checkpoint/1"
 ENTRY = "mnist_edge"
@@ -70,7 +70,7 @@ class Checkpoint:
     sampler: Tensor
     loss_sum: Tensor
     curve: Tensor
-    surroundings: dict[str, Any]
+    environment: dict[str, Any]
     sha256: str = ""
 
     def model(self) -> nn.Sequential:
@@ -80,7 +80,7 @@ class Checkpoint:
         return model
 
 
-def surroundings(device: torch.device) -> dict[str, Any]:
+def environment_of(device: torch.device) -> dict[str, Any]:
     """What two runs must share to be bit-equal."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -94,7 +94,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, *, keep: bool = True) -> 
     """Write `last.safetensors` into the run folder; `keep` has the one before stay as `previous.safetensors`.
 
     Raises:
-        SurroundingsError: disk full or folder read-only; both files are as they were.
+        UnavailableError: disk full or folder read-only; both files are as they were.
     """
     tensors = {f"model.{key}": value for key, value in checkpoint.weights.items()}
     tensors |= {f"momentum.{key}": value for key, value in checkpoint.momentum.items()}
@@ -104,7 +104,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, *, keep: bool = True) -> 
         "schema": SCHEMA,
         "settings": asdict(checkpoint.settings),
         "progress": asdict(checkpoint.progress),
-        "surroundings": checkpoint.surroundings,
+        "environment": checkpoint.environment,
     }
     checkpoint.sha256 = _digest(tensors, metadata)
     # One entry: safetensors writes several in no fixed order, and equal content shall give equal bytes.
@@ -127,11 +127,11 @@ def checkpoint_path(path: Path) -> Path:
     """Return the checkpoint meant by a run folder or a file.
 
     Raises:
-        SurroundingsError: there is none.
+        UnavailableError: there is none.
     """
     file = path / LAST if path.is_dir() else path
     if not file.exists():
-        raise SurroundingsError(f"{file} does not exist", hint="mnist-edge train makes one; check the path")
+        raise UnavailableError(f"{file} does not exist", hint="mnist-edge train makes one; check the path")
     return file
 
 
@@ -158,9 +158,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise BadFileError(f"{path} is damaged: its content does not match its sha256", hint=hint)
     try:
         checkpoint = Checkpoint(
-            settings=TypeAdapter(Settings).validate_python(metadata["settings"]),
-            progress=TypeAdapter(Progress).validate_python(metadata["progress"]),
-            surroundings=metadata["surroundings"],
+            settings=validated(Settings, metadata["settings"], path, hint),
+            progress=validated(Progress, metadata["progress"], path, hint),
+            environment=metadata.get("environment") or metadata["surroundings"],
             weights=_part(tensors, "model."),
             momentum=_part(tensors, "momentum."),
             sampler=tensors["rng.sampler"],
@@ -168,7 +168,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             curve=tensors["curve"],
             sha256=found or "",
         )
-    except (KeyError, ValidationError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         raise BadFileError(f"{path} lacks what a checkpoint holds ({error})", hint=hint) from error
     check_state(build_model(checkpoint.settings.widths), checkpoint.weights, path, hint)
     return checkpoint

@@ -18,7 +18,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from mnist_edge.errors import SurroundingsError
+from mnist_edge.errors import UnavailableError
 from mnist_edge.ranks import Rank
 from mnist_edge.training.recipes import Recipe
 from mnist_edge.training.step import update
@@ -34,7 +34,7 @@ def joined(rank: Rank, device: torch.device) -> Iterator[None]:
     """Join the group of processes for the length of the block; nothing where there is one process.
 
     Raises:
-        SurroundingsError: the others do not come, or one is lost.
+        UnavailableError: the others do not come, or one is lost.
     """
     if rank.size == 1:
         yield
@@ -64,7 +64,7 @@ def _naming_lost_processes(rank: Rank) -> Iterator[None]:
     except RuntimeError as error:  # gloo has no class of its own for it
         if not isinstance(error, dist.DistError) and not any(word in str(error).lower() for word in LOST):
             raise
-        raise SurroundingsError(
+        raise UnavailableError(
             f"rank {rank.number} of {rank.size} lost another process of its group",
             hint="its own line says why; torchrun --max-restarts 3 goes on from the last checkpoint",
         ) from error
@@ -74,7 +74,7 @@ def same_everywhere(rank: Rank, what: dict[str, Any]) -> None:
     """Prove that all processes are about to do the same work.
 
     Raises:
-        SurroundingsError: names what differs.
+        UnavailableError: names what differs.
     """
     if rank.size == 1:
         return
@@ -83,7 +83,7 @@ def same_everywhere(rank: Rank, what: dict[str, Any]) -> None:
         dist.all_gather_object(found, what)
     for name, value in found[0].items():
         if any(other[name] != value for other in found):
-            raise SurroundingsError(
+            raise UnavailableError(
                 f"the processes differ in {name}: {', '.join(str(other[name]) for other in found)}",
                 hint="give every machine the same data and the same run folder",
             )

@@ -14,7 +14,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from mnist_edge.errors import SurroundingsError
+from mnist_edge.errors import UnavailableError
 
 
 def launch(processes: int, arguments: Sequence[str], say: Callable[[str], object]) -> int:
@@ -25,7 +25,7 @@ def launch(processes: int, arguments: Sequence[str], say: Callable[[str], object
         the first has told that it lost another, 130 or 143 after a signal.
 
     Raises:
-        SurroundingsError: the first process was killed: nobody else speaks for all.
+        UnavailableError: the first process was killed: nobody else speaks for all.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // processes)))
     logging.getLogger("torch").setLevel(logging.CRITICAL)  # its processes speak for themselves
@@ -44,10 +44,10 @@ def launch(processes: int, arguments: Sequence[str], say: Callable[[str], object
     except ChildFailedError as error:
         # Of several, the one that was killed is the cause, and one that only lost another (4) never is.
         codes = {rank: int(failure.exitcode) for rank, failure in error.failures.items()}
-        rank, code = min(codes.items(), key=lambda failed: (failed[1] >= 0, failed[1] == SurroundingsError.exit_code))
+        rank, code = min(codes.items(), key=lambda failed: (failed[1] >= 0, failed[1] == UnavailableError.exit_code))
         if code >= 0:
             return code
-        lost = SurroundingsError(
+        lost = UnavailableError(
             f"rank {rank} of {processes} was killed ({signal.Signals(-code).name})",
             hint="the last checkpoint is kept: --resume its folder",
         )

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from mnist_edge.errors import CheckFailedError
 from mnist_edge.pixels import ImageFile, Images, rows_of
 from mnist_edge.ranks import ALONE, Rank
-from mnist_edge.records import Dataset, EpochRecord
-from mnist_edge.training.checkpoint import Checkpoint, Progress, surroundings
+from mnist_edge.records.data import Dataset
+from mnist_edge.records.training import EpochRecord
+from mnist_edge.training.checkpoint import Checkpoint, Progress, environment_of
 from mnist_edge.training.cuda_graph import GraphStep
 from mnist_edge.training.feed import Feed
 from mnist_edge.training.group import SharedStep
@@ -202,5 +203,5 @@ def checkpoint_of(run: Run, sampler: Tensor, device: torch.device) -> Checkpoint
         sampler=sampler,
         loss_sum=run.loss_sum,
         curve=torch.stack(run.curve) if run.curve else torch.zeros(0),
-        surroundings=surroundings(device),
+        environment=environment_of(device),
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mnist_edge.contract import CLASSES, PIXELS, DeviceName
-from mnist_edge.errors import BadFileError, SurroundingsError
+from mnist_edge.errors import BadFileError, UnavailableError
 from mnist_edge.pixels import ImageFile, Images, Logits
 from mnist_edge.ranks import this_rank
 
@@ -111,16 +111,16 @@ def resolve_device(name: DeviceName) -> torch.device:
     """Return the device asked for; `auto` is CUDA where there is one.
 
     Raises:
-        SurroundingsError: CUDA was asked for and is not there, or has fewer GPUs than there are processes.
+        UnavailableError: CUDA was asked for and is not there, or has fewer GPUs than there are processes.
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise SurroundingsError("PyTorch finds no CUDA device", hint="--device cpu, or mnist-edge doctor to see why")
+        raise UnavailableError("PyTorch finds no CUDA device", hint="--device cpu, or mnist-edge doctor to see why")
     if name == "cpu" or not available:
         return torch.device("cpu")
     local = this_rank().local
     if local >= torch.cuda.device_count():
-        raise SurroundingsError(
+        raise UnavailableError(
             f"process {local + 1} of this machine has no GPU of its own: there are {torch.cuda.device_count()}",
             hint="--device cpu, or fewer processes",
         )

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mnist_edge.contract import WIDTHS, DatasetName
-from mnist_edge.errors import BadFileError, SurroundingsError, UsageError
+from mnist_edge.errors import BadFileError, UnavailableError, UsageError
+from mnist_edge.validation import validated
 
 Schedule = Literal["constant", "one-cycle"]
 SMALL_SET = 10_000
@@ -70,7 +71,7 @@ def find_recipe(named: str) -> Recipe:
     Raises:
         UsageError: no such recipe.
         BadFileError: no TOML, an unknown setting, a value of the wrong type or out of range.
-        SurroundingsError: the file does not exist.
+        UnavailableError: the file does not exist.
     """
     if not named.endswith(".toml"):
         table = _read(TABLE)
@@ -79,7 +80,7 @@ def find_recipe(named: str) -> Recipe:
         return _checked({"name": named, **table[named]}, TABLE)
     path = Path(named)
     if not path.is_file():
-        raise SurroundingsError(f"{path} does not exist", hint="--recipe takes a name or a .toml file")
+        raise UnavailableError(f"{path} does not exist", hint="--recipe takes a name or a .toml file")
     given = _read(path)
     base = given.pop("base", None)
     start = {} if base is None else dataclasses.asdict(find_recipe(str(base)))
@@ -94,16 +95,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _checked(values: dict[str, Any], path: Path) -> Recipe:
-    from pydantic import TypeAdapter, ValidationError
-
     unknown = sorted(set(values) - {field.name for field in dataclasses.fields(Recipe)})
     if unknown:
         raise BadFileError(f"{path}: {unknown[0]} is not a setting of a recipe", hint=_HINT)
-    try:
-        recipe = TypeAdapter(Recipe).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise BadFileError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}", hint=_HINT) from error
+    recipe = validated(Recipe, values, path, _HINT)
     for name, (low, high) in RANGES.items():
         if not low <= getattr(recipe, name) <= high:
             raise BadFileError(f"{path}: {name} is {getattr(recipe, name)}, expected {low:g} to {high:g}", hint=_HINT)

@@ -15,14 +15,15 @@ from mnist_edge.contract import DeviceName
 from mnist_edge.errors import UsageError
 from mnist_edge.files import ensure_folder, locked, sha256_bytes, write_atomic
 from mnist_edge.ranks import Rank, this_rank
-from mnist_edge.records import Dataset, TrainReport
+from mnist_edge.records.data import Dataset
+from mnist_edge.records.training import TrainReport
 from mnist_edge.training.checkpoint import (
     LAST,
     Checkpoint,
+    environment_of,
     load_checkpoint,
     load_state_dict,
     save_checkpoint,
-    surroundings,
 )
 from mnist_edge.training.group import agreed, joined, same_everywhere
 from mnist_edge.training.loop import KEEP_LOSS_EVERY, Hooks, Run, checkpoint_of, continued_run, new_run, train
@@ -97,7 +98,7 @@ def train_run(
 
     Raises:
         UsageError: the checkpoint is of another dataset, or the folder holds another run that was interrupted.
-        SurroundingsError: folder in use or not writable, no such device.
+        UnavailableError: folder in use or not writable, no such device.
     """
     settings = start.run.settings
     if settings.dataset != dataset.name:
@@ -145,7 +146,7 @@ def train_run(
             test_accuracy=accuracy(start.run.model, dataset.test_images, dataset.test_labels),
             seconds=seconds,
             seconds_per_epoch=seconds / max(1, len(history)),
-            device=surroundings(target)["device"],
+            device=environment_of(target)["device"],
         )
 
 

@@ -65,7 +65,7 @@ class Stream:
 
         Raises:
             BadFileError: the file became shorter.
-            SurroundingsError: it cannot be opened any more.
+            UnavailableError: it cannot be opened any more.
         """
         batch = self.recipe.batch_size
         steps = max(1, WINDOW // batch)  # of a window; only the last one of the epoch has fewer

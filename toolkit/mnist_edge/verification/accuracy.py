@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from mnist_edge.contract import LABELS
 from mnist_edge.errors import CheckFailedError
 from mnist_edge.pixels import Images, Logits
-from mnist_edge.records import ClassFigures, Dataset, EvalReport, ReliabilityBin
+from mnist_edge.records.data import Dataset
+from mnist_edge.records.evaluation import ClassFigures, EvalReport, ReliabilityBin
 
 BINS = 15
 
@@ -34,15 +35,15 @@ def evaluate(model: Path, logits: Logits, dataset: Dataset) -> EvalReport:
         )
     if not np.isfinite(logits).all():
         raise CheckFailedError(f"{model} answers NaN or infinite logits", hint="mnist-edge verify shows where")
-    decided, truth = logits.argmax(axis=1), dataset.test_labels
+    predicted, truth = logits.argmax(axis=1), dataset.test_labels
     confusion = np.zeros((len(names), len(names)), dtype=int)
-    np.add.at(confusion, (truth, decided), 1)
+    np.add.at(confusion, (truth, predicted), 1)
     bins = reliability(logits, truth)
     return EvalReport(
         model=model,
         dataset=dataset.name,
         images=len(truth),
-        accuracy=float((decided == truth).mean()),
+        accuracy=float((predicted == truth).mean()),
         negative_log_likelihood=float(-log_softmax(logits)[np.arange(len(truth)), truth].mean()),
         calibration_error=sum(b.images * abs(b.confidence - b.accuracy) for b in bins) / len(truth),
         reliability=bins,

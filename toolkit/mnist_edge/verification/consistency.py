@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mnist_edge.bundle import MANIFEST, Bundle, sha256_array
+from mnist_edge.bundle.folder import Bundle
+from mnist_edge.bundle.golden import sha256_array
+from mnist_edge.bundle.manifest import MANIFEST
 from mnist_edge.contract import INPUTS, LABELS, OUTPUT_NAME, Precision
 from mnist_edge.errors import BadFileError
 from mnist_edge.pixels import Images
@@ -42,7 +44,7 @@ def require_contract(bundle: Bundle, classifier: Classifier) -> None:
             )
 
 
-def stranger(bundle: Bundle, classifier: Classifier) -> str:
+def mismatch(bundle: Bundle, classifier: Classifier) -> str:
     """Why a model and its golden file do not belong together, or nothing.
 
     Raises:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mnist_edge.contract import Normalization, Precision
 from mnist_edge.pixels import Images
-from mnist_edge.records import LayerDrift, LayerReport
+from mnist_edge.records.verification import LayerDrift, LayerReport
 from mnist_edge.verification.stages import Stages, run_stages
 from mnist_edge.verification.symptoms import ALLOWED, Case, drift, symptom
 
@@ -36,7 +36,7 @@ class ReferenceStages:
 
 
 def compare_layers(
-    model: Path | bytes, precision: Precision, reference: ReferenceStages, how: Normalization | None = None
+    model: Path | bytes, precision: Precision, reference: ReferenceStages, normalization: Normalization | None = None
 ) -> LayerReport:
     """Run a model on the reference's images and find the first stage that drifts.
 
@@ -46,7 +46,7 @@ def compare_layers(
     """
     rows = np.arange(len(reference.images)) if precision == "fp32" else np.flatnonzero(reference.real)
     images = reference.images[rows]
-    stages = run_stages(model, images, how)
+    stages = run_stages(model, images, normalization)
     if len(stages.layers) != len(reference.sums):
         told = f"matrix products in its graph: {len(stages.layers)}, in the reference: {len(reference.sums)}"
         return LayerReport(images=len(images), stages=(), first=None, symptom="other architecture", detail=told)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_edge.pixels import Logits
-from mnist_edge.records import MarginCertificate, Uncertified
+from mnist_edge.records.verification import MarginCertificate, Uncertified
 
 
 def top2_margins(logits: Logits) -> NDArray[np.float64]:
@@ -16,7 +16,7 @@ def top2_margins(logits: Logits) -> NDArray[np.float64]:
 
 
 def certify(
-    logits: Logits, decided: NDArray[np.intp], error: float, rows: NDArray[np.intp] | None = None
+    logits: Logits, predicted: NDArray[np.intp], error: float, rows: NDArray[np.intp] | None = None
 ) -> MarginCertificate:
     """Certify every image whose margin is over twice the error.
 
@@ -39,7 +39,9 @@ def certify(
         error=error,
         certified=1 - len(open_cases) / len(gaps),
         uncertified=tuple(
-            Uncertified(image=int(i), margin=float(gaps[i]), reference=int(logits[i].argmax()), decided=int(decided[i]))
+            Uncertified(
+                image=int(i), margin=float(gaps[i]), reference=int(logits[i].argmax()), predicted=int(predicted[i])
+            )
             for i in open_cases
         ),
     )

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_edge.bundle import NO_LABEL
+from mnist_edge.bundle.golden import NO_LABEL
 from mnist_edge.contract import Normalization, Precision
 from mnist_edge.errors import UsageError
 from mnist_edge.pixels import Images, Logits
-from mnist_edge.records import PairedAccuracy, VariantParity
+from mnist_edge.records.verification import PairedAccuracy, VariantParity
 from mnist_edge.runtime.classifier import Classifier
 from mnist_edge.runtime.session import RefusedModelError
 from mnist_edge.stats import mcnemar_exact, paired_drop_upper95, upper_bound95
@@ -49,20 +49,20 @@ class Reference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demand:
+class Requirement:
     """What a variant is held to.
 
     Attributes:
         precision: fp32 must meet the tolerance, a lossy one must not drift, nor lose accuracy.
         max_drop: of accuracy, a fraction of 1.
         batches: batch sizes to run besides the usual ones.
-        how: what a float model expects of its pixels, where it does not say so itself.
+        normalization: what a float model expects of its pixels, where it does not say so itself.
     """
 
     precision: Precision = "fp32"
     max_drop: float = MAX_DROP
     batches: tuple[int, ...] = ()
-    how: Normalization | None = None
+    normalization: Normalization | None = None
 
 
 @dataclass
@@ -85,7 +85,7 @@ def check_parity(
     classifier: Classifier,
     golden: Reference,
     test_set: Reference | None,
-    demand: Demand = Demand(),
+    requirement: Requirement = Requirement(),
 ) -> VariantParity:
     """Compare a model with the reference on the golden inputs, and on the test set where it is at hand.
 
@@ -94,7 +94,7 @@ def check_parity(
         classifier: the open model.
         golden: run at batch 1, 2, 3, 7, 64, all and those demanded (a fixed-batch model at its own).
         test_set: all test images; decisions are then counted on these.
-        demand: what it is held to.
+        requirement: what it is held to.
 
     Returns:
         The findings; `passed` is False with a reason at the first thing that is wrong.
@@ -105,34 +105,34 @@ def check_parity(
     """
     counted = test_set or golden
     if min(len(golden.images), len(counted.images)) == 0:
-        return refused(name, "there is no image to compare", 0, demand.precision)
-    batches = _batches(classifier.fixed_batch, len(golden.images), demand.batches)
-    seen = _Seen(precision=demand.precision)
-    answers = _run_golden(classifier, golden, batches, demand, seen)
+        return refused(name, "there is no image to compare", 0, requirement.precision)
+    batches = _batches(classifier.fixed_batch, len(golden.images), requirement.batches)
+    seen = _Seen(precision=requirement.precision)
+    answers = _run_golden(classifier, golden, batches, requirement, seen)
     golden_passed = not seen.reason
     if test_set is not None:
         try:
-            answers = classifier.logits(test_set.images, batch=1000, how=demand.how)
+            answers = classifier.logits(test_set.images, batch=1000, normalization=requirement.normalization)
             _judge(answers, test_set, "on the test set", seen)
         except RefusedModelError as error:
             seen.reason, answers = seen.reason or error.message, None
         if golden_passed and seen.reason:
             seen.reason += "; the golden inputs alone pass: it may know these by heart"
-    return _verdict(name, seen, counted, answers, batches, demand)
+    return _verdict(name, seen, counted, answers, batches, requirement)
 
 
-def _batches(fixed: int | None, images: int, demanded: tuple[int, ...]) -> tuple[int, ...]:
+def _batches(fixed: int | None, images: int, required: tuple[int, ...]) -> tuple[int, ...]:
     """The batch sizes to run, each once, and only such as there are images for."""
     if fixed:
-        if set(demanded) - {fixed}:
+        if set(required) - {fixed}:
             raise UsageError(f"the model takes only batch {fixed}", hint=f"--batch {fixed}, or leave it out")
         return (fixed,)
-    if max(demanded, default=0) > images:
+    if max(required, default=0) > images:
         raise UsageError(
-            f"batch {max(demanded)} cannot be run: there are {images} golden images",
+            f"batch {max(required)} cannot be run: there are {images} golden images",
             hint=f"--batch {images} is the largest",
         )
-    return tuple(dict.fromkeys((*(batch for batch in BATCHES if batch <= images), *demanded, images)))
+    return tuple(dict.fromkeys((*(batch for batch in BATCHES if batch <= images), *required, images)))
 
 
 def refused(name: str, reason: str, images: int, precision: Precision) -> VariantParity:
@@ -156,14 +156,14 @@ def refused(name: str, reason: str, images: int, precision: Precision) -> Varian
 
 
 def _run_golden(
-    classifier: Classifier, golden: Reference, batches: tuple[int, ...], demand: Demand, seen: _Seen
+    classifier: Classifier, golden: Reference, batches: tuple[int, ...], requirement: Requirement, seen: _Seen
 ) -> Logits | None:
     """Judge the golden inputs at every batch size; return the answers of the last."""
     answers: Logits | None = None
     failed: dict[int, str] = {}
     for batch in batches:
         try:
-            answers = classifier.logits(golden.images, batch, demand.how)
+            answers = classifier.logits(golden.images, batch, requirement.normalization)
         except RefusedModelError as error:
             failed[batch] = error.message
             continue
@@ -183,18 +183,18 @@ def _verdict(
     counted: Reference,
     answers: Logits | None,
     batches: tuple[int, ...],
-    demand: Demand,
+    requirement: Requirement,
 ) -> VariantParity:
-    decided = _comparable(answers, counted.logits)
-    if decided is None:
-        found = refused(name, seen.reason, len(counted.images), demand.precision)
+    predicted = _comparable(answers, counted.logits)
+    if predicted is None:
+        found = refused(name, seen.reason, len(counted.images), requirement.precision)
         return _replace(found, seen, batches)
-    margins = certify(counted.logits, decided, max(seen.errors), _rows_owed(counted, seen))
-    changed = set(np.flatnonzero(decided != counted.logits.argmax(axis=1)).tolist())
+    margins = certify(counted.logits, predicted, max(seen.errors), _rows_owed(counted, seen))
+    changed = set(np.flatnonzero(predicted != counted.logits.argmax(axis=1)).tolist())
     # Only an error within the tolerance makes a tie: a broken model is not excused by its size.
     undecided = {image.image for image in margins.uncertified} if seen.exact and not seen.reason else set()
     flips = len(changed - undecided)
-    accuracy = _paired(decided, counted, demand.max_drop)
+    accuracy = _paired(predicted, counted, requirement.max_drop)
     reason = seen.reason
     if not reason and seen.exact and flips:
         reason = f"{flips} of {len(counted.images)} decisions differ from the reference's"
@@ -202,7 +202,7 @@ def _verdict(
         reason = _lost(accuracy)
     return VariantParity(
         name=name,
-        precision=demand.precision,
+        precision=requirement.precision,
         images=len(counted.images),
         flips=flips,
         flip_rate_upper95=upper_bound95(flips, len(counted.images)),
@@ -276,14 +276,14 @@ def _comparable(answers: Logits | None, expected: Logits) -> NDArray[np.intp] | 
     return np.asarray(answers.argmax(axis=1))
 
 
-def _paired(decided: NDArray[np.intp], counted: Reference, max_drop: float) -> PairedAccuracy | None:
+def _paired(predicted: NDArray[np.intp], counted: Reference, max_drop: float) -> PairedAccuracy | None:
     """Accuracy of both models on the labelled images, and what the two together show."""
     labelled = counted.labels != NO_LABEL
     count = int(labelled.sum())
     if count == 0:
         return None
     truth = counted.labels[labelled]
-    ours = decided[labelled] == truth
+    ours = predicted[labelled] == truth
     theirs = counted.logits[labelled].argmax(axis=1) == truth
     lost, won = int((theirs & ~ours).sum()), int((ours & ~theirs).sum())
     bound = paired_drop_upper95(lost, won, count)

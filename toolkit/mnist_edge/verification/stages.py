@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_edge.contract import Normalization, Precision
-from mnist_edge.errors import BadFileError, SurroundingsError
+from mnist_edge.errors import BadFileError, UnavailableError
 from mnist_edge.pixels import Images
 from mnist_edge.runtime.classifier import open_classifier
 
@@ -65,7 +65,7 @@ class Stages:
     output_name: str
 
 
-def run_stages(model: Path | bytes, images: Images, how: Normalization | None = None) -> Stages:
+def run_stages(model: Path | bytes, images: Images, normalization: Normalization | None = None) -> Stages:
     """Run images (N, 28, 28) through a model on the CPU and keep every stage.
 
     Raises:
@@ -79,7 +79,7 @@ def run_stages(model: Path | bytes, images: Images, how: Normalization | None = 
     names = list(dict.fromkeys([name for layer in layers for name in (layer.fed, layer.sums)] + [output]))
     proto.graph.output.extend(_untyped(name) for name in names if name not in with_output)
     classifier = open_classifier(proto.SerializeToString(), "cpu", name=str(model)[:200])
-    feed = classifier.prepare(images, how)
+    feed = classifier.prepare(images, normalization)
     size = classifier.fixed_batch or len(images)
     found: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
     for start in range(0, len(images), size):
@@ -130,7 +130,7 @@ def precision_of(model: Path) -> Precision:
     A quantiser or a float16 constant beside that way, or one whose result nobody takes, changes no answer.
 
     Raises:
-        SurroundingsError: there is no such file.
+        UnavailableError: there is no such file.
         BadFileError: no ONNX model.
     """
     from onnx import TensorProto
@@ -194,7 +194,7 @@ def _load(model: Path | bytes) -> ModelProto:
     from google.protobuf.message import DecodeError
 
     if isinstance(model, Path) and not model.is_file():
-        raise SurroundingsError(f"{model} does not exist", hint="check the path")
+        raise UnavailableError(f"{model} does not exist", hint="check the path")
     try:
         return onnx.load(model) if isinstance(model, Path) else onnx.load_model_from_string(model)
     except DecodeError as error:

@@ -9,20 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from mnist_edge.bundle import (
-    NO_LABEL,
-    Bundle,
-    sha256_of_test_set,
-    stage_rows,
-)
+from mnist_edge.bundle.folder import Bundle
+from mnist_edge.bundle.golden import NO_LABEL, sha256_of_test_set, stage_rows
 from mnist_edge.contract import DatasetName, Normalization, Optimization, Precision, ProviderName
 from mnist_edge.pixels import Images, Logits
-from mnist_edge.records import Dataset, LayerReport, ParityReport, VariantParity
+from mnist_edge.records.data import Dataset
+from mnist_edge.records.verification import LayerReport, ParityReport, VariantParity
 from mnist_edge.runtime.classifier import Classifier, open_classifier
 from mnist_edge.runtime.session import RefusedModelError
-from mnist_edge.verification.consistency import misstated_accuracy, misstated_precision, require_contract, stranger
+from mnist_edge.verification.consistency import mismatch, misstated_accuracy, misstated_precision, require_contract
 from mnist_edge.verification.layers import Floats, ReferenceStages, compare_layers
-from mnist_edge.verification.parity import MAX_DROP, Demand, Reference, check_parity, refused
+from mnist_edge.verification.parity import MAX_DROP, Reference, Requirement, check_parity, refused
 from mnist_edge.verification.stages import precision_of, run_stages
 
 Inside = tuple[tuple[Floats | None, ...], tuple[Floats | None, ...]]
@@ -38,7 +35,7 @@ class Settings:
         batches: batch sizes to check besides 1, 2, 3, 7, 64 and all.
         max_drop: accuracy that a lossy variant may lose, as a fraction of 1.
         layers: compare the stages inside also where the answers agree.
-        how: what a float model expects of its pixels, where it does not say so itself.
+        normalization: what a float model expects of its pixels, where it does not say so itself.
     """
 
     provider: ProviderName = "cpu"
@@ -47,11 +44,11 @@ class Settings:
     batches: tuple[int, ...] = ()
     max_drop: float = MAX_DROP
     layers: bool = False
-    how: Normalization | None = None
+    normalization: Normalization | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Truth:
+class ReferenceOutputs:
     """What every variant is held against, and where it comes from, for the report.
 
     Attributes:
@@ -98,10 +95,10 @@ def reference_on_test_set(bundle: Bundle, dataset: Dataset) -> Reference | None:
     return Reference(images=dataset.test_images, labels=dataset.test_labels, logits=bundle.golden.test_logits)
 
 
-def recorded_truth(bundle: Bundle, dataset: Dataset | None) -> Truth:
+def recorded_reference(bundle: Bundle, dataset: Dataset | None) -> ReferenceOutputs:
     """What the bundle itself carries."""
     test_set = None if dataset is None else reference_on_test_set(bundle, dataset)
-    return Truth(
+    return ReferenceOutputs(
         golden=golden_reference(bundle),
         test_set=test_set,
         stages=golden_stages(bundle),
@@ -110,14 +107,14 @@ def recorded_truth(bundle: Bundle, dataset: Dataset | None) -> Truth:
     )
 
 
-def truth_from(
+def live_reference(
     images: Images,
     labels: Images,
     dataset: Dataset | None,
     answer: Callable[[Images], Logits],
     inside: Callable[[Images], Inside | None],
     said: str,
-) -> Truth:
+) -> ReferenceOutputs:
     """What another model answers, asked live.
 
     Args:
@@ -129,7 +126,7 @@ def truth_from(
     """
     rows = stage_rows(labels)
     stages = inside(images[rows])
-    return Truth(
+    return ReferenceOutputs(
         golden=Reference(images=images, labels=labels, logits=answer(images)),
         test_set=None
         if dataset is None
@@ -141,30 +138,35 @@ def truth_from(
     )
 
 
-def onnx_truth(
-    other: Path, images: Images, labels: Images, dataset: Dataset | None, how: Normalization | None
-) -> Truth:
+def onnx_reference(
+    other: Path, images: Images, labels: Images, dataset: Dataset | None, normalization: Normalization | None
+) -> ReferenceOutputs:
     """What another ONNX file answers on the CPU."""
     classifier = open_classifier(other, "cpu")
 
     def inside(pictures: Images) -> Inside | None:
         try:
-            stages = run_stages(other, pictures, how)
+            stages = run_stages(other, pictures, normalization)
         except RefusedModelError:
             return None
         return stages.sums, stages.fed[1:]
 
-    return truth_from(
-        images, labels, dataset, lambda pictures: classifier.logits(pictures, batch=1000, how=how), inside, str(other)
+    return live_reference(
+        images,
+        labels,
+        dataset,
+        lambda pictures: classifier.logits(pictures, batch=1000, normalization=normalization),
+        inside,
+        str(other),
     )
 
 
-def verify_bundle(bundle: Bundle, truth: Truth, settings: Settings) -> ParityReport:
+def verify_bundle(bundle: Bundle, truth: ReferenceOutputs, settings: Settings) -> ParityReport:
     """Check every variant of a bundle, whose bytes have been checked.
 
     Raises:
         BadFileError: a model breaks the contract of its manifest, or contradicts it.
-        SurroundingsError: the provider cannot be had.
+        UnavailableError: the provider cannot be had.
     """
     manifest = bundle.manifest
     variants = tuple(
@@ -174,11 +176,11 @@ def verify_bundle(bundle: Bundle, truth: Truth, settings: Settings) -> ParityRep
     return _report(str(bundle.folder), manifest.dataset, truth, settings, variants)
 
 
-def verify_model(model: Path, dataset: DatasetName, truth: Truth, settings: Settings) -> ParityReport:
+def verify_model(model: Path, dataset: DatasetName, truth: ReferenceOutputs, settings: Settings) -> ParityReport:
     """Check one ONNX file of any origin; what it computes in is read from its graph.
 
     Raises:
-        SurroundingsError: the provider cannot be had.
+        UnavailableError: the provider cannot be had.
         BadFileError: not an image classifier.
         UsageError: a float model that does not say how it wants its pixels.
     """
@@ -187,7 +189,7 @@ def verify_model(model: Path, dataset: DatasetName, truth: Truth, settings: Sett
 
 
 def _report(
-    model: str, dataset: DatasetName, truth: Truth, settings: Settings, variants: tuple[VariantParity, ...]
+    model: str, dataset: DatasetName, truth: ReferenceOutputs, settings: Settings, variants: tuple[VariantParity, ...]
 ) -> ParityReport:
     return ParityReport(
         passed=bool(variants) and all(variant.passed for variant in variants),
@@ -203,37 +205,39 @@ def _report(
 
 
 def _check(
-    name: str, file: Path, precision: Precision, truth: Truth, settings: Settings, bundle: Bundle | None
+    name: str, file: Path, precision: Precision, truth: ReferenceOutputs, settings: Settings, bundle: Bundle | None
 ) -> VariantParity:
-    demand = Demand(precision=precision, max_drop=settings.max_drop, batches=settings.batches, how=settings.how)
+    requirement = Requirement(
+        precision=precision, max_drop=settings.max_drop, batches=settings.batches, normalization=settings.normalization
+    )
     doubts: list[str] = []
     try:
         classifier = open_classifier(file, settings.provider, settings.threads, optimization=settings.optimization)
         if bundle is not None:
             require_contract(bundle, classifier)
             doubts = [*_contradictions(bundle, classifier, truth), misstated_precision(file, precision)]
-        found = check_parity(name, classifier, truth.golden, truth.test_set, demand)
+        found = check_parity(name, classifier, truth.golden, truth.test_set, requirement)
     except RefusedModelError as error:
         found = refused(name, error.message, len((truth.test_set or truth.golden).images), precision)
     return _add_reasons(found, doubts, _look_inside(found, file, truth, settings))
 
 
-def _contradictions(bundle: Bundle, classifier: Classifier, truth: Truth) -> list[str]:
+def _contradictions(bundle: Bundle, classifier: Classifier, truth: ReferenceOutputs) -> list[str]:
     """What the parts of a bundle, and the test set at hand, say against each other."""
     golden = bundle.golden
     if truth.other_test_set:
         told = f"golden.npz holds PyTorch's answers for another test set than the {bundle.manifest.dataset} at hand"
-        return [stranger(bundle, classifier), told]
+        return [mismatch(bundle, classifier), told]
     labels = golden.labels[golden.labels != NO_LABEL] if truth.test_set is None else truth.test_set.labels
-    return [stranger(bundle, classifier), misstated_accuracy(bundle, labels)]
+    return [mismatch(bundle, classifier), misstated_accuracy(bundle, labels)]
 
 
-def _look_inside(found: VariantParity, file: Path, truth: Truth, settings: Settings) -> LayerReport | None:
+def _look_inside(found: VariantParity, file: Path, truth: ReferenceOutputs, settings: Settings) -> LayerReport | None:
     """Compare the stages on failure and on request."""
     if truth.stages is None or (found.passed and not settings.layers):
         return None
     try:
-        return compare_layers(file, found.precision, truth.stages, settings.how)
+        return compare_layers(file, found.precision, truth.stages, settings.normalization)
     except RefusedModelError:
         return None
     except ModuleNotFoundError:

@@ -15,11 +15,12 @@ from time import perf_counter
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mnist_edge.errors import BadFileError, CheckFailedError, UsageError
-from mnist_edge.records import Dataset, SweepReport, SweepTrial
+from mnist_edge.records.data import Dataset
+from mnist_edge.records.sweep import SweepReport, SweepTrial
+from mnist_edge.sweeping.study import JOURNAL, Choice, Space, Study, open_study, width_text
 from mnist_edge.training.loop import Hooks, held_out, new_run, train
 from mnist_edge.training.model import resolve_device
 from mnist_edge.training.recipes import Recipe, settings_for
-from mnist_edge.tuning.study import JOURNAL, Choice, Space, Study, open_study, width_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ def sweep(
     Raises:
         UsageError: the recipe holds nothing out, or the study was begun with other settings.
         BadFileError: the journal is damaged.
-        SurroundingsError: the folder cannot be written to.
+        UnavailableError: the folder cannot be written to.
     """
     base = settings_for(
         plan.recipe, dataset=dataset.name, train_images=len(dataset.train_images), epochs=plan.epochs

@@ -139,7 +139,7 @@ class Study:
     def claim(self, trials: int) -> tuple[Trial, Choice] | None:
         """Take up a trial, unless as many as `trials` are finished or in work; trials of dead workers do not count."""
         with self._lock:
-            self._bury_the_dead()
+            self._fail_stale_trials()
             counted = [trial for trial in self._study.get_trials(deepcopy=False) if _counts(trial)]
             if len(counted) >= trials:
                 return None
@@ -188,10 +188,10 @@ class Study:
     def running(self) -> int:
         """How many trials workers have in hand."""
         with self._lock:
-            self._bury_the_dead()
+            self._fail_stale_trials()
             return len(self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
-    def _bury_the_dead(self) -> None:
+    def _fail_stale_trials(self) -> None:
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             # Taken up in one piece under the lock: a trial without a claim is of a worker that died over it.
             claim = trial.user_attrs.get("claim")
@@ -230,7 +230,7 @@ def open_study(folder: Path, space: Space, settings: dict[str, str]) -> Iterator
     Raises:
         UsageError: the study has other settings; names them.
         BadFileError: its journal is damaged.
-        SurroundingsError: the folder cannot be written to.
+        UnavailableError: the folder cannot be written to.
     """
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     ensure_folder(folder)

@@ -1,0 +1,1 @@
+"""Frozen records that the stages exchange, one module per stage."""

@@ -1,0 +1,23 @@
+"""What `run` reports: every stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mnist_edge.records.benchmark import BenchReport
+from mnist_edge.records.bundle import ExportReport
+from mnist_edge.records.report import Report
+from mnist_edge.records.training import TrainReport
+from mnist_edge.records.verification import ParityReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport(Report):
+    """The whole main job, stage by stage."""
+
+    schema: ClassVar[str] = "mnist-edge/run/1"
+    train: TrainReport
+    export: ExportReport
+    verify: ParityReport
+    bench: BenchReport

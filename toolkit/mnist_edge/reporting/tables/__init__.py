@@ -1,0 +1,1 @@
+"""Reports as tables, one module per report."""

@@ -1,0 +1,16 @@
+"""What `export` prints."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+
+from mnist_edge.records.bundle import ExportReport
+from mnist_edge.reporting.tables.format import facts_table, percent
+from mnist_edge.reporting.tables.parity import parity_table
+
+
+def export_table(report: ExportReport) -> RenderableType:
+    """What was published."""
+    files = {f"{v.name}": f"{v.file}, {v.bytes / 1e6:.2f} MB, sha256 {v.sha256[:16]}" for v in report.variants}
+    facts = facts_table("export", {"bundle": str(report.bundle), "accuracy": percent(report.accuracy), **files})
+    return Group(facts, parity_table(report.parity))

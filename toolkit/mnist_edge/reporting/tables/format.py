@@ -1,0 +1,33 @@
+"""How numbers and facts are written in every table."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+
+
+def percent(share: float | None) -> str:
+    """A fraction of 1 as a percentage; a dash for None."""
+    return "-" if share is None else f"{share:.2%}"
+
+
+def short_number(value: float) -> str:
+    """Four significant digits, or whole thousands."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def facts_table(title: str, facts: dict[str, str]) -> Table:
+    """A table of names and values under a title."""
+    table = Table(box=box.SIMPLE, title=title, title_justify="left", show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, value)
+    return table
+
+
+def micro(value: float | None) -> str:
+    """Microseconds; a dash for None."""
+    if value is None:
+        return "-"
+    return f"{value:,.1f}" if value < 1000 else f"{value:,.0f}"

@@ -1,0 +1,45 @@
+"""What `sweep` prints."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from mnist_edge.records.sweep import SweepReport, SweepTrial
+from mnist_edge.reporting.tables.format import percent
+
+
+def trial_line(trial: SweepTrial, done: int, trials: int) -> str:
+    """One line a trial, for standard error while a sweep is under way."""
+    widths = ",".join(map(str, trial.widths))
+    found = trial.failure or f"held-out accuracy {percent(trial.holdout_accuracy)}"
+    return (
+        f"trial {done:>3} of {trials}  lr {trial.lr:g}  batch {trial.batch_size}  widths {widths}  "
+        f"{found}  {trial.seconds:.1f} s"
+    )
+
+
+def sweep_table(report: SweepReport) -> RenderableType:
+    """Settings, best first, and the command that trains the best."""
+    table = Table(box=box.SIMPLE, title=f"{report.dataset}, recipe {report.recipe}, {report.epochs} epochs a training")
+    for heading in ("rank", "lr", "batch", "widths", "held-out", "over seeds", "seconds"):
+        table.add_column(heading, justify="left" if heading == "widths" else "right", overflow="fold")
+    for trial in report.trials:
+        table.add_row(
+            str(trial.rank),
+            f"{trial.lr:g}",
+            str(trial.batch_size),
+            ",".join(map(str, trial.widths)),
+            "FAILED" if trial.failure else percent(trial.holdout_accuracy),
+            f"{100 * min(trial.accuracies):.2f}..{percent(max(trial.accuracies))}" if trial.accuracies else "-",
+            f"{trial.seconds:.1f}",
+        )
+    judged = f"judged on {report.holdout_images:,} images held out of the training set (one is {1 / report.holdout_images:.2%})"
+    lines = [f"rank {trial.rank} failed: {trial.failure}" for trial in report.trials if trial.failure]
+    lines += [f"{judged}, mean over seeds {', '.join(map(str, report.seeds))}; no test image was used"]
+    if report.running:
+        lines.append(f"{report.running} trial(s) are still in the hands of other workers; the same command shows all")
+    if report.command:
+        lines.append(f"the best: {report.command}")
+    return Group(table, *lines)

@@ -1,0 +1,28 @@
+"""What `train` prints."""
+
+from __future__ import annotations
+
+from rich.console import RenderableType
+
+from mnist_edge.records.training import EpochRecord, TrainReport
+from mnist_edge.reporting.tables.format import facts_table, percent
+
+
+def epoch_line(record: EpochRecord, epochs: int) -> str:
+    """One line an epoch, for standard error while training."""
+    held = "" if record.holdout_accuracy is None else f"  held-out accuracy {percent(record.holdout_accuracy)}"
+    return f"epoch {record.epoch:>3} of {epochs}  loss {record.loss:.4f}{held}  {record.seconds:.1f} s"
+
+
+def train_table(report: TrainReport) -> RenderableType:
+    """What training came to."""
+    return facts_table(
+        "train",
+        {
+            "dataset": report.dataset,
+            "recipe": f"{report.recipe}, {report.epochs} epochs on {report.device}",
+            "test accuracy": percent(report.test_accuracy),
+            "time": f"{report.seconds:.1f} s ({report.seconds_per_epoch:.2f} s an epoch)",
+            "checkpoint": str(report.checkpoint),
+        },
+    )
