@@ -15,6 +15,7 @@ from pathlib import Path
 from benchmarks.common import PEERS, make_bundle, pairs, report, row, run_child, take_turns, target
 from mnist_edge.benchmarking.process import Task, run_process
 from mnist_edge.benchmarking.rounds import ENGINES, SINGLE_STREAM, Plan, bench
+from mnist_edge.records.settings import DEFAULT_SETTINGS
 
 
 def main(rounds: int = 11) -> None:
@@ -22,7 +23,7 @@ def main(rounds: int = 11) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         bundle = make_bundle(Path(scratch))
         model, golden = str(bundle / "model.onnx"), str(bundle / "golden.npz")
-        task = Task(model=model, provider="cpu", batch=1, threads=1, golden=golden, scenario=SINGLE_STREAM)
+        task = Task(model=model, batch=1, golden=golden, scenario=SINGLE_STREAM, settings=DEFAULT_SETTINGS)
         plain = [sys.executable, str(PEERS / "plain_loop.py"), model, golden]
         contenders = {
             "ours": lambda: statistics.median(run_process(ENGINES["onnxruntime"], task).run_ns) / 1000,

@@ -18,6 +18,7 @@ from benchmarks.common import make_bundle, report, row, target
 from mnist_edge.benchmarking.compare import effect
 from mnist_edge.benchmarking.process import Task, run_process
 from mnist_edge.records.benchmark import Scenario
+from mnist_edge.records.settings import DEFAULT_SETTINGS
 
 ROUNDS = 100
 SECONDS = 0.2
@@ -34,11 +35,10 @@ def measure(bundle: Path) -> dict[str, list[float]]:
             os.environ["SLOWDOWN"] = str(SLOWDOWNS[name])
             task = Task(
                 model=str(bundle / "model.onnx"),
-                provider="cpu",
                 batch=1,
-                threads=1,
                 golden=str(bundle / "golden.npz"),
                 scenario=Scenario(seconds=SECONDS),
+                settings=DEFAULT_SETTINGS,
             )
             answer = run_process("benchmarks.peers.slowed_worker", task)
             medians[name].append(statistics.median(answer.run_ns) / 1000)

@@ -42,11 +42,11 @@ def measure(task: Task) -> ProcessResult:
     golden = load_golden(task.golden)
     if golden is None:
         raise BadFileError(f"{task.model} has no golden inputs", hint="bench a bundle to compare with PyTorch")
-    if task.provider == "cuda" and not torch.cuda.is_available():
+    if task.settings.provider == "cuda" and not torch.cuda.is_available():
         raise UnavailableError("PyTorch finds no CUDA device", hint="mnist-edge doctor")
     process_ns = time.monotonic_ns() - task.started_ns
-    torch.set_num_threads(task.threads)
-    device = torch.device(task.provider)
+    torch.set_num_threads(task.settings.threads)
+    device = torch.device(task.settings.provider)
     started = time.perf_counter_ns()
     model = Eager(task.model).eval().to(device)
     session_ns = time.perf_counter_ns() - started

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mnist_edge.benchmarking.rounds import OnProcess, Plan, checked_environment, choose, run_rounds
+from mnist_edge.benchmarking.rounds import OnProcess, Plan, checked_environment, resolve_plan, run_rounds
 from mnist_edge.benchmarking.row import make_row
 from mnist_edge.errors import BadFileError, CheckFailedError, UnavailableError, UsageError
 from mnist_edge.records.benchmark import BenchReport, BenchRow, Candidate
@@ -152,9 +152,9 @@ def require_comparable(baseline: BenchReport, plan: Plan, names: tuple[str, str]
     """
     require_processes(plan.rounds, names[1])
     environment, _ = checked_environment(plan)
-    subject = choose(plan)
-    _require_alike(baseline, subject.candidates, environment, subject.weights_sha256, names, anyway=anyway)
-    partners = _partners(baseline.results, subject.candidates, names, anyway=anyway)
+    resolved = resolve_plan(plan)
+    _require_alike(baseline, resolved.candidates, environment, resolved.weights_sha256, names, anyway=anyway)
+    partners = _partners(baseline.results, resolved.candidates, names, anyway=anyway)
     for other in partners:
         if other is not None:
             require_processes(len(other.processes), names[0])
@@ -219,15 +219,15 @@ def self_check(
     """
     require_processes(plan.rounds, "this plan")
     environment, _ = checked_environment(plan)
-    subject = choose(plan)
-    one = subject.candidates[0]
+    resolved = resolve_plan(plan)
+    one = resolved.candidates[0]
     twice = [one, dataclasses.replace(one, variant=f"{one.variant} again")]
     effects = []
     each = plan.rounds * len(twice)
     for turn in range(comparisons):
         answers, _ = run_rounds(
             plan,
-            subject,
+            resolved,
             twice,
             random.Random(turn).randrange(2**30),  # noqa: S311 - no secret depends on it
             _shifted(on_process, turn * each, comparisons * each),
@@ -299,14 +299,17 @@ def _scenarios_differ(baseline: Sequence[BenchRow], timed: Timed) -> list[str]:
 
 def _settings_differ(one: BenchRow, other: BenchRow) -> tuple[str, ...]:
     return tuple(
-        f"{name}: {getattr(one, name)} and {getattr(other, name)}"
-        for name in ("provider", "threads", "cuda_graph", "bytes")
-        if getattr(one, name) != getattr(other, name)
+        f"{name}: {first} and {second}"
+        for name, first, second in (
+            ("settings", one.settings.described, other.settings.described),
+            ("bytes", one.bytes, other.bytes),
+        )
+        if first != second
     )
 
 
 def _key(row: BenchRow | Candidate) -> tuple[object, ...]:
-    return row.engine, row.variant, row.batch, row.scenario, row.provider, row.threads, row.cuda_graph
+    return row.engine, row.variant, row.batch, row.scenario, row.settings
 
 
 def _loose_key(row: BenchRow | Candidate) -> tuple[object, ...]:
@@ -314,6 +317,6 @@ def _loose_key(row: BenchRow | Candidate) -> tuple[object, ...]:
 
 
 def _name(row: BenchRow | Candidate) -> str:
-    graph = ", CUDA graph" if row.cuda_graph else ""
+    graph = ", CUDA graph" if row.settings.cuda_graph else ""
     scenario = "" if row.scenario.name == "single-stream" else f", {row.scenario.described}"
-    return f"{row.engine} {row.variant} on {row.provider}{graph}{scenario}, batch {row.batch}, {row.threads} thread(s)"
+    return f"{row.engine} {row.variant} on {row.settings.provider}{graph}{scenario}, batch {row.batch}, {row.settings.threads} thread(s)"

@@ -113,7 +113,7 @@ def gpu_from_batch(rows: Sequence[BenchRow]) -> int | None:
     best: dict[str, dict[int, float]] = {"cpu": {}, "cuda": {}}
     for row in rows:
         if row.engine == "onnxruntime":
-            known = best[row.provider]
+            known = best[row.settings.provider]
             known[row.batch] = min(row.p50_us, known.get(row.batch, row.p50_us))
     shared = sorted(best["cpu"].keys() & best["cuda"].keys(), reverse=True)
     found = None

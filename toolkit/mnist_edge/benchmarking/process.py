@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_edge.benchmarking.sampling import Samples, peak_rss_bytes
-from mnist_edge.contract import CLASSES, Normalization, ProviderName
+from mnist_edge.contract import CLASSES, Normalization
 from mnist_edge.errors import (
     BadFileError,
     CheckFailedError,
@@ -31,6 +31,7 @@ from mnist_edge.errors import (
 from mnist_edge.pixels import Images, Logits, normalize
 from mnist_edge.records.benchmark import Scenario, Transfers
 from mnist_edge.records.model import ModelInput
+from mnist_edge.records.settings import SessionSettings
 from mnist_edge.runtime.classifier import Classifier
 
 DISTINCT_INPUTS = 64
@@ -49,19 +50,16 @@ class Task:
             None for random inputs.
         normalization: what a float model expects of its pixels, where it does not say so itself.
         seed: of the arrivals of scenario `server`.
-        cuda_graph: capture the run as a CUDA graph.
         started_ns: `time.monotonic_ns()` when the process was asked for.
     """
 
     model: str
-    provider: ProviderName
     batch: int
-    threads: int
     golden: str | None
     scenario: Scenario
+    settings: SessionSettings
     normalization: Normalization | None = None
     seed: int = 0
-    cuda_graph: bool = False
     started_ns: int = 0
 
 
@@ -105,11 +103,11 @@ def row_groups(count: int, batch: int) -> list[NDArray[np.intp]]:
     return [np.arange(start * batch, (start + 1) * batch) % count for start in range(inputs)]
 
 
-def random_feeds(model_input: ModelInput, batch: int, normalization: Normalization | None = None) -> list[NDArray[Any]]:
+def random_feeds(model_input: ModelInput, batch: int) -> list[NDArray[Any]]:
     """Random inputs for a model of unknown origin: all byte values, normalised if it is known how, or floats 0 to 1."""
     random = np.random.default_rng(RANDOM_SEED)
     shape = (batch, *(side or 0 for side in model_input.shape[1:]))
-    known = normalization or model_input.normalization
+    known = model_input.normalization
     if model_input.dtype == "float32" and known is None:
         return [random.random(shape, dtype=np.float32) for _ in range(8)]
     pixels = [random.integers(0, 256, shape, dtype=np.uint8) for _ in range(8)]
@@ -118,7 +116,7 @@ def random_feeds(model_input: ModelInput, batch: int, normalization: Normalizati
     return [normalize(images, known) for images in pixels]
 
 
-def require_digit_classifier(classifier: Classifier, normalization: Normalization | None) -> None:
+def require_digit_classifier(classifier: Classifier) -> None:
     """Run a model of unknown origin once: what is no digit classifier is not timed.
 
     Raises:
@@ -126,7 +124,7 @@ def require_digit_classifier(classifier: Classifier, normalization: Normalizatio
         CheckFailedError: it answers NaN or infinite logits.
     """
     classifier.require_pictures()
-    answer = classifier.run(random_feeds(classifier.input, classifier.fixed_batch or 1, normalization)[0])
+    answer = classifier.run(random_feeds(classifier.input, classifier.fixed_batch or 1)[0])
     if answer.shape[1] != CLASSES:
         raise BadFileError(
             f"{classifier.name} answers {answer.shape[1]} classes, expected {CLASSES}", hint="give a digit classifier"
@@ -179,7 +177,9 @@ def process_result(
 def serve(measure: Callable[[Task], ProcessResult]) -> None:
     """Be a timing process: read a task, measure, write the answer, or the error with its exit code."""
     asked = json.load(sys.stdin)
-    task = Task(**{**asked, "scenario": Scenario(**asked["scenario"])})
+    task = Task(
+        **{**asked, "scenario": Scenario(**asked["scenario"]), "settings": SessionSettings(**asked["settings"])}
+    )
     try:
         answer = measure(task)
     except MnistEdgeError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_edge.benchmarking.process import load_golden, random_feeds, row_groups
-from mnist_edge.benchmarking.rounds import Plan, choose
+from mnist_edge.benchmarking.rounds import Plan, resolve_plan
 from mnist_edge.records.benchmark import OperatorTime
 from mnist_edge.runtime.classifier import open_classifier
 
@@ -22,13 +22,15 @@ def profile(plan: Plan) -> tuple[OperatorTime, ...]:
 
     Profiling itself costs time, about as much as a small operator: read the shares, not the sums.
     """
-    subject = choose(plan)
-    one = subject.candidates[0]
+    resolved = resolve_plan(plan)
+    one = resolved.candidates[0]
     with tempfile.TemporaryDirectory() as scratch:
-        classifier = open_classifier(one.file, one.provider, one.threads, profile_prefix=Path(scratch) / "profile")
-        golden = load_golden(str(subject.golden) if subject.golden else None)
+        classifier = open_classifier(
+            one.file, one.settings, normalization=plan.normalization, profile_prefix=Path(scratch) / "profile"
+        )
+        golden = load_golden(str(resolved.golden) if resolved.golden else None)
         if golden is None:
-            feeds = random_feeds(classifier.input, one.batch, plan.normalization)
+            feeds = random_feeds(classifier.input, one.batch)
         else:
             feeds = [classifier.prepare(golden[0][rows]) for rows in row_groups(len(golden[0]), one.batch)]
         for turn in range(RUNS):

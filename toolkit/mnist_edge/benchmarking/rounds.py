@@ -21,6 +21,7 @@ from mnist_edge.contract import Normalization, ProviderName
 from mnist_edge.errors import UsageError
 from mnist_edge.files import sha256_file
 from mnist_edge.records.benchmark import BenchReport, BenchRow, Candidate, OperatorTime, Scenario
+from mnist_edge.records.settings import SessionSettings
 from mnist_edge.runtime.classifier import open_classifier
 from mnist_edge.runtime.session import available_cpus, require_cpus, require_provider
 
@@ -47,6 +48,7 @@ class Plan:
     rounds: int = ROUNDS
     scenario: Scenario = SINGLE_STREAM
     normalization: Normalization | None = None
+    tf32: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,19 +75,19 @@ def bench(plan: Plan, on_process: OnProcess = lambda _done, _all: None) -> Bench
             far above what the model can serve.
     """
     recorded, crowded = checked_environment(plan)
-    subject = choose(plan)
-    answers, pace = run_rounds(plan, subject, subject.candidates, ORDER_SEED, on_process)
-    rows = with_ratios([make_row(candidate, answers[candidate]) for candidate in subject.candidates])
+    resolved = resolve_plan(plan)
+    answers, pace = run_rounds(plan, resolved, resolved.candidates, ORDER_SEED, on_process)
+    rows = with_ratios([make_row(candidate, answers[candidate]) for candidate in resolved.candidates])
     return BenchReport(
         model=str(plan.model),
-        weights_sha256=subject.weights_sha256,
+        weights_sha256=resolved.weights_sha256,
         environment=recorded,
         order_seed=ORDER_SEED,
         pace_ms=tuple(pace),
         results=tuple(rows),
         gpu_from_batch=gpu_from_batch(rows),
         profile=(),
-        notes=(*crowded, *subject.notes, *_notes(rows, pace)),
+        notes=(*crowded, *resolved.notes, *_notes(rows, pace)),
     )
 
 
@@ -100,7 +102,7 @@ def checked_environment(plan: Plan) -> tuple[dict[str, Any], list[str]]:
 
 
 def run_rounds(
-    plan: Plan, subject: ResolvedPlan, candidates: Sequence[Candidate], seed: int, on_process: OnProcess
+    plan: Plan, resolved: ResolvedPlan, candidates: Sequence[Candidate], seed: int, on_process: OnProcess
 ) -> tuple[dict[Candidate, list[ProcessResult]], list[float]]:
     """Run every candidate once a round in an order drawn anew; also time a fixed piece of work before each round."""
     answers: dict[Candidate, list[ProcessResult]] = defaultdict(list)
@@ -112,14 +114,12 @@ def run_rounds(
         for candidate in order.sample(candidates, len(candidates)):
             task = Task(
                 model=str(candidate.file),
-                provider=candidate.provider,
                 batch=candidate.batch,
-                threads=candidate.threads,
-                golden=str(subject.golden) if subject.golden else None,
+                golden=str(resolved.golden) if resolved.golden else None,
                 scenario=candidate.scenario,
                 normalization=plan.normalization,
                 seed=seed + turn,
-                cuda_graph=candidate.cuda_graph,
+                settings=candidate.settings,
             )
             answers[candidate].append(run_process(ENGINES[candidate.engine], task))
             done += 1
@@ -127,7 +127,7 @@ def run_rounds(
     return answers, pace
 
 
-def choose(plan: Plan) -> ResolvedPlan:
+def resolve_plan(plan: Plan) -> ResolvedPlan:
     """Work out what to time."""
     notes: list[str] = []
     engines = ["onnxruntime"]
@@ -144,8 +144,10 @@ def choose(plan: Plan) -> ResolvedPlan:
         else:
             notes.append("PyTorch is not installed here: no baseline, no ratio")
     else:
-        classifier = open_classifier(plan.model, plan.provider)
-        require_digit_classifier(classifier, plan.normalization)
+        classifier = open_classifier(
+            plan.model, SessionSettings(provider=plan.provider), normalization=plan.normalization
+        )
+        require_digit_classifier(classifier)
         fixed = classifier.fixed_batch
         files, weights = {plan.model.stem: plan.model}, sha256_file(plan.model)
         notes.append("inputs are random: the file brings no golden inputs, so its decisions were not checked")
@@ -160,10 +162,9 @@ def choose(plan: Plan) -> ResolvedPlan:
             engine=engine,
             variant=name,
             file=file,
-            provider=plan.provider,
             batch=batch,
-            threads=threads,
             scenario=scenario,
+            settings=SessionSettings(provider=plan.provider, threads=threads, tf32=plan.tf32),
         )
         for scenario in scenarios
         for batch in batches
@@ -178,9 +179,15 @@ def choose(plan: Plan) -> ResolvedPlan:
 
 def _beside_the_gpu(plain: Sequence[Candidate]) -> list[Candidate]:
     """What a GPU is held against: the same as a CUDA graph, and the CPU."""
-    ours = [candidate for candidate in plain if (candidate.provider, candidate.engine) == ("cuda", "onnxruntime")]
-    graphs = [dataclasses.replace(candidate, cuda_graph=True) for candidate in ours]
-    return graphs + [dataclasses.replace(candidate, provider="cpu") for candidate in ours]
+    ours = [
+        candidate for candidate in plain if (candidate.settings.provider, candidate.engine) == ("cuda", "onnxruntime")
+    ]
+    graphs = [_with_settings(candidate, cuda_graph=True) for candidate in ours]
+    return graphs + [_with_settings(candidate, provider="cpu", tf32=False) for candidate in ours]
+
+
+def _with_settings(candidate: Candidate, **changes: Any) -> Candidate:
+    return dataclasses.replace(candidate, settings=dataclasses.replace(candidate.settings, **changes))
 
 
 def _notes(rows: Sequence[BenchRow], pace: Sequence[float]) -> list[str]:
@@ -198,7 +205,7 @@ def _notes(rows: Sequence[BenchRow], pace: Sequence[float]) -> list[str]:
             )
         if row.server is not None and row.server.achieved_per_s < 0.98 * row.server.asked_per_s:
             notes.append(
-                f"batch {row.batch}, {row.threads} thread(s): {row.server.asked_per_s:,.0f} requests a second are more "
+                f"batch {row.batch}, {row.settings.threads} thread(s): {row.server.asked_per_s:,.0f} requests a second are more "
                 f"than the model can serve ({row.server.achieved_per_s:,.0f}): the queue grows as long as they come"
             )
     return notes

@@ -40,11 +40,9 @@ def make_row(candidate: Candidate, answers: Sequence[ProcessResult]) -> BenchRow
     return BenchRow(
         engine=candidate.engine,
         variant=candidate.variant,
-        provider=candidate.provider,
         batch=candidate.batch,
-        threads=candidate.threads,
         scenario=candidate.scenario,
-        cuda_graph=candidate.cuda_graph,
+        settings=candidate.settings,
         processes=tuple(_process(group) for group in groups),
         samples=len(times),
         outliers=_outliers(times),
@@ -80,7 +78,7 @@ def with_ratios(rows: Sequence[BenchRow]) -> list[BenchRow]:
 
 
 def _settings(row: BenchRow) -> tuple[object, ...]:
-    return row.provider, row.batch, row.threads, row.scenario
+    return row.settings.provider, row.settings.threads, row.batch, row.scenario
 
 
 def _with_ratio(row: BenchRow, baseline: BenchRow) -> BenchRow:

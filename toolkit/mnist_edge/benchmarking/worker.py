@@ -23,19 +23,19 @@ from mnist_edge.runtime.session import require_provider
 
 def measure(task: Task) -> ProcessResult:
     """Create the session, run, warm up, time, and judge what the timed runs answered."""
-    require_provider(task.provider)  # imports onnxruntime, which is no part of creating a session
+    require_provider(task.settings.provider)  # imports onnxruntime, which is no part of creating a session
     process_ns = time.monotonic_ns() - task.started_ns
     started = time.perf_counter_ns()
-    classifier = open_classifier(Path(task.model), task.provider, task.threads, cuda_graph=task.cuda_graph)
+    classifier = open_classifier(Path(task.model), task.settings, normalization=task.normalization)
     session_ns = time.perf_counter_ns() - started
     golden = load_golden(task.golden)
     if golden is None:
-        groups, feeds = [], random_feeds(classifier.input, task.batch, task.normalization)
+        groups, feeds = [], random_feeds(classifier.input, task.batch)
     else:
         groups = row_groups(len(golden[0]), task.batch)
         feeds = [classifier.prepare(golden[0][rows]) for rows in groups]
     transfers = None
-    if task.provider == "cpu":
+    if task.settings.provider == "cpu":
         run, names, key = classifier.session.run, [classifier.output], classifier.input.name
         samples = sample(
             lambda feed: run(names, feed), [{key: feed} for feed in feeds], task.scenario, task.batch, task.seed

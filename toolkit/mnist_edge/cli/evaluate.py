@@ -55,6 +55,7 @@ def _answers(
     """Load whatever `model` is, and run the test set through it."""
     from mnist_edge.bundle.folder import is_bundle, load_bundle
     from mnist_edge.data.sources import load_dataset
+    from mnist_edge.records.settings import SessionSettings
     from mnist_edge.reporting.console import say
 
     if not model.exists():
@@ -68,9 +69,9 @@ def _answers(
         if is_bundle(model):
             bundle = load_bundle(model)
             path = bundle.file(bundle.manifest.variants[0])
-        classifier = open_classifier(path, provider)
+        classifier = open_classifier(path, SessionSettings(provider=provider), normalization=normalize)
         data = load_dataset(dataset or dataset_of(classifier) or "mnist", data_dir, say)
-        return data, classifier.logits(data.test_images, batch=1000, normalization=normalize)
+        return data, classifier.logits(data.test_images, batch=1000)
     if normalize is not None:
         raise UsageError("--normalize is for ONNX files; a checkpoint knows its own", hint="leave --normalize out")
     from mnist_edge.training.checkpoint import read_model

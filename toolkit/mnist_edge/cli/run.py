@@ -36,11 +36,12 @@ def run(
     from mnist_edge.cli.verify import verify_stage
     from mnist_edge.data.sources import load_dataset
     from mnist_edge.records.run import RunReport
+    from mnist_edge.records.settings import SessionSettings
     from mnist_edge.reporting.console import emit, say
     from mnist_edge.reporting.tables.run import run_table
     from mnist_edge.runtime.session import require_provider
     from mnist_edge.training.run import unfinished
-    from mnist_edge.verification.verify import Settings
+    from mnist_edge.verification.verify import VerifyOptions
 
     require_provider(provider)
     data: Dataset = load_dataset(dataset, data_dir, say)
@@ -61,7 +62,11 @@ def run(
     exported = export_stage(run=folder, output=output, dataset=chosen, data_dir=data_dir)
     say(f"verifying {exported.bundle} on {provider}")
     verified, _ = verify_stage(
-        exported.bundle, None, Settings(provider=provider), chosen if data.name == "folder" else None, data_dir
+        exported.bundle,
+        None,
+        VerifyOptions(session=SessionSettings(provider=provider)),
+        chosen if data.name == "folder" else None,
+        data_dir,
     )
     if not verified.passed:
         reasons = "; ".join(variant.reason for variant in verified.variants if variant.reason)

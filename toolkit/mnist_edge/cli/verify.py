@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mnist_edge.pixels import Images
     from mnist_edge.records.data import Dataset
     from mnist_edge.records.verification import ParityReport
-    from mnist_edge.verification.verify import ReferenceOutputs, Settings
+    from mnist_edge.verification.verify import ReferenceOutputs, VerifyOptions
 
 
 def verify(
@@ -51,18 +51,17 @@ def verify(
     json: Json = False,
 ) -> None:
     """Check hashes, logits, every decision and accuracy. Exit 1 if anything is wrong, 3 if a byte was changed."""
+    from mnist_edge.records.settings import SessionSettings
     from mnist_edge.reporting.console import emit, say
     from mnist_edge.reporting.tables.parity import parity_table
     from mnist_edge.runtime.session import require_cpus, require_provider
-    from mnist_edge.verification.verify import Settings
+    from mnist_edge.verification.verify import VerifyOptions
 
     picture(plot)
     require_provider(provider)
     require_cpus(threads)
-    settings = Settings(
-        provider=provider,
-        optimization=optimization,
-        threads=threads,
+    options = VerifyOptions(
+        session=SessionSettings(provider=provider, threads=threads, optimization=optimization),
         batches=() if batch is None else choices(batch, "--batch"),
         max_drop=max_accuracy_drop / 100,
         layers=layers,
@@ -70,11 +69,11 @@ def verify(
     )
     chosen = model or newest_bundle()
     if chosen.suffix == ".onnx":
-        report, truth = verify_file(chosen, against, settings, dataset, data_dir)
+        report, truth = verify_file(chosen, against, options, dataset, data_dir)
     elif normalize is not None:
         raise UsageError("--normalize is for ONNX files; a bundle knows its own", hint="leave it out")
     else:
-        report, truth = verify_stage(chosen, against, settings, dataset, data_dir)
+        report, truth = verify_stage(chosen, against, options, dataset, data_dir)
     if plot is not None:
         from mnist_edge.reporting.plots.margins import margin_sheet
 
@@ -88,7 +87,7 @@ def verify(
 
 
 def verify_stage(
-    folder: Path, against: Path | None, settings: Settings, dataset: str | None, data_dir: Path | None
+    folder: Path, against: Path | None, options: VerifyOptions, dataset: str | None, data_dir: Path | None
 ) -> tuple[ParityReport, ReferenceOutputs]:
     """Verify a bundle on the golden inputs, and on the test set where it is at hand; `dataset` is a bundle's folder."""
     from mnist_edge.bundle.folder import load_bundle
@@ -108,12 +107,12 @@ def verify_stage(
         )
     if against is not None:
         golden, other = bundle.golden, truth.other_test_set
-        truth = replace(_reference_of(against, golden.images, golden.labels, data, settings), other_test_set=other)
-    return verify_bundle(bundle, truth, settings), truth
+        truth = replace(_reference_of(against, golden.images, golden.labels, data, options), other_test_set=other)
+    return verify_bundle(bundle, truth, options), truth
 
 
 def verify_file(
-    model: Path, against: Path | None, settings: Settings, dataset: str | None, data_dir: Path | None
+    model: Path, against: Path | None, options: VerifyOptions, dataset: str | None, data_dir: Path | None
 ) -> tuple[ParityReport, ReferenceOutputs]:
     """Verify an ONNX file of any origin against another model, on a test set."""
     from mnist_edge.bundle.golden import golden_inputs
@@ -124,21 +123,21 @@ def verify_file(
 
     if against is None:
         raise UsageError(f"{model} brings no reference", hint="--against OTHER.onnx, or a checkpoint, or name a bundle")
-    classifier = open_classifier(model, settings.provider)
+    classifier = open_classifier(model, options.session)
     data = load_dataset(dataset or dataset_of(classifier) or "auto", data_dir, say)
     images, labels = golden_inputs(data.test_images, data.test_labels)
-    truth = _reference_of(against, images, labels, data, settings)
-    return verify_model(model, data.name, truth, settings), truth
+    truth = _reference_of(against, images, labels, data, options)
+    return verify_model(model, data.name, truth, options), truth
 
 
 def _reference_of(
-    against: Path, images: Images, labels: Images, data: Dataset | None, settings: Settings
+    against: Path, images: Images, labels: Images, data: Dataset | None, options: VerifyOptions
 ) -> ReferenceOutputs:
     """What the model that is compared with answers: an ONNX file, or PyTorch, live."""
     from mnist_edge.verification.verify import onnx_reference
 
     if against.suffix == ".onnx":
-        return onnx_reference(against, images, labels, data, settings.normalization)
+        return onnx_reference(against, images, labels, data, options.normalization)
     from mnist_edge.training.checkpoint import read_model
     from mnist_edge.training.model import reference_logits, reference_sums
     from mnist_edge.verification.verify import live_reference, with_relu

@@ -26,6 +26,7 @@ from mnist_edge.exporting import graph
 from mnist_edge.files import ensure_folder, publish_folder, sha256_bytes
 from mnist_edge.records.bundle import ExportReport, VariantFile
 from mnist_edge.records.data import Dataset
+from mnist_edge.records.settings import SessionSettings
 from mnist_edge.records.verification import ParityReport
 from mnist_edge.runtime.classifier import describe, open_classifier
 from mnist_edge.runtime.session import RefusedModelError, require_provider
@@ -75,7 +76,7 @@ def export_bundle(order: ExportRequest) -> ExportReport:
         weights_sha256=origin.weights_sha256,
         versions=graph.versions(),
         accuracy=accuracy,
-        parity={"provider": parity.provider, "variants": parity.to_json()["variants"]},
+        parity={"settings": parity.to_json()["settings"], "variants": parity.to_json()["variants"]},
         variants=(variant,),
         golden_sha256=sha256_bytes(packed),
     )
@@ -113,7 +114,7 @@ def _prove(data: bytes, order: ExportRequest, golden: Golden) -> tuple[ParityRep
     test_set = Reference(images=order.dataset.test_images, labels=order.dataset.test_labels, logits=golden.test_logits)
     description = ""
     try:
-        classifier = open_classifier(data, "cpu", name=MODEL_FILE)
+        classifier = open_classifier(data, name=MODEL_FILE)
         description = describe(classifier.input)
         found = check_parity(VARIANT, classifier, reference, test_set)
     except RefusedModelError as error:
@@ -127,9 +128,7 @@ def _prove(data: bytes, order: ExportRequest, golden: Golden) -> tuple[ParityRep
         passed=True,
         model=str(order.output),
         dataset=order.dataset.name,
-        provider="cpu",
-        optimization="all",
-        threads=1,
+        settings=SessionSettings(),
         reference="PyTorch, live",
         test_set=True,
         variants=(found,),

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mnist_edge.contract import (
-    ProviderName,
     ScenarioName,
 )
 from mnist_edge.records.report import NOT_IN_JSON, Report
+from mnist_edge.records.settings import SessionSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +43,9 @@ class Candidate:
     engine: str
     variant: str
     file: Path
-    provider: ProviderName
     batch: int
-    threads: int
     scenario: Scenario
-    cuda_graph: bool = False
+    settings: SessionSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +118,9 @@ class BenchRow:
 
     engine: str
     variant: str
-    provider: ProviderName
     batch: int
-    threads: int
     scenario: Scenario
-    cuda_graph: bool
+    settings: SessionSettings
     processes: tuple[ProcessTiming, ...]
     samples: int
     outliers: int
@@ -171,7 +167,7 @@ class BenchReport(Report):
         profile: time by operator, where it was asked for.
     """
 
-    schema: ClassVar[str] = "mnist-edge/bench/2"
+    schema: ClassVar[str] = "mnist-edge/bench/3"
     model: str
     weights_sha256: str
     environment: dict[str, Any]

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from mnist_edge.contract import (
     DatasetName,
-    Optimization,
     Precision,
 )
 from mnist_edge.records.report import Report
+from mnist_edge.records.settings import SessionSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,15 +142,13 @@ class VariantParity:
 
 @dataclass(frozen=True, kw_only=True)
 class ParityReport(Report):
-    """What `verify` found, and the provider and settings it holds for."""
+    """What `verify` found, and the session settings it holds for."""
 
-    schema: ClassVar[str] = "mnist-edge/verify/2"
+    schema: ClassVar[str] = "mnist-edge/verify/3"
     passed: bool
     model: str
     dataset: DatasetName
-    provider: str
-    optimization: Optimization
-    threads: int
+    settings: SessionSettings
     reference: str
     test_set: bool
     variants: tuple[VariantParity, ...]

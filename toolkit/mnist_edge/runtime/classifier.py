@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,17 +17,18 @@ from mnist_edge.contract import (
     SIDE,
     DatasetName,
     Normalization,
-    Optimization,
-    ProviderName,
 )
 from mnist_edge.errors import BadFileError, UsageError
 from mnist_edge.pixels import Images, Logits, normalize
 from mnist_edge.records.model import ModelInput
+from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
 from mnist_edge.runtime.session import RefusedModelError, open_session
 
 if TYPE_CHECKING:
     import onnxruntime
 
+Feed = NDArray[np.uint8] | NDArray[np.float32]
+"""A prepared input: what one run takes."""
 DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
@@ -47,33 +48,36 @@ class Classifier:
         """The only batch size that the graph takes, or None when it takes any."""
         return self.input.shape[0]
 
-    def logits(self, images: Images, batch: int | None = None, normalization: Normalization | None = None) -> Logits:
+    def logits(self, images: Images, batch: int | None = None) -> Logits:
         """Run images through the model.
 
         Args:
             images: uint8 (N, 28, 28).
-            batch: images a run; all at once by default. A fixed-batch graph takes only its own,
-                and the last run is then filled up with blank images, whose answers are dropped.
-            normalization: what a float model expects of its pixels, where it does not say so itself.
+            batch: images a run; all at once by default. A fixed-batch graph takes only its own.
 
         Returns:
             float32 (N, classes), whatever the values.
 
         Raises:
-            UsageError: a float model that does not say how it wants its pixels, and `how` is None.
+            UsageError: a float model whose normalisation is neither stated nor given.
             RefusedModelError: onnxruntime fails, or the output is no float32 (n, classes).
         """
-        feed = self.prepare(images, normalization)
-        size = self.fixed_batch or batch or len(images)
-        parts = []
-        for start in range(0, len(images), size):
+        return np.concatenate([self.run(feed)[:count] for feed, count in self.batches(self.prepare(images), batch)])
+
+    def batches(self, feed: Feed, batch: int | None = None) -> Iterator[tuple[Feed, int]]:
+        """Cut a prepared feed into batches.
+
+        Yields:
+            The feed of one run, and how many of its rows are real: the last batch of a fixed-batch graph is filled
+            up with zeros.
+        """
+        size = self.fixed_batch or batch or len(feed)
+        for start in range(0, len(feed), size):
             part = feed[start : start + size]
-            missing = size - len(part) if self.fixed_batch else 0
-            if missing:
-                part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)])
-            answer = self.run(part)
-            parts.append(answer[: len(answer) - missing])
-        return np.concatenate(parts)
+            count = len(part)
+            if self.fixed_batch and count < size:
+                part = np.concatenate([part, np.zeros((size - count, *part.shape[1:]), part.dtype)])
+            yield part, count
 
     def require_pictures(self) -> None:
         """Raise BadFileError unless the input has the pixels of a picture."""
@@ -83,22 +87,19 @@ class Classifier:
                 hint="give a digit classifier",
             )
 
-    def prepare(
-        self, images: Images, normalization: Normalization | None = None
-    ) -> NDArray[np.uint8] | NDArray[np.float32]:
+    def prepare(self, images: Images) -> Feed:
         """Bring uint8 images (N, 28, 28) to the dtype, normalisation and shape of the input."""
         self.require_pictures()
         shaped = images.reshape(len(images), *(side or 0 for side in self.input.shape[1:]))
         if self.input.dtype == "uint8":
             return shaped
-        chosen = normalization or self.input.normalization
-        if chosen is None:
+        if self.input.normalization is None:
             raise UsageError(
                 f"{self.name} does not say how it wants its pixels", hint=f"--normalize {'|'.join(NORMALIZATIONS)}"
             )
-        return normalize(shaped, chosen)
+        return normalize(shaped, self.input.normalization)
 
-    def run_for(self, names: Sequence[str], feed: NDArray[np.uint8] | NDArray[np.float32]) -> list[NDArray[Any]]:
+    def run_for(self, names: Sequence[str], feed: Feed) -> list[NDArray[Any]]:
         """Run one prepared batch for the outputs named, whatever their form."""
         try:
             return list(self.session.run(list(names), {self.input.name: feed}))
@@ -106,7 +107,7 @@ class Classifier:
             reason = str(error).strip().splitlines()[0].split(" /onnxruntime_src")[0]
             raise RefusedModelError(f"onnxruntime cannot run {self.name}: {reason}", hint="export it again") from error
 
-    def run(self, feed: NDArray[np.uint8] | NDArray[np.float32]) -> Logits:
+    def run(self, feed: Feed) -> Logits:
         """Run one prepared batch and check the form of the answer."""
         (answer,) = self.run_for([self.output], feed)
         if not isinstance(answer, np.ndarray):
@@ -123,19 +124,23 @@ class Classifier:
 
 def open_classifier(
     model: Path | bytes,
-    provider: ProviderName,
-    threads: int = 1,
+    settings: SessionSettings = DEFAULT_SETTINGS,
     name: str = "",
     *,
-    optimization: Optimization = "all",
+    normalization: Normalization | None = None,
     profile_prefix: Path | None = None,
-    cuda_graph: bool = False,
 ) -> Classifier:
-    """Open a model and read its one input from the graph; errors as `open_session`, and BadFileError for several inputs."""
+    """Open a model and read its one input from the graph.
+
+    Args:
+        model, settings, name, profile_prefix: as `open_session` takes them.
+        normalization: what a float model expects of its pixels; None takes what its metadata state.
+
+    Raises:
+        BadFileError: several inputs, or one that holds no image; and as `open_session`.
+    """
     name = name or str(model if isinstance(model, Path) else "the model")
-    opened = open_session(
-        model, provider, threads, name, optimization=optimization, profile_prefix=profile_prefix, cuda_graph=cuda_graph
-    )
+    opened = open_session(model, settings, name, profile_prefix=profile_prefix)
     inputs, outputs = opened.session.get_inputs(), opened.session.get_outputs()
     if len(inputs) != 1 or inputs[0].type not in DTYPES or not inputs[0].shape:
         found = ", ".join(f"{value.name} {value.type} {value.shape}" for value in inputs)
@@ -156,7 +161,7 @@ def open_classifier(
             name=inputs[0].name,
             dtype=DTYPES[inputs[0].type],
             shape=shape,
-            normalization=next((known for known in NORMALIZATIONS if known == stated), None),
+            normalization=normalization or next((known for known in NORMALIZATIONS if known == stated), None),
         ),
         output=outputs[0].name,
         placement=opened.placement,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from mnist_edge.contract import Optimization, ProviderName
 from mnist_edge.errors import BadFileError, MnistEdgeError, UnavailableError, UsageError
 from mnist_edge.files import explaining_os_errors
+from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -138,30 +139,25 @@ class OpenSession:
 
 def open_session(
     model: Path | bytes,
-    provider: ProviderName,
-    threads: int = 1,
+    settings: SessionSettings = DEFAULT_SETTINGS,
     name: str = "",
     *,
-    optimization: Optimization = "all",
     profile_prefix: Path | None = None,
-    cuda_graph: bool = False,
 ) -> OpenSession:
     """Open a model on one provider, all nodes of it.
 
     Args:
         model: a file, or the bytes of one.
-        provider: no other is used, not even for a single node.
-        threads: of onnxruntime's intra-op pool.
+        settings: provider, threads and options.
         name: what to call the model in an error; the file's path by default.
-        optimization: how far the graph may be rewritten.
         profile_prefix: makes onnxruntime profile itself, into a file whose path begins so.
-        cuda_graph: capture the first run as a CUDA graph; inputs and outputs must then stay bound.
 
     Raises:
         UnavailableError: the provider cannot be had, or would run only a part; no thread can be started.
         BadFileError: not an ONNX model, or one whose external data are a hard link.
         RefusedModelError: a model that onnxruntime cannot build.
     """
+    provider = settings.provider
     require_provider(provider)
     onnxruntime = import_onnxruntime()
     from onnxruntime.capi import onnxruntime_pybind11_state as state
@@ -173,9 +169,9 @@ def open_session(
         refuse_hard_links(model)
     wanted = EXECUTION_PROVIDERS[provider]
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, LEVELS[optimization])
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, LEVELS[settings.optimization])
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_prefix)
@@ -188,7 +184,7 @@ def open_session(
         session = onnxruntime.InferenceSession(
             str(model) if isinstance(model, Path) else model,
             sess_options=options,
-            providers=[(wanted, {"enable_cuda_graph": "1"}) if cuda_graph else wanted],
+            providers=[(wanted, provider_options(settings))],
             enable_fallback=0,  # else it prints on standard output, and a run that fails on the GPU goes on on the CPU
         )
     except (state.InvalidProtobuf, state.NoSuchFile) as error:
@@ -208,6 +204,13 @@ def open_session(
             f"{name}: some nodes run on {', '.join(sorted(unexpected))}, not on {provider}", hint="--provider cpu"
         )
     return OpenSession(session, placement)
+
+
+def provider_options(settings: SessionSettings) -> dict[str, str]:
+    """Return the options of the execution provider; onnxruntime's CUDA provider uses TF32 unless it is told not to."""
+    if settings.provider == "cpu":
+        return {}
+    return {"use_tf32": str(int(settings.tf32)), "enable_cuda_graph": str(int(settings.cuda_graph))}
 
 
 def _refusal(name: str, provider: ProviderName, reason: str) -> MnistEdgeError:

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_edge.bundle.golden import NO_LABEL
-from mnist_edge.contract import Normalization, Precision
+from mnist_edge.contract import Precision
 from mnist_edge.errors import UsageError
 from mnist_edge.pixels import Images, Logits
 from mnist_edge.records.verification import PairedAccuracy, VariantParity
-from mnist_edge.runtime.classifier import Classifier
+from mnist_edge.runtime.predictor import Predictor
 from mnist_edge.runtime.session import RefusedModelError
 from mnist_edge.stats import mcnemar_exact, paired_drop_upper95, upper_bound95
 from mnist_edge.verification.margins import certify
@@ -56,13 +56,11 @@ class Requirement:
         precision: fp32 must meet the tolerance, a lossy one must not drift, nor lose accuracy.
         max_drop: of accuracy, a fraction of 1.
         batches: batch sizes to run besides the usual ones.
-        normalization: what a float model expects of its pixels, where it does not say so itself.
     """
 
     precision: Precision = "fp32"
     max_drop: float = MAX_DROP
     batches: tuple[int, ...] = ()
-    normalization: Normalization | None = None
 
 
 @dataclass
@@ -82,7 +80,7 @@ class _Seen:
 
 def check_parity(
     name: str,
-    classifier: Classifier,
+    predictor: Predictor,
     golden: Reference,
     test_set: Reference | None,
     requirement: Requirement = Requirement(),
@@ -91,7 +89,7 @@ def check_parity(
 
     Args:
         name: of the variant.
-        classifier: the open model.
+        predictor: the model, in whatever runtime.
         golden: run at batch 1, 2, 3, 7, 64, all and those demanded (a fixed-batch model at its own).
         test_set: all test images; decisions are then counted on these.
         requirement: what it is held to.
@@ -106,13 +104,13 @@ def check_parity(
     counted = test_set or golden
     if min(len(golden.images), len(counted.images)) == 0:
         return refused(name, "there is no image to compare", 0, requirement.precision)
-    batches = _batches(classifier.fixed_batch, len(golden.images), requirement.batches)
+    batches = _batches(predictor.fixed_batch, len(golden.images), requirement.batches)
     seen = _Seen(precision=requirement.precision)
-    answers = _run_golden(classifier, golden, batches, requirement, seen)
+    answers = _run_golden(predictor, golden, batches, seen)
     golden_passed = not seen.reason
     if test_set is not None:
         try:
-            answers = classifier.logits(test_set.images, batch=1000, normalization=requirement.normalization)
+            answers = predictor.logits(test_set.images, batch=1000)
             _judge(answers, test_set, "on the test set", seen)
         except RefusedModelError as error:
             seen.reason, answers = seen.reason or error.message, None
@@ -155,15 +153,13 @@ def refused(name: str, reason: str, images: int, precision: Precision) -> Varian
     )
 
 
-def _run_golden(
-    classifier: Classifier, golden: Reference, batches: tuple[int, ...], requirement: Requirement, seen: _Seen
-) -> Logits | None:
+def _run_golden(predictor: Predictor, golden: Reference, batches: tuple[int, ...], seen: _Seen) -> Logits | None:
     """Judge the golden inputs at every batch size; return the answers of the last."""
     answers: Logits | None = None
     failed: dict[int, str] = {}
     for batch in batches:
         try:
-            answers = classifier.logits(golden.images, batch, requirement.normalization)
+            answers = predictor.logits(golden.images, batch)
         except RefusedModelError as error:
             failed[batch] = error.message
             continue

@@ -78,16 +78,11 @@ def run_stages(model: Path | bytes, images: Images, normalization: Normalization
     output = proto.graph.output[0].name
     names = list(dict.fromkeys([name for layer in layers for name in (layer.fed, layer.sums)] + [output]))
     proto.graph.output.extend(_untyped(name) for name in names if name not in with_output)
-    classifier = open_classifier(proto.SerializeToString(), "cpu", name=str(model)[:200])
-    feed = classifier.prepare(images, normalization)
-    size = classifier.fixed_batch or len(images)
+    classifier = open_classifier(proto.SerializeToString(), name=str(model)[:200], normalization=normalization)
     found: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
-    for start in range(0, len(images), size):
-        part = feed[start : start + size]
-        missing = size - len(part)
-        part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)]) if missing else part
-        for name, value in zip(names, classifier.run_for(names, part), strict=True):
-            found[name].append(value[: size - missing])
+    for feed, count in classifier.batches(classifier.prepare(images)):
+        for name, value in zip(names, classifier.run_for(names, feed), strict=True):
+            found[name].append(value[:count])
     values = {name: _floats(np.concatenate(parts), len(images)) for name, parts in found.items()}
     return Stages(
         layers=layers,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from mnist_edge.bundle.folder import Bundle
 from mnist_edge.bundle.golden import NO_LABEL, sha256_of_test_set, stage_rows
-from mnist_edge.contract import DatasetName, Normalization, Optimization, Precision, ProviderName
+from mnist_edge.contract import DatasetName, Normalization, Precision
 from mnist_edge.pixels import Images, Logits
 from mnist_edge.records.data import Dataset
+from mnist_edge.records.settings import SessionSettings
 from mnist_edge.records.verification import LayerReport, ParityReport, VariantParity
 from mnist_edge.runtime.classifier import Classifier, open_classifier
 from mnist_edge.runtime.session import RefusedModelError
@@ -27,20 +28,18 @@ Inside = tuple[tuple[Floats | None, ...], tuple[Floats | None, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class VerifyOptions:
     """What the model will be deployed with, and how hard to look.
 
     Attributes:
-        provider: the only one used.
+        session: how the model is opened.
         batches: batch sizes to check besides 1, 2, 3, 7, 64 and all.
         max_drop: accuracy that a lossy variant may lose, as a fraction of 1.
         layers: compare the stages inside also where the answers agree.
         normalization: what a float model expects of its pixels, where it does not say so itself.
     """
 
-    provider: ProviderName = "cpu"
-    optimization: Optimization = "all"
-    threads: int = 1
+    session: SessionSettings = field(default_factory=SessionSettings)
     batches: tuple[int, ...] = ()
     max_drop: float = MAX_DROP
     layers: bool = False
@@ -142,7 +141,7 @@ def onnx_reference(
     other: Path, images: Images, labels: Images, dataset: Dataset | None, normalization: Normalization | None
 ) -> ReferenceOutputs:
     """What another ONNX file answers on the CPU."""
-    classifier = open_classifier(other, "cpu")
+    classifier = open_classifier(other, normalization=normalization)
 
     def inside(pictures: Images) -> Inside | None:
         try:
@@ -155,13 +154,13 @@ def onnx_reference(
         images,
         labels,
         dataset,
-        lambda pictures: classifier.logits(pictures, batch=1000, normalization=normalization),
+        lambda pictures: classifier.logits(pictures, batch=1000),
         inside,
         str(other),
     )
 
 
-def verify_bundle(bundle: Bundle, truth: ReferenceOutputs, settings: Settings) -> ParityReport:
+def verify_bundle(bundle: Bundle, truth: ReferenceOutputs, options: VerifyOptions) -> ParityReport:
     """Check every variant of a bundle, whose bytes have been checked.
 
     Raises:
@@ -170,13 +169,13 @@ def verify_bundle(bundle: Bundle, truth: ReferenceOutputs, settings: Settings) -
     """
     manifest = bundle.manifest
     variants = tuple(
-        _check(variant.name, bundle.file(variant), variant.precision, truth, settings, bundle)
+        _check(variant.name, bundle.file(variant), variant.precision, truth, options, bundle)
         for variant in manifest.variants
     )
-    return _report(str(bundle.folder), manifest.dataset, truth, settings, variants)
+    return _report(str(bundle.folder), manifest.dataset, truth, options, variants)
 
 
-def verify_model(model: Path, dataset: DatasetName, truth: ReferenceOutputs, settings: Settings) -> ParityReport:
+def verify_model(model: Path, dataset: DatasetName, truth: ReferenceOutputs, options: VerifyOptions) -> ParityReport:
     """Check one ONNX file of any origin; what it computes in is read from its graph.
 
     Raises:
@@ -184,20 +183,22 @@ def verify_model(model: Path, dataset: DatasetName, truth: ReferenceOutputs, set
         BadFileError: not an image classifier.
         UsageError: a float model that does not say how it wants its pixels.
     """
-    variant = _check(model.stem, model, precision_of(model), truth, settings, None)
-    return _report(str(model), dataset, truth, settings, (variant,))
+    variant = _check(model.stem, model, precision_of(model), truth, options, None)
+    return _report(str(model), dataset, truth, options, (variant,))
 
 
 def _report(
-    model: str, dataset: DatasetName, truth: ReferenceOutputs, settings: Settings, variants: tuple[VariantParity, ...]
+    model: str,
+    dataset: DatasetName,
+    truth: ReferenceOutputs,
+    options: VerifyOptions,
+    variants: tuple[VariantParity, ...],
 ) -> ParityReport:
     return ParityReport(
         passed=bool(variants) and all(variant.passed for variant in variants),
         model=model,
         dataset=dataset,
-        provider=settings.provider,
-        optimization=settings.optimization,
-        threads=settings.threads,
+        settings=options.session,
         reference=truth.said,
         test_set=truth.test_set is not None,
         variants=variants,
@@ -205,21 +206,19 @@ def _report(
 
 
 def _check(
-    name: str, file: Path, precision: Precision, truth: ReferenceOutputs, settings: Settings, bundle: Bundle | None
+    name: str, file: Path, precision: Precision, truth: ReferenceOutputs, options: VerifyOptions, bundle: Bundle | None
 ) -> VariantParity:
-    requirement = Requirement(
-        precision=precision, max_drop=settings.max_drop, batches=settings.batches, normalization=settings.normalization
-    )
+    requirement = Requirement(precision=precision, max_drop=options.max_drop, batches=options.batches)
     doubts: list[str] = []
     try:
-        classifier = open_classifier(file, settings.provider, settings.threads, optimization=settings.optimization)
+        classifier = open_classifier(file, options.session, normalization=options.normalization)
         if bundle is not None:
             require_contract(bundle, classifier)
             doubts = [*_contradictions(bundle, classifier, truth), misstated_precision(file, precision)]
         found = check_parity(name, classifier, truth.golden, truth.test_set, requirement)
     except RefusedModelError as error:
         found = refused(name, error.message, len((truth.test_set or truth.golden).images), precision)
-    return _add_reasons(found, doubts, _look_inside(found, file, truth, settings))
+    return _add_reasons(found, doubts, _look_inside(found, file, truth, options))
 
 
 def _contradictions(bundle: Bundle, classifier: Classifier, truth: ReferenceOutputs) -> list[str]:
@@ -232,16 +231,18 @@ def _contradictions(bundle: Bundle, classifier: Classifier, truth: ReferenceOutp
     return [mismatch(bundle, classifier), misstated_accuracy(bundle, labels)]
 
 
-def _look_inside(found: VariantParity, file: Path, truth: ReferenceOutputs, settings: Settings) -> LayerReport | None:
+def _look_inside(
+    found: VariantParity, file: Path, truth: ReferenceOutputs, options: VerifyOptions
+) -> LayerReport | None:
     """Compare the stages on failure and on request."""
-    if truth.stages is None or (found.passed and not settings.layers):
+    if truth.stages is None or (found.passed and not options.layers):
         return None
     try:
-        return compare_layers(file, found.precision, truth.stages, settings.normalization)
+        return compare_layers(file, found.precision, truth.stages, options.normalization)
     except RefusedModelError:
         return None
     except ModuleNotFoundError:
-        if settings.layers:
+        if options.layers:
             raise
         return None
 

@@ -24,7 +24,7 @@ def latencies(report: BenchReport, path: Path) -> Path:
     for row, colour in zip(report.results, cycle(COLOURS)):
         times = np.sort(np.concatenate([np.asarray(group) for group in row.run_us]))
         shares = np.arange(1, len(times) + 1) / len(times)
-        label = f"{row.engine} {row.variant}, batch {row.batch}, {row.threads} thread(s), {row.scenario.described}"
+        label = f"{row.engine} {row.variant}, batch {row.batch}, {row.settings.described}, {row.scenario.described}"
         axes.step(times, shares, where="post", color=colour, linewidth=1.6, label=label)
         for share, value in ((0.5, row.p50_us), (0.9, row.p90_us), (0.99, row.p99_us)):
             if value is not None:

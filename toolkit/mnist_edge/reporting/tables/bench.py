@@ -13,11 +13,14 @@ from mnist_edge.reporting.tables.format import micro, short_number
 def bench_table(report: BenchReport) -> RenderableType:
     """One line a candidate; what all have in common above, the scenario's own figures, surroundings and notes below."""
     rows = report.results
-    provider = rows[0].provider
-    alike = {name: len({getattr(row, name) for row in rows}) == 1 for name in ("variant", "threads")}
+    provider = rows[0].settings.provider
+    alike = {
+        "variant": len({row.variant for row in rows}) == 1,
+        "threads": len({row.settings.threads for row in rows}) == 1,
+    }
     common = [f"{report.model} on {provider}", rows[0].scenario.described]
     common += [rows[0].variant] if alike["variant"] else []
-    common += [f"{rows[0].threads} thread(s)"] if alike["threads"] else []
+    common += [f"{rows[0].settings.threads} thread(s)"] if alike["threads"] else []
     table = Table(box=box.SIMPLE, padding=(0, 0, 0, 1))
     table.add_column("what", min_width=11)
     for heading in ("batch", *(() if alike["threads"] else ("threads",)), "p50"):
@@ -30,7 +33,7 @@ def bench_table(report: BenchReport) -> RenderableType:
         table.add_row(
             _what(row, provider, alike["variant"]),
             str(row.batch),
-            *(() if alike["threads"] else (str(row.threads),)),
+            *(() if alike["threads"] else (str(row.settings.threads),)),
             micro(row.p50_us),
             _interval(row, "p50_us"),
             micro(row.p99_us),
@@ -53,8 +56,8 @@ def bench_table(report: BenchReport) -> RenderableType:
 
 def _what(row: BenchRow, provider: str, alike: bool) -> str:
     """What a row is of, but for what the line above the table says."""
-    extras = [f"on {row.provider}"] if row.provider != provider else []
-    extras += ["CUDA graph"] if row.cuda_graph else []
+    extras = [f"on {row.settings.provider}"] if row.settings.provider != provider else []
+    extras += ["CUDA graph"] if row.settings.cuda_graph else []
     extras += [row.scenario.described] if row.scenario.name != "single-stream" else []
     return ", ".join([row.engine if alike else f"{row.engine} {row.variant}", *extras])
 
@@ -71,17 +74,17 @@ def _scenario_lines(row: BenchRow) -> list[str]:
     if row.server is not None:
         s = row.server
         lines.append(
-            f"batch {row.batch}, {row.threads} thread(s): {s.achieved_per_s:,.1f} requests a second of {s.asked_per_s:,.1f} "
+            f"batch {row.batch}, {row.settings.threads} thread(s): {s.achieved_per_s:,.1f} requests a second of {s.asked_per_s:,.1f} "
             f"asked, busy {s.utilization:.0%}; service p50 {micro(s.service_p50_us)} us, "
             f"wait p50 {micro(s.wait_p50_us)}, p99 {micro(s.wait_p99_us)} us"
         )
     if row.p999_us is not None:
-        told = f"{row.engine} {row.variant}, batch {row.batch}, {row.threads} thread(s)"
+        told = f"{row.engine} {row.variant}, batch {row.batch}, {row.settings.threads} thread(s)"
         lines.append(f"{told}: p99.9 {micro(row.p999_us)} {_interval(row, 'p999_us')} us")
     if row.transfers is not None:
         t = row.transfers
         lines.append(
-            f"batch {row.batch}{', CUDA graph' if row.cuda_graph else ''}: host to device {micro(t.host_to_device_us)}, "
+            f"batch {row.batch}{', CUDA graph' if row.settings.cuda_graph else ''}: host to device {micro(t.host_to_device_us)}, "
             f"compute {micro(t.compute_us)}, device to host {micro(t.device_to_host_us)}, "
             f"whole {micro(t.whole_us)} us ({t.explained:.0%} explained)"
         )

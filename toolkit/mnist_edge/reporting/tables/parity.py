@@ -15,8 +15,7 @@ LISTED = 8
 
 def parity_table(report: ParityReport) -> RenderableType:
     """One line a variant; reasons of failures, accuracy, margins and layers below."""
-    where = f"{report.provider}, optimization {report.optimization}, {report.threads} thread(s)"
-    table = Table(box=box.SIMPLE, title=f"held against {report.reference} on {where}")
+    table = Table(box=box.SIMPLE, title=f"held against {report.reference} on {report.settings.described}")
     for heading in (
         "variant",
         "images",

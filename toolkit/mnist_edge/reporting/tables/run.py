@@ -13,7 +13,7 @@ def run_table(report: RunReport) -> RenderableType:
     (variant,) = report.export.variants[:1]
     (parity,) = report.verify.variants[:1]
     ours = next(row for row in report.bench.results if row.engine == "onnxruntime")
-    latency = f"p50 {micro(ours.p50_us)} us at batch {ours.batch}, {ours.threads} thread"
+    latency = f"p50 {micro(ours.p50_us)} us at batch {ours.batch}, {ours.settings.threads} thread"
     if ours.ratio_to_torch is not None:
         latency += f"; {1 / ours.ratio_to_torch:.2f} times as fast as PyTorch eager"
     error = "-" if parity.max_abs_error is None else f"{parity.max_abs_error:.1e}"
