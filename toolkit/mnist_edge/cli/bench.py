@@ -52,11 +52,11 @@ def bench(
 ) -> None:
     """Time onnxruntime, and PyTorch eager beside it, in fresh processes taken in turn."""
     from mnist_edge.benchmarking.rounds import ROUNDS, Plan
-    from mnist_edge.cli.verify import newest_bundle
     from mnist_edge.files import require_writable
     from mnist_edge.reporting.console import emit, say
     from mnist_edge.reporting.tables.bench import bench_table
     from mnist_edge.reporting.tables.comparison import self_check_table
+    from mnist_edge.workflow.folders import newest_bundle
 
     picture(plot)
     plan = Plan(

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from mnist_edge.cli.options import DataDir, Json, dataset_option, picture
 from mnist_edge.contract import Normalization, ProviderName
-from mnist_edge.errors import UnavailableError, UsageError
-
-if TYPE_CHECKING:
-    from mnist_edge.pixels import Logits
-    from mnist_edge.records.data import Dataset
 
 
 def evaluate(
@@ -31,52 +26,22 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Accuracy, calibration, per-class figures and confusion matrix on the test set."""
+    from mnist_edge.records.settings import SessionSettings
     from mnist_edge.reporting.console import emit, say
     from mnist_edge.reporting.tables.evaluation import eval_table
-    from mnist_edge.verification.accuracy import evaluate as judge
+    from mnist_edge.workflow.evaluate import evaluate as evaluate_stage
 
     picture(plot)
-    data, logits = _answers(model, dataset, data_dir, provider, normalize)
-    report = judge(model, logits, data)
+    report = evaluate_stage(
+        model,
+        dataset=dataset,
+        data_dir=data_dir,
+        settings=SessionSettings(provider=provider),
+        normalization=normalize,
+        notify=say,
+    )
     if plot is not None:
         from mnist_edge.reporting.plots.evaluation import evaluation
 
         say(f"wrote {evaluation(report, plot)}")
     emit(report, json, eval_table)
-
-
-def _answers(
-    model: Path,
-    dataset: str | None,
-    data_dir: Path | None,
-    provider: ProviderName,
-    normalize: Normalization | None,
-) -> tuple[Dataset, Logits]:
-    """Load whatever `model` is, and run the test set through it."""
-    from mnist_edge.bundle.folder import is_bundle, load_bundle
-    from mnist_edge.data.sources import load_dataset
-    from mnist_edge.records.settings import SessionSettings
-    from mnist_edge.reporting.console import say
-
-    if not model.exists():
-        raise UnavailableError(
-            f"{model} does not exist", hint="give a run folder, checkpoint, .pth, bundle or ONNX file"
-        )
-    if model.suffix == ".onnx" or is_bundle(model):
-        from mnist_edge.runtime.classifier import dataset_of, open_classifier
-
-        path = model
-        if is_bundle(model):
-            bundle = load_bundle(model)
-            path = bundle.file(bundle.manifest.variants[0])
-        classifier = open_classifier(path, SessionSettings(provider=provider), normalization=normalize)
-        data = load_dataset(dataset or dataset_of(classifier) or "mnist", data_dir, say)
-        return data, classifier.logits(data.test_images, batch=1000)
-    if normalize is not None:
-        raise UsageError("--normalize is for ONNX files; a checkpoint knows its own", hint="leave --normalize out")
-    from mnist_edge.training.checkpoint import read_model
-    from mnist_edge.training.model import reference_logits
-
-    network, trained_on = read_model(model)
-    data = load_dataset(dataset or trained_on or "mnist", data_dir, say)
-    return data, reference_logits(network, data.test_images)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mnist_edge.contract import DATASET_CHOICES
-from mnist_edge.errors import UnavailableError, UsageError
+from mnist_edge.errors import UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 DataDir = Annotated[
@@ -81,15 +81,3 @@ def whole_numbers(text: str, option: str, *, least: int = 1) -> tuple[int, ...]:
 def choices(text: str, option: str, *, least: int = 1) -> tuple[int, ...]:
     """Read numbers as `whole_numbers` does, where each is one thing to do: once, however often it is named."""
     return tuple(dict.fromkeys(whole_numbers(text, option, least=least)))
-
-
-def newest_with(file: str, root: Path, hint: str) -> Path:
-    """Return the folder in `root` whose `file` was written last.
-
-    Raises:
-        UnavailableError: there is none.
-    """
-    found = sorted(root.glob(f"*/{file}"), key=lambda path: path.stat().st_mtime_ns)
-    if not found:
-        raise UnavailableError(f"{root}/ holds no folder with {file}", hint=hint)
-    return found[-1].parent

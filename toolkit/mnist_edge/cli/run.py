@@ -31,9 +31,7 @@ def run(
     """Train (or go on with an interrupted run), export, verify and time, and print one summary."""
     from mnist_edge.benchmarking.rounds import Plan
     from mnist_edge.cli.bench import bench_stage
-    from mnist_edge.cli.export import export_stage
-    from mnist_edge.cli.train import RUNS, prepared, train_stage
-    from mnist_edge.cli.verify import verify_stage
+    from mnist_edge.cli.train import train_with_progress
     from mnist_edge.data.sources import load_dataset
     from mnist_edge.records.run import RunReport
     from mnist_edge.records.settings import SessionSettings
@@ -42,6 +40,10 @@ def run(
     from mnist_edge.runtime.session import require_provider
     from mnist_edge.training.run import unfinished
     from mnist_edge.verification.verify import VerifyOptions
+    from mnist_edge.workflow.export import export
+    from mnist_edge.workflow.folders import RUNS
+    from mnist_edge.workflow.train import prepare_training
+    from mnist_edge.workflow.verify import verify_folder
 
     require_provider(provider)
     data: Dataset = load_dataset(dataset, data_dir, say)
@@ -49,7 +51,7 @@ def run(
     folder = run_folder or RUNS / data.name
     interrupted = unfinished(folder) is not None
     named = {"epochs": epochs, "lr": None, "momentum": None, "weight_decay": None, "batch_size": None}
-    work = prepared(
+    request = prepare_training(
         dataset=chosen,
         data_dir=data_dir,
         recipe=recipe,
@@ -57,11 +59,12 @@ def run(
         run=folder,
         device=device,
         changes={**named, "seed": seed, "widths": None},
+        notify=say,
     )
-    trained = train_stage(work, device=device)
-    exported = export_stage(run=folder, output=output, dataset=chosen, data_dir=data_dir)
+    trained = train_with_progress(request, device=device)
+    exported = export(run=folder, output=output, dataset=chosen, data_dir=data_dir, notify=say)
     say(f"verifying {exported.bundle} on {provider}")
-    verified, _ = verify_stage(
+    verified, _ = verify_folder(
         exported.bundle,
         None,
         VerifyOptions(session=SessionSettings(provider=provider)),

@@ -46,7 +46,6 @@ def sweep(
 
     The test set is never looked at. Writes sweep.png into the study folder.
     """
-    from mnist_edge.cli.train import RUNS
     from mnist_edge.data.sources import load_dataset
     from mnist_edge.interrupts import stop_requests
     from mnist_edge.reporting.console import emit, progress, say
@@ -55,6 +54,7 @@ def sweep(
     from mnist_edge.sweeping.search import Plan
     from mnist_edge.sweeping.search import sweep as search
     from mnist_edge.sweeping.study import Space
+    from mnist_edge.workflow.folders import RUNS
 
     space = Space(
         lr=number_range(lr, "--lr"),

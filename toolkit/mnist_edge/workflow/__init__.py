@@ -1,0 +1,1 @@
+"""The stages as plain functions that print nothing: what `cli/` calls, and a user of the Python package."""

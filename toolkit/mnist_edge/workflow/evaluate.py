@@ -1,0 +1,77 @@
+"""Accuracy and calibration of any model on a test set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnist_edge.contract import Normalization
+from mnist_edge.errors import UnavailableError, UsageError
+from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
+
+if TYPE_CHECKING:
+    from mnist_edge.pixels import Logits
+    from mnist_edge.records.data import Dataset
+    from mnist_edge.records.evaluation import EvalReport
+
+
+def evaluate(
+    model: Path,
+    *,
+    dataset: str | None = None,
+    data_dir: Path | None = None,
+    settings: SessionSettings = DEFAULT_SETTINGS,
+    normalization: Normalization | None = None,
+    notify: Callable[[str], None] = lambda _line: None,
+) -> EvalReport:
+    """Run the test set through a model and report accuracy, calibration and the confusion matrix.
+
+    Args:
+        model: run folder, checkpoint, .pth, bundle folder or ONNX file.
+        dataset: a name or a folder; None takes the model's.
+        data_dir: folder in which datasets are looked for first.
+        settings: of the session, for an ONNX file.
+        normalization: what a float model expects of its pixels, where it does not state it.
+        notify: takes one plain line about what happens.
+    """
+    from mnist_edge.verification.accuracy import evaluate as judge
+
+    data, logits = _outputs(model, dataset, data_dir, settings, normalization, notify)
+    return judge(model, logits, data)
+
+
+def _outputs(
+    model: Path,
+    dataset: str | None,
+    data_dir: Path | None,
+    settings: SessionSettings,
+    normalization: Normalization | None,
+    notify: Callable[[str], None],
+) -> tuple[Dataset, Logits]:
+    """Load whatever `model` is, and run the test set through it."""
+    from mnist_edge.bundle.folder import is_bundle, load_bundle
+    from mnist_edge.data.sources import load_dataset
+
+    if not model.exists():
+        raise UnavailableError(
+            f"{model} does not exist", hint="give a run folder, checkpoint, .pth, bundle or ONNX file"
+        )
+    if model.suffix == ".onnx" or is_bundle(model):
+        from mnist_edge.runtime.classifier import dataset_of, open_classifier
+
+        path = model
+        if is_bundle(model):
+            bundle = load_bundle(model)
+            path = bundle.file(bundle.manifest.variants[0])
+        classifier = open_classifier(path, settings, normalization=normalization)
+        data = load_dataset(dataset or dataset_of(classifier) or "mnist", data_dir, notify)
+        return data, classifier.logits(data.test_images, batch=1000)
+    if normalization is not None:
+        raise UsageError("--normalize is for ONNX files; a checkpoint knows its own", hint="leave --normalize out")
+    from mnist_edge.training.checkpoint import read_model
+    from mnist_edge.training.model import reference_logits
+
+    network, trained_on = read_model(model)
+    data = load_dataset(dataset or trained_on or "mnist", data_dir, notify)
+    return data, reference_logits(network, data.test_images)

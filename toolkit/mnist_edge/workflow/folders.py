@@ -1,0 +1,39 @@
+"""Where runs and bundles lie by default, and which is the newest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mnist_edge.errors import UnavailableError
+
+RUNS = Path("runs")
+EXPORTED = Path("exported")
+
+
+def newest_run() -> Path:
+    """Return the run folder in `runs/` whose checkpoint was written last.
+
+    Raises:
+        UnavailableError: there is none.
+    """
+    from mnist_edge.training.checkpoint import LAST
+
+    return _newest_with(LAST, RUNS, "mnist-edge train, or name one with --run")
+
+
+def newest_bundle() -> Path:
+    """Return the bundle in `exported/` whose manifest was written last.
+
+    Raises:
+        UnavailableError: there is none.
+    """
+    from mnist_edge.bundle.manifest import MANIFEST
+
+    return _newest_with(MANIFEST, EXPORTED, "mnist-edge export, or name a bundle folder")
+
+
+def _newest_with(file: str, root: Path, hint: str) -> Path:
+    found = sorted(root.glob(f"*/{file}"), key=lambda path: path.stat().st_mtime_ns)
+    if not found:
+        raise UnavailableError(f"{root}/ holds no folder with {file}", hint=hint)
+    return found[-1].parent

@@ -1,0 +1,117 @@
+"""Check a bundle, or any ONNX file, against a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnist_edge.contract import DatasetName
+from mnist_edge.errors import UnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from mnist_edge.pixels import Images
+    from mnist_edge.records.data import Dataset
+    from mnist_edge.records.verification import ParityReport
+    from mnist_edge.verification.verify import ReferenceOutputs, VerifyOptions
+
+Notify = Callable[[str], None]
+
+
+def verify_folder(
+    folder: Path,
+    against: Path | None,
+    options: VerifyOptions,
+    dataset: str | None = None,
+    data_dir: Path | None = None,
+    notify: Notify = lambda _line: None,
+) -> tuple[ParityReport, ReferenceOutputs]:
+    """Verify a bundle on the golden inputs, and on the test set where it is available.
+
+    Args:
+        folder: the bundle.
+        against: a model that is run live as reference; None takes the outputs recorded in the bundle.
+        options: settings and how much to check.
+        dataset: the folder that a bundle of a user's own digits was made with.
+        data_dir: folder in which datasets are looked for first.
+        notify: takes one plain line about what happens.
+    """
+    from mnist_edge.bundle.folder import load_bundle
+    from mnist_edge.data.sources import load_dataset
+    from mnist_edge.verification.verify import recorded_reference, verify_bundle
+
+    bundle = load_bundle(folder)
+    name = bundle.manifest.dataset
+    if dataset is not None and name != "folder":
+        raise UsageError(f"--dataset cannot change: the bundle is of {name}", hint="leave it out")
+    data = _test_set(name, data_dir, notify) if dataset is None else load_dataset(dataset, data_dir, may_download=False)
+    reference = recorded_reference(bundle, data)
+    if dataset is not None and reference.test_set is None:
+        raise UsageError(
+            f"--dataset {dataset} holds another test set than {folder} was made with",
+            hint="name the folder that it was trained on, or leave it out to compare the golden inputs only",
+        )
+    if against is not None:
+        golden, other = bundle.golden, reference.other_test_set
+        reference = replace(_run_live(against, golden.images, golden.labels, data, options), other_test_set=other)
+    return verify_bundle(bundle, reference, options), reference
+
+
+def verify_file(
+    model: Path,
+    against: Path | None,
+    options: VerifyOptions,
+    dataset: str | None = None,
+    data_dir: Path | None = None,
+    notify: Notify = lambda _line: None,
+) -> tuple[ParityReport, ReferenceOutputs]:
+    """Verify an ONNX file of any origin against another model on a test set; arguments as `verify_folder`."""
+    from mnist_edge.bundle.golden import golden_inputs
+    from mnist_edge.data.sources import load_dataset
+    from mnist_edge.runtime.classifier import dataset_of, open_classifier
+    from mnist_edge.verification.verify import verify_model
+
+    if against is None:
+        raise UsageError(f"{model} brings no reference", hint="--against OTHER.onnx, or a checkpoint, or name a bundle")
+    classifier = open_classifier(model, options.session)
+    data = load_dataset(dataset or dataset_of(classifier) or "auto", data_dir, notify)
+    images, labels = golden_inputs(data.test_images, data.test_labels)
+    reference = _run_live(against, images, labels, data, options)
+    return verify_model(model, data.name, reference, options), reference
+
+
+def _run_live(
+    against: Path, images: Images, labels: Images, data: Dataset | None, options: VerifyOptions
+) -> ReferenceOutputs:
+    """Run the reference model now: an ONNX file, or a network in PyTorch."""
+    from mnist_edge.verification.verify import onnx_reference
+
+    if against.suffix == ".onnx":
+        return onnx_reference(against, images, labels, data, options.normalization)
+    from mnist_edge.training.checkpoint import read_model
+    from mnist_edge.training.model import reference_logits, reference_sums
+    from mnist_edge.verification.verify import live_reference, with_relu
+
+    network, _ = read_model(against)
+    return live_reference(
+        images,
+        labels,
+        data,
+        lambda batch: reference_logits(network, batch),
+        lambda batch: with_relu(reference_sums(network, batch)),
+        f"PyTorch, live, {against}",
+    )
+
+
+def _test_set(name: DatasetName, data_dir: Path | None, notify: Notify) -> Dataset | None:
+    """The bundle's dataset where it is available; a device need not have it, and nothing is downloaded."""
+    from mnist_edge.data.sources import load_dataset
+
+    try:
+        return load_dataset(name, data_dir, may_download=False)
+    except UnavailableError as error:
+        if data_dir is not None:
+            raise
+        notify(f"only the golden inputs are compared: {error.message}")
+        return None
