@@ -28,15 +28,16 @@ from mnist_edge.benchmarking import rounds
 from mnist_edge.benchmarking.compare import COMPARISONS, FALSE_POSITIVES, read_result, self_check
 from mnist_edge.benchmarking.process import ProcessResult, Task, run_process
 from mnist_edge.benchmarking.profile import operators
-from mnist_edge.benchmarking.rounds import ENGINES, SECONDS, Plan, bench, choose
+from mnist_edge.benchmarking.rounds import ENGINES, SECONDS, Plan, bench, resolve_plan
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.bundle.golden import golden_bytes
 from mnist_edge.errors import BadFileError, CheckFailedError, UnavailableError, UsageError
 from mnist_edge.records.benchmark import BenchReport, Scenario
+from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
 from mnist_edge.runtime.session import available_cpus
 
 ROW = {
-    "engine", "variant", "provider", "batch", "threads", "scenario", "cuda_graph", "processes", "samples", "outliers",
+    "engine", "variant", "batch", "scenario", "settings", "processes", "samples", "outliers",
     "p50_us", "p90_us", "p99_us", "p999_us", "intervals", "throughput_per_s", "cold_start_ms", "process_ms",
     "session_ms", "first_run_ms", "peak_rss_mb", "bytes", "ratio_to_torch", "server", "transfers", "placement",
     "outputs",
@@ -80,16 +81,21 @@ def test_every_row_is_complete(report: BenchReport, bundle_folder: Path) -> None
         "schema", "model", "weights_sha256", "environment", "order_seed", "pace_ms", "results", "gpu_from_batch",
         "profile", "notes",
     }  # fmt: skip
-    assert content["schema"] == "mnist-edge/bench/2"
+    assert content["schema"] == "mnist-edge/bench/3"
     assert content["weights_sha256"] == load_bundle(bundle_folder).manifest.weights_sha256
     assert (len(content["pace_ms"]), content["gpu_from_batch"], content["profile"]) == (2, None, [])
     assert min(content["pace_ms"]) > 0
     assert [row["engine"] for row in content["results"]] == ["onnxruntime", "torch"]
     for row in content["results"]:
         assert set(row) == ROW
-        assert (row["variant"], row["provider"], row["batch"], row["threads"]) == ("fp32", "cpu", 1, 1)
+        assert (row["variant"], row["batch"], row["settings"]["provider"], row["settings"]["threads"]) == (
+            "fp32",
+            1,
+            "cpu",
+            1,
+        )
         assert row["scenario"] == {"name": "single-stream", "seconds": 0.05, "rate_per_s": None, "gap_ms": None}
-        assert (row["cuda_graph"], row["server"], row["transfers"]) == (False, None, None)
+        assert (row["settings"]["cuda_graph"], row["server"], row["transfers"]) == (False, None, None)
         assert [process["runs"] >= 30 for process in row["processes"]] == [True, True]
         assert sum(process["runs"] for process in row["processes"]) == row["samples"] >= 60
         assert 0 <= row["outliers"] < row["samples"] / 2
@@ -159,7 +165,7 @@ def test_the_table_fits_a_hundred_columns(
         )
         for row, ratio in zip(report.results, (0.73, 1.0), strict=True)
     )  # fmt: skip
-    two = [dataclasses.replace(row, threads=2) for row in (ours, torch)]
+    two = [dataclasses.replace(row, settings=SessionSettings(threads=2)) for row in (ours, torch)]
     for rows, threads in ((ours, torch), False), ((ours, torch, *two), True):
         shown = dataclasses.replace(report, model="exported/mnist", results=rows, notes=())
         monkeypatch.setattr(rounds, "bench", lambda *_, shown=shown: shown)
@@ -671,11 +677,11 @@ def test_what_is_no_digit_classifier_is_not_timed(
 def test_pytorch_stands_beside_the_scenarios_that_keep_it_busy(bundle_folder: Path) -> None:
     """Single-stream, multi-stream and offline have their baseline; a note says where there is none."""
     for name, settings in (("server", {"rate_per_s": 5}), ("idle", {"gap_ms": 5})):
-        subject = choose(plan(bundle_folder, scenario=Scenario(name=name, seconds=1, **settings)))
+        subject = resolve_plan(plan(bundle_folder, scenario=Scenario(name=name, seconds=1, **settings)))
         assert {one.engine for one in subject.candidates} == {"onnxruntime"}
         assert subject.notes == (f"PyTorch is not timed in scenario {name}",)
     for name in ("single-stream", "multi-stream", "offline"):
-        subject = choose(plan(bundle_folder, scenario=Scenario(name=name, seconds=1)))
+        subject = resolve_plan(plan(bundle_folder, scenario=Scenario(name=name, seconds=1)))
         assert {one.engine for one in subject.candidates} == {"onnxruntime", "torch"}
 
 
@@ -715,7 +721,7 @@ def test_an_interrupted_timing_leaves_no_result_and_no_process(
 def test_the_start_of_a_process_is_part_of_a_cold_start(bundle_folder: Path) -> None:
     """From the wish for a process to the end of its imports: what a user waits for, and no clock of another machine."""
     task = Task(
-        model=str(bundle_folder / "model.onnx"), provider="cpu", batch=1, threads=1, golden=None,
+        model=str(bundle_folder / "model.onnx"), settings=DEFAULT_SETTINGS, batch=1, golden=None,
         scenario=Scenario(seconds=0.01),
     )  # fmt: skip
     before = time.monotonic_ns()

@@ -64,42 +64,42 @@ def agree(found: NDArray[np.float32], normalization: str) -> None:
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_float_models_of_every_shape_and_normalisation(shape: list[int | str], normalization: Normalization) -> None:
     """Logits equal a float64 product over pixels normalised by the textbook, at any batch size."""
-    classifier = open_classifier(linear(shape), "cpu")
+    classifier = open_classifier(linear(shape), normalization=normalization)
     assert classifier.fixed_batch is None
     for batch in (None, 1, 2, 5, 64):
-        agree(classifier.logits(IMAGES, batch, normalization), normalization)
+        agree(classifier.logits(IMAGES, batch), normalization)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8])
 def test_a_fixed_batch_is_filled_up_and_its_surplus_dropped(batch: int) -> None:
     """A graph for one batch size answers any number of pictures, each once and in order."""
-    classifier = open_classifier(linear([batch, 1, 28, 28]), "cpu")
+    classifier = open_classifier(linear([batch, 1, 28, 28]), normalization="unit")
     assert classifier.fixed_batch == batch
-    agree(classifier.logits(IMAGES, 64, "unit"), "unit")
+    agree(classifier.logits(IMAGES, 64), "unit")
 
 
 @pytest.mark.parametrize("shape", [["b", 1, 28, 28], ["b", 28, 28], ["b", 784]], ids=str)
 def test_uint8_models_get_the_bytes_as_they_are(shape: list[int | str]) -> None:
     """No normalisation is put upon a model that brings its own, not even one that was asked for."""
-    classifier = open_classifier(linear(shape, UINT8), "cpu")
+    classifier = open_classifier(linear(shape, UINT8))
     agree(classifier.logits(IMAGES), "raw")
 
 
 def test_a_float_model_that_does_not_say_asks_for_its_normalisation() -> None:
     """A guess would give wrong answers in silence; the hint names the option and its values."""
     with pytest.raises(UsageError, match="does not say") as caught:
-        open_classifier(linear(["b", 784]), "cpu").logits(IMAGES)
+        open_classifier(linear(["b", 784])).logits(IMAGES)
     assert "--normalize raw|unit|seed|mnist" in caught.value.hint
     with pytest.raises(UsageError):
-        open_classifier(linear(["b", 784], metadata="nonsense"), "cpu").logits(IMAGES)
+        open_classifier(linear(["b", 784], metadata="nonsense")).logits(IMAGES)
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_a_float_model_that_says_is_believed(normalization: Normalization) -> None:
     """The file's own metadata decides, unless the user does."""
-    classifier = open_classifier(linear(["b", 784], metadata=normalization), "cpu")
+    classifier = open_classifier(linear(["b", 784], metadata=normalization))
     agree(classifier.logits(IMAGES), normalization)
-    agree(classifier.logits(IMAGES, normalization="unit"), "unit")
+    agree(open_classifier(linear(["b", 784], metadata=normalization), normalization="unit").logits(IMAGES), "unit")
 
 
 def value(name: str, kind: int = FLOAT, shape: tuple[int | str, ...] = ("b", 784)) -> onnx.ValueInfoProto:
@@ -127,14 +127,14 @@ def test_models_with_unexpected_inputs_are_bad_files(inputs: list[onnx.ValueInfo
     model = onnx.load_from_string(linear(["b", 784], nodes=nodes, inputs=inputs))
     model.graph.initializer.append(numpy_helper.from_array(np.array([-1, 784]), "shape"))
     with pytest.raises(BadFileError, match=r"takes x|takes other|only the batch may be free|Reshape"):
-        open_classifier(model.SerializeToString(), "cpu").logits(IMAGES, normalization="unit")
+        open_classifier(model.SerializeToString(), normalization="unit").logits(IMAGES)
 
 
 def test_a_model_for_other_pictures_is_a_bad_file() -> None:
     """A classifier of 32x32 pictures is refused, not fed with something of another shape."""
     weight = np.zeros((1024, 10), np.float32)
     with pytest.raises(BadFileError, match="28x28"):
-        open_classifier(linear(["b", 1, 32, 32], weight=weight), "cpu").logits(IMAGES, normalization="unit")
+        open_classifier(linear(["b", 1, 32, 32], weight=weight), normalization="unit").logits(IMAGES)
 
 
 def other_output(nodes: list[onnx.NodeProto], output: onnx.ValueInfoProto) -> bytes:
@@ -159,14 +159,14 @@ SEQUENCE = helper.make_tensor_sequence_value_info("y", FLOAT, None)
 def test_models_with_other_outputs_are_bad_files(model: bytes) -> None:
     """Whatever comes back, it is logits of the pictures given, or a refusal."""
     with pytest.raises(BadFileError, match="answers"):
-        open_classifier(model, "cpu").logits(IMAGES, normalization="unit")
+        open_classifier(model, normalization="unit").logits(IMAGES)
 
 
 def test_a_node_of_a_foreign_domain_is_a_bad_file() -> None:
     """A custom operator that is not installed is named; nothing is loaded for it."""
     node = helper.make_node("Mystery", ["x"], ["y"], domain="somewhere.else")
     with pytest.raises(BadFileError, match="Mystery"):
-        open_classifier(linear(["b", 784], nodes=[node]), "cpu")
+        open_classifier(linear(["b", 784], nodes=[node]))
 
 
 @pytest.mark.parametrize("content", [b"", b"this is text\n", b"\x89PNG\r\n\x1a\n", b"\x00" * 1000, b"PK\x03\x04"])
@@ -175,7 +175,7 @@ def test_other_files_named_onnx_are_bad_files(content: bytes, tmp_path: Path) ->
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     with pytest.raises(BadFileError) as caught:
-        open_classifier(path, "cpu")
+        open_classifier(path)
     assert str(path) in caught.value.message
 
 
@@ -186,7 +186,7 @@ def test_a_cut_model_is_a_bad_file_wherever_it_was_cut(tmp_path: Path) -> None:
     for length in [*range(0, 200, 7), *range(200, len(whole), 1999), *range(len(whole) - 60, len(whole))]:
         path.write_bytes(whole[:length])
         try:
-            found = open_classifier(path, "cpu").logits(IMAGES, normalization="unit")
+            found = open_classifier(path, normalization="unit").logits(IMAGES)
         except BadFileError:
             continue
         agree(found, "unit")  # cut after everything that matters
@@ -196,9 +196,9 @@ def test_a_folder_or_nothing_named_onnx_is_refused(tmp_path: Path) -> None:
     """A wrong path is named, whatever lies there."""
     (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(MnistEdgeError, match=r"folder\.onnx"):
-        open_classifier(tmp_path / "folder.onnx", "cpu")
+        open_classifier(tmp_path / "folder.onnx")
     with pytest.raises(UnavailableError, match=r"nothing\.onnx does not exist"):
-        open_classifier(tmp_path / "nothing.onnx", "cpu")
+        open_classifier(tmp_path / "nothing.onnx")
 
 
 def outsourced(path: Path, location: str) -> None:
@@ -235,7 +235,7 @@ def test_external_data_from_elsewhere_is_a_bad_file(normalization: str, tmp_path
         (folder / location).hardlink_to(secret)
     outsourced(folder / "m.onnx", location)
     with pytest.raises(BadFileError, match=r"m\.onnx") as caught:
-        open_classifier(folder / "m.onnx", "cpu")
+        open_classifier(folder / "m.onnx")
     assert not normalization.startswith("hard link") or f"{folder / location} are a hard link" in caught.value.message
 
 
@@ -248,4 +248,4 @@ def test_external_data_of_its_own_are_read(location: str, tmp_path: Path) -> Non
     (tmp_path / "also m.onnx").hardlink_to(tmp_path / "m.onnx")
     (tmp_path / "other.bin").write_bytes(b"")
     (tmp_path / "another.bin").hardlink_to(tmp_path / "other.bin")
-    agree(open_classifier(tmp_path / "m.onnx", "cpu").logits(IMAGES, normalization="unit"), "unit")
+    agree(open_classifier(tmp_path / "m.onnx", normalization="unit").logits(IMAGES), "unit")

@@ -18,6 +18,7 @@ from mnist_edge.benchmarking.environment import environment
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.errors import BadFileError, UnavailableError, UsageError
 from mnist_edge.records.benchmark import BenchReport, BenchRow, ProcessTiming, Scenario
+from mnist_edge.records.settings import SessionSettings
 
 CALM = (100.0, 101.0, 99.5, 100.5, 100.2)
 ENVIRONMENT: dict[str, Any] = {
@@ -30,8 +31,8 @@ ENVIRONMENT: dict[str, Any] = {
 def row(p50s: tuple[float, ...] = CALM, factor: float = 1.0, **changes: Any) -> BenchRow:
     """A candidate whose processes took so long in the median."""
     fields: dict[str, Any] = {
-        "engine": "onnxruntime", "variant": "fp32", "provider": "cpu", "batch": 1, "threads": 1,
-        "scenario": Scenario(seconds=0.4), "cuda_graph": False,
+        "engine": "onnxruntime", "variant": "fp32", "batch": 1, "scenario": Scenario(seconds=0.4),
+        "settings": SessionSettings(**{name: changes.pop(name) for name in ("provider", "threads", "cuda_graph") if name in changes}),
         "processes": tuple(
             ProcessTiming(runs=500, p50_us=factor * p50, p90_us=factor * p50 * 1.1, p99_us=None) for p50 in p50s
         ),
@@ -335,7 +336,7 @@ def test_a_comparison_fits_a_hundred_columns(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"threads": 2}, "threads: 1 and 2"), ({"provider": "cuda"}, "provider: cpu and cuda"), ({"cuda_graph": True}, "cuda_graph: False and True")],
+    [({"threads": 2}, "settings: cpu, 1 thread and cpu, 2 threads"), ({"provider": "cuda"}, "settings: cpu, 1 thread and cuda, 1 thread"), ({"cuda_graph": True}, "settings: cpu, 1 thread and cpu, 1 thread, CUDA graph")],
     ids=str,
 )  # fmt: skip
 def test_anyway_compares_other_threads_and_providers_and_says_so(changes: dict[str, Any], said: str) -> None:

@@ -99,7 +99,8 @@ def test_plot_draws_the_curve_while_it_trains(tmp_path: Path, monkeypatch: pytes
     run = tmp_path / "run"
     drawn: list[int] = []
     monkeypatch.setattr(
-        "mnist_edge.reporting.plots.loss_curve", lambda folder, _title: drawn.append(len(rows(folder / "history.csv")))
+        "mnist_edge.reporting.plots.loss.loss_curve",
+        lambda folder, _title: drawn.append(len(rows(folder / "history.csv"))),
     )
     clock = iter([0.0, 0.0, 4.0, 9.0, 11.0, 11.0, 15.0])
     monkeypatch.setattr("mnist_edge.cli.train.monotonic", lambda: next(clock))

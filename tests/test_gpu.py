@@ -13,7 +13,7 @@ from test_compare import row
 from mnist_edge.benchmarking import rounds
 from mnist_edge.benchmarking.gpu import ROUNDS, gpu_from_batch, measure_transfers
 from mnist_edge.benchmarking.process import ProcessResult, Task
-from mnist_edge.benchmarking.rounds import Plan, bench, choose
+from mnist_edge.benchmarking.rounds import Plan, bench, resolve_plan
 from mnist_edge.records.benchmark import BenchRow, Scenario, Transfers
 
 
@@ -132,9 +132,11 @@ def plan(model: Path, **changes: Any) -> Plan:
 
 def test_a_gpu_stands_beside_its_graph_and_the_cpu(bundle_folder: Path) -> None:
     """Each setting four times, every one under the provider that it really ran on."""
-    found = choose(plan(bundle_folder, batches=(1, 64), threads=(1, 2))).candidates
+    found = resolve_plan(plan(bundle_folder, batches=(1, 64), threads=(1, 2))).candidates
     settings = [(batch, threads) for batch in (1, 64) for threads in (1, 2)]
-    what = sorted((one.batch, one.threads, one.engine, one.provider, one.cuda_graph) for one in found)
+    what = sorted(
+        (one.batch, one.settings.threads, one.engine, one.settings.provider, one.settings.cuda_graph) for one in found
+    )
     assert what == sorted(
         (*one, *kind)
         for one in settings
@@ -148,9 +150,9 @@ def test_a_gpu_stands_beside_its_graph_and_the_cpu(bundle_folder: Path) -> None:
 
 def test_on_the_cpu_there_is_no_graph_and_nothing_twice(bundle_folder: Path) -> None:
     """The plain case: one candidate an engine."""
-    found = choose(plan(bundle_folder, provider="cpu", batches=(1, 64))).candidates
+    found = resolve_plan(plan(bundle_folder, provider="cpu", batches=(1, 64))).candidates
     assert len(found) == len(set(found)) == 4
-    assert {(one.provider, one.cuda_graph) for one in found} == {("cpu", False)}
+    assert {(one.settings.provider, one.settings.cuda_graph) for one in found} == {("cpu", False)}
 
 
 def timed_on_a_gpu(monkeypatch: pytest.MonkeyPatch, explained: float) -> list[Task]:
@@ -159,14 +161,14 @@ def timed_on_a_gpu(monkeypatch: pytest.MonkeyPatch, explained: float) -> list[Ta
 
     def run(_module: str, task: Task) -> ProcessResult:
         tasks.append(task)
-        us = (50.0 if task.cuda_graph else 60.0) if task.provider == "cuda" else 10.0 * task.batch
+        us = (50.0 if task.settings.cuda_graph else 60.0) if task.settings.provider == "cuda" else 10.0 * task.batch
         parts = Transfers(
             host_to_device_us=10, compute_us=30, device_to_host_us=10, whole_us=50 / explained, explained=explained
         )
         return ProcessResult(
             process_ns=1, session_ns=1, first_run_ns=1, warmup_runs=1, run_ns=[round(1000 * us)] * 40, wait_ns=[],
             elapsed_ns=round(40_000 * us), peak_rss_bytes=1, placement={}, checked=64, wrong=0,
-            transfers=parts if task.provider == "cuda" and "worker" in _module else None,
+            transfers=parts if task.settings.provider == "cuda" and "worker" in _module else None,
         )  # fmt: skip
 
     monkeypatch.setattr(rounds, "run_process", run)
@@ -193,14 +195,15 @@ def test_a_timing_on_a_gpu_says_from_which_batch_it_pays(bundle_folder: Path, mo
     found = bench(plan(bundle_folder, batches=(1, 5, 6, 64)))
     assert found.gpu_from_batch == 6
     for one in found.results:
-        assert (one.transfers is not None) == (one.provider == "cuda" and one.engine == "onnxruntime")
+        assert (one.transfers is not None) == (one.settings.provider == "cuda" and one.engine == "onnxruntime")
         asked = [
             task
             for task in tasks
-            if (task.provider, task.batch, task.cuda_graph) == (one.provider, one.batch, one.cuda_graph)
+            if (task.settings.provider, task.batch, task.settings.cuda_graph)
+            == (one.settings.provider, one.batch, one.settings.cuda_graph)
         ]
-        assert len(asked) == (4 if one.provider == "cuda" and not one.cuda_graph else 2)
-        expected = (50 if one.cuda_graph else 60) if one.provider == "cuda" else 10 * one.batch
+        assert len(asked) == (4 if one.settings.provider == "cuda" and not one.settings.cuda_graph else 2)
+        expected = (50 if one.settings.cuda_graph else 60) if one.settings.provider == "cuda" else 10 * one.batch
         assert one.p50_us == expected
     assert found.to_json()["results"][0]["transfers"] == dataclasses.asdict(
         Transfers(host_to_device_us=10, compute_us=30, device_to_host_us=10, whole_us=50, explained=1)

@@ -17,7 +17,7 @@ WORKSHOP = {"torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "safetensor
 # typer itself imports pydantic where it is installed.
 HEAVY = WORKSHOP | {"numpy", "scipy", "onnxruntime", "sklearn", "matplotlib", "PIL"}
 COMMANDS = ("", "run", "train", "sweep", "eval", "export", "verify", "bench", "compare", "doctor")
-TASK = {"provider": "cpu", "batch": 1, "threads": 1, "scenario": {"seconds": 0.01}}
+TASK = {"batch": 1, "scenario": {"seconds": 0.01}, "settings": {"provider": "cpu", "threads": 1}}
 
 
 def imported(*arguments: str | Path, cwd: Path, task: str = "", package: Path | None = None) -> set[str]:
@@ -122,12 +122,12 @@ def test_the_floors_hold() -> None:
         ("runtime/session.py", "import torch"),
         ("runtime/session.py", "def late():\n    import torch"),
         ("verification/parity.py", "from mnist_edge.training.model import build_model"),
-        ("bundle.py", "import onnx"),
+        ("bundle/golden.py", "import onnx"),
         ("files.py", "from mnist_edge.cli.app import main"),
         ("training/loop.py", "from rich.console import Console"),
         ("benchmarking/rounds.py", "import mnist_edge.baseline.eager"),
         ("training/loop.py", "from mnist_edge.sweeping.study import Space"),
-        ("tuning/sweep.py", "from rich.console import Console"),
+        ("sweeping/search.py", "from rich.console import Console"),
     ],
 )
 def test_an_import_across_the_floors_is_found(module: str, line: str, altered: Path) -> None:

@@ -25,7 +25,7 @@ from mnist_edge.runtime.session import RefusedModelError
 from mnist_edge.verification.parity import TOLERANCE, Reference, Requirement, check_parity
 from mnist_edge.verification.verify import (
     ReferenceOutputs,
-    Settings,
+    VerifyOptions,
     golden_reference,
     reference_on_test_set,
     verify_bundle,
@@ -59,7 +59,7 @@ def truth(references: tuple[Reference, Reference]) -> ReferenceOutputs:
 
 
 def check(proto: ModelProto, golden: Reference, test_set: Reference | None = None) -> VariantParity:
-    return check_parity("fp32", open_classifier(proto.SerializeToString(), "cpu", name="edited"), golden, test_set)
+    return check_parity("fp32", open_classifier(proto.SerializeToString(), name="edited"), golden, test_set)
 
 
 def test_the_untouched_model_passes(proto: ModelProto, references: tuple[Reference, Reference]) -> None:
@@ -111,7 +111,7 @@ def test_a_transposed_weight_that_no_longer_fits_fails_the_bundle(
     """A model that onnxruntime will not build, or not run, is a failed variant, not a crash and not a pass."""
     put(proto, name, get(proto, name).T)
     folder = rewrite_bundle(bundle_folder, tmp_path / "b", model=proto.SerializeToString())
-    report = verify_bundle(load_bundle(folder), truth(references), Settings())
+    report = verify_bundle(load_bundle(folder), truth(references), VerifyOptions())
     (variant,) = report.variants
     assert (report.passed, variant.passed, variant.flips, variant.flip_rate_upper95) == (False, False, 360, 1.0)
     assert variant.reason
@@ -126,7 +126,7 @@ def test_a_bundle_without_variants_does_not_pass(
         bundle = load_bundle(folder)
     except BadFileError:
         return
-    assert not verify_bundle(bundle, truth(references), Settings()).passed
+    assert not verify_bundle(bundle, truth(references), VerifyOptions()).passed
 
 
 # Answers made up by hand: a stand-in for the open model, so that every number is known.
@@ -287,7 +287,7 @@ def test_a_model_that_fails_while_running_is_told_as_refused(proto: ModelProto) 
         proto, Golden(np.zeros((0, 28, 28), np.uint8), np.zeros((0, 10), np.float32))
     )
     with pytest.raises(RefusedModelError):
-        open_classifier(broken.SerializeToString(), "cpu").logits(np.zeros((5, 28, 28), np.uint8))
+        open_classifier(broken.SerializeToString()).logits(np.zeros((5, 28, 28), np.uint8))
 
 
 def test_a_lossy_variant_is_held_to_its_accuracy_and_not_to_the_tolerance() -> None:
@@ -382,7 +382,7 @@ def test_batches_asked_for_are_run_besides_the_usual_ones(
     batches: tuple[int, ...], proto: ModelProto, references: tuple[Reference, Reference]
 ) -> None:
     """Each is in the report, once; and a model that is wrong only there is caught."""
-    classifier = open_classifier(proto.SerializeToString(), "cpu")
+    classifier = open_classifier(proto.SerializeToString())
     found = check_parity("v", classifier, references[0], None, Requirement(batches=batches))
     assert found.passed
     assert found.batches == (1, 2, *dict.fromkeys((3, 7, 64, *batches)), 376)

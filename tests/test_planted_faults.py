@@ -22,12 +22,13 @@ from mnist_edge.contract import LABELS, Optimization
 from mnist_edge.exporting import graph, pipeline
 from mnist_edge.exporting.pipeline import ExportRequest, export_bundle
 from mnist_edge.records.data import Dataset
+from mnist_edge.records.settings import SessionSettings
 from mnist_edge.records.verification import VariantParity
 from mnist_edge.training.model import build_model, normalize_pixels, reference_logits, reference_sums
 from mnist_edge.verification.parity import Reference
 from mnist_edge.verification.verify import (
     ReferenceOutputs,
-    Settings,
+    VerifyOptions,
     golden_stages,
     live_reference,
     recorded_reference,
@@ -39,7 +40,7 @@ from mnist_edge.verification.verify import (
 pytestmark = pytest.mark.xdist_group("planted")
 
 WIDTHS = (48, 48, 48)
-LOSSY = Settings(max_drop=0.01)
+LOSSY = VerifyOptions(max_drop=0.01)
 """1,797 images can show a loss of 0.15 % at best."""
 SEEN: dict[str, tuple[str, str]] = {
     "weight bytes of the transpose": ("transposition", "in the order of the transposed matrix"),
@@ -73,7 +74,7 @@ SEEN: dict[str, tuple[str, str]] = {
 """What is to be seen of each: the symptom, and a piece of the reason."""
 
 
-class ResolvedPlan(NamedTuple):
+class Subject(NamedTuple):
     """A trained network, its data, its bundle and its graph."""
 
     network: nn.Sequential
@@ -90,7 +91,7 @@ class ResolvedPlan(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def subject(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> ResolvedPlan:
+def subject(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Subject:
     """784-48-48-48-10, so that layers 2 and 3 are square and alike; its test set is larger than the golden inputs."""
     images = np.concatenate([digits.train_images, digits.test_images])
     labels = np.concatenate([digits.train_labels, digits.test_labels])
@@ -106,11 +107,11 @@ def subject(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Resolv
             optimizer.step()
     folder = tmp_path_factory.mktemp("square") / "digits"
     export_bundle(ExportRequest(model=network, dataset=data, output=folder, input="uint8", opset=20))
-    return ResolvedPlan(network, data, folder, load_bundle(folder), onnx.load(folder / "model.onnx"))
+    return Subject(network, data, folder, load_bundle(folder), onnx.load(folder / "model.onnx"))
 
 
 @pytest.fixture(scope="session")
-def live(subject: ResolvedPlan) -> ReferenceOutputs:
+def live(subject: Subject) -> ReferenceOutputs:
     """PyTorch's own answers, asked now, and not those in the bundle."""
     golden = subject.bundle.golden
     return live_reference(
@@ -123,7 +124,7 @@ def live(subject: ResolvedPlan) -> ReferenceOutputs:
     )
 
 
-def verified(subject: ResolvedPlan, target: Path, settings: Settings = LOSSY, **changes: Any) -> VariantParity:
+def verified(subject: Subject, target: Path, settings: VerifyOptions = LOSSY, **changes: Any) -> VariantParity:
     """A copy of the bundle with these changes and every hash renewed, held against what it carries itself."""
     bundle = load_bundle(rewrite_bundle(subject.folder, target, **changes))
     (found,) = verify_bundle(bundle, recorded_reference(bundle, subject.data), settings).variants
@@ -139,7 +140,7 @@ def test_every_fault_of_the_list_is_expected_here() -> None:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_fault_is_caught_for_its_reason_in_its_layer(
-    fault: Fault, subject: ResolvedPlan, live: ReferenceOutputs, tmp_path: Path
+    fault: Fault, subject: Subject, live: ReferenceOutputs, tmp_path: Path
 ) -> None:
     """In a bundle with right hashes, and as a bare file against live PyTorch: failed, the layer and the symptom named."""
     symptom, piece = SEEN[fault.name]
@@ -166,9 +167,7 @@ def test_a_fault_is_caught_for_its_reason_in_its_layer(
 
 
 @pytest.mark.parametrize("fault", CONTROL, ids=lambda fault: fault.name)
-def test_what_has_nothing_wrong_passes(
-    fault: Fault, subject: ResolvedPlan, live: ReferenceOutputs, tmp_path: Path
-) -> None:
+def test_what_has_nothing_wrong_passes(fault: Fault, subject: Subject, live: ReferenceOutputs, tmp_path: Path) -> None:
     """No false alarm, in fp32, fp16 and int8, though every layer is looked at; a ReLU doubled is the identity."""
     settings = dataclasses.replace(LOSSY, layers=True)
     model = subject.planted(fault).SerializeToString()
@@ -185,30 +184,30 @@ def test_what_has_nothing_wrong_passes(
 
 @pytest.mark.parametrize("optimization", ["none", "basic", "extended", "all"])
 def test_every_optimization_of_the_untouched_model_passes(
-    optimization: Optimization, subject: ResolvedPlan, tmp_path: Path
+    optimization: Optimization, subject: Subject, tmp_path: Path
 ) -> None:
     """Rewriting a graph is no fault, and the report says what it holds for."""
     bundle = load_bundle(rewrite_bundle(subject.folder, tmp_path / "b"))
-    settings = Settings(optimization=optimization, threads=2, layers=True)
+    settings = VerifyOptions(session=SessionSettings(optimization=optimization, threads=2), layers=True)
     report = verify_bundle(bundle, recorded_reference(bundle, subject.data), settings)
-    assert (report.passed, report.optimization, report.threads, report.test_set) == (True, optimization, 2, True)
+    assert (report.passed, report.settings, report.test_set) == (True, settings.session, True)
 
 
 @pytest.mark.parametrize(
     "name", [fault.name for fault in FAULTS if fault.precision == "fp32" and "by heart" not in fault.name]
 )
-def test_the_golden_inputs_alone_show_the_faults_too(name: str, subject: ResolvedPlan, tmp_path: Path) -> None:
+def test_the_golden_inputs_alone_show_the_faults_too(name: str, subject: Subject, tmp_path: Path) -> None:
     """A device without the test set names the same layer and symptom."""
     model = subject.planted(BY_NAME[name]).SerializeToString()
     bundle = load_bundle(rewrite_bundle(subject.folder, tmp_path / "b", model=model))
-    report = verify_bundle(bundle, recorded_reference(bundle, None), Settings())
+    report = verify_bundle(bundle, recorded_reference(bundle, None), VerifyOptions())
     (found,) = report.variants
     assert (report.passed, report.test_set, found.passed, found.images) == (False, False, False, 1040)
     assert SEEN[name][1] in found.reason
     assert (found.layers.symptom if found.layers else "") == SEEN[name][0]
 
 
-def test_labels_exchanged_in_the_manifest_are_caught(subject: ResolvedPlan, tmp_path: Path) -> None:
+def test_labels_exchanged_in_the_manifest_are_caught(subject: Subject, tmp_path: Path) -> None:
     """Logits cannot show it: a device would print the wrong name to a right answer."""
     order = [0, 1, 2, 3, 9, 5, 6, 7, 8, 4]
     swapped = tuple(LABELS["digits"][place] for place in order)
@@ -230,7 +229,7 @@ def other_network() -> nn.Sequential:
     return build_model(WIDTHS)
 
 
-def test_a_stale_golden_file_is_caught(subject: ResolvedPlan, tmp_path: Path) -> None:
+def test_a_stale_golden_file_is_caught(subject: Subject, tmp_path: Path) -> None:
     """Answers of the training before, hashes renewed: told as stale; as a forgery told by what they say."""
     other = other_network()
     origin = graph.Origin(dataset="digits", weights_sha256=graph.weights_sha256(other))
@@ -245,13 +244,13 @@ def test_a_stale_golden_file_is_caught(subject: ResolvedPlan, tmp_path: Path) ->
     assert (found.layers.first, found.layers.symptom) == (1, "other weights")
 
 
-def test_a_golden_file_whose_answers_happen_to_agree_is_still_stale(subject: ResolvedPlan, tmp_path: Path) -> None:
+def test_a_golden_file_whose_answers_happen_to_agree_is_still_stale(subject: Subject, tmp_path: Path) -> None:
     """Which weights answered is asked apart from what they answered."""
     golden = dataclasses.replace(subject.bundle.golden, weights_sha256=np.zeros(32, np.uint8))
     assert "stale" in verified(subject, tmp_path / "b", golden=golden_bytes(golden)).reason
 
 
-def test_a_model_of_other_weights_than_the_manifest_names_is_caught(subject: ResolvedPlan, tmp_path: Path) -> None:
+def test_a_model_of_other_weights_than_the_manifest_names_is_caught(subject: Subject, tmp_path: Path) -> None:
     """The file's own metadata say what it was exported from."""
     proto = ModelProto()
     proto.CopyFrom(subject.proto)
@@ -263,7 +262,7 @@ def test_a_model_of_other_weights_than_the_manifest_names_is_caught(subject: Res
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_model_relabelled_as_lossy_does_not_escape_the_exact_check(
-    precision: str, subject: ResolvedPlan, tmp_path: Path
+    precision: str, subject: Subject, tmp_path: Path
 ) -> None:
     """An error that int8 would explain, in a model that computes in fp32: its graph says what it is held to."""
     model = subject.planted(BY_NAME["weights scaled by 1.01"]).SerializeToString()
@@ -272,7 +271,7 @@ def test_a_model_relabelled_as_lossy_does_not_escape_the_exact_check(
     assert f"manifest.json says that it computes in {precision}, its graph computes in fp32" in found.reason
 
 
-def test_int8_relabelled_as_fp16_is_told(subject: ResolvedPlan, tmp_path: Path) -> None:
+def test_int8_relabelled_as_fp16_is_told(subject: Subject, tmp_path: Path) -> None:
     """And fp32 is a promise of exact logits, whatever the graph."""
     model = subject.planted(BY_NAME["quantised to int8, untouched"]).SerializeToString()
     found = verified(subject, tmp_path / "fp16", model=model, precision="fp16")
@@ -281,7 +280,7 @@ def test_int8_relabelled_as_fp16_is_told(subject: ResolvedPlan, tmp_path: Path) 
     assert "logits differ by up to" in found.reason
 
 
-def swapped_together(subject: ResolvedPlan) -> dict[str, bytes]:
+def swapped_together(subject: Subject) -> dict[str, bytes]:
     """The model and PyTorch's answers in the golden file, both with classes 4 and 9 exchanged."""
     golden, order = subject.bundle.golden, [0, 1, 2, 3, 9, 5, 6, 7, 8, 4]
     sums = golden.stage_sums.copy()
@@ -293,21 +292,19 @@ def swapped_together(subject: ResolvedPlan) -> dict[str, bytes]:
     return {"model": model.SerializeToString(), "golden": golden_bytes(forged)}
 
 
-def test_a_model_and_its_golden_file_forged_together_miss_the_stated_accuracy(
-    subject: ResolvedPlan, tmp_path: Path
-) -> None:
+def test_a_model_and_its_golden_file_forged_together_miss_the_stated_accuracy(subject: Subject, tmp_path: Path) -> None:
     """They agree with each other to the last bit; only the labels can tell, of the test set or of the golden inputs."""
     folder = rewrite_bundle(subject.folder, tmp_path / "forged", **swapped_together(subject))
     bundle = load_bundle(folder)
     for data, labelled in ((subject.data, 1797), (None, 1024)):
-        (found,) = verify_bundle(bundle, recorded_reference(bundle, data), Settings()).variants
+        (found,) = verify_bundle(bundle, recorded_reference(bundle, data), VerifyOptions()).variants
         assert (found.passed, found.flips) == (False, 0)
         assert "manifest.json states an accuracy of" in found.reason
         assert found.reason.endswith(f"of {labelled}")
 
 
 @pytest.mark.parametrize("images", [-1, 0, 1])
-def test_the_stated_accuracy_is_held_to_the_image(images: int, subject: ResolvedPlan, tmp_path: Path) -> None:
+def test_the_stated_accuracy_is_held_to_the_image(images: int, subject: Subject, tmp_path: Path) -> None:
     """One image of 1,797 more or less than PyTorch's answers come to is a failed check."""
     whole = len(subject.data.test_labels)
     right = int((subject.bundle.golden.test_logits.argmax(axis=1) == subject.data.test_labels).sum())
@@ -318,9 +315,7 @@ def test_the_stated_accuracy_is_held_to_the_image(images: int, subject: Resolved
 
 @pytest.mark.parametrize("empty", ["golden", "test set"])
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_an_empty_set_of_images_proves_nothing(
-    empty: str, precision: str, subject: ResolvedPlan, tmp_path: Path
-) -> None:
+def test_an_empty_set_of_images_proves_nothing(empty: str, precision: str, subject: Subject, tmp_path: Path) -> None:
     """No image, no proof, whatever the precision."""
     nothing = Reference(
         images=np.zeros((0, 28, 28), np.uint8), labels=np.zeros(0, np.uint8), logits=np.zeros((0, 10), np.float32)
@@ -340,7 +335,7 @@ def test_an_empty_set_of_images_proves_nothing(
     assert "there is no image to compare" in report.variants[0].reason
 
 
-def test_int8_on_the_golden_inputs_alone_fails_closed(subject: ResolvedPlan, tmp_path: Path) -> None:
+def test_int8_on_the_golden_inputs_alone_fails_closed(subject: Subject, tmp_path: Path) -> None:
     """1,024 labelled images cannot show a loss of at most 0.1 %; the reason says what would.
 
     The reference is right on all of them, so that what the quantiser changes on this CPU can only be a loss.
@@ -351,7 +346,7 @@ def test_int8_on_the_golden_inputs_alone_fails_closed(subject: ResolvedPlan, tmp
     golden = dataclasses.replace(golden, labels=np.where(golden.labels == NO_LABEL, golden.labels, predicted))
     changes = {"model": model, "golden": golden_bytes(golden), "precision": "int8"}
     bundle = load_bundle(rewrite_bundle(subject.folder, tmp_path / "b", **changes))
-    (found,) = verify_bundle(bundle, recorded_reference(bundle, None), Settings()).variants
+    (found,) = verify_bundle(bundle, recorded_reference(bundle, None), VerifyOptions()).variants
     assert not found.passed
     assert "1024 images cannot show that it loses at most 0.10% accuracy" in found.reason
     assert "give the test set" in found.reason
@@ -370,7 +365,7 @@ COMMAND_LINE = [
 
 @pytest.mark.parametrize(("name", "said"), COMMAND_LINE, ids=[name for name, _ in COMMAND_LINE])
 def test_the_command_line_names_the_layer_and_the_symptom(
-    name: str, said: str, subject: ResolvedPlan, tmp_path: Path
+    name: str, said: str, subject: Subject, tmp_path: Path
 ) -> None:
     """Exit code 1, one line on standard error, and the report in both forms, for values that are no numbers too."""
     fault = BY_NAME[name]

@@ -20,6 +20,7 @@ from mnist_edge.benchmarking.rounds import _notes
 from mnist_edge.benchmarking.row import make_row, with_ratios
 from mnist_edge.errors import CheckFailedError
 from mnist_edge.records.benchmark import Candidate, Scenario, Transfers
+from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
 from mnist_edge.stats import RESAMPLES, interval, percentile, percentile_resamples, ratio_of_means
 
 SINGLE = Scenario(seconds=1)
@@ -41,7 +42,7 @@ def candidate(tmp_path: Path) -> Candidate:
     """A file of 1,234 bytes on onnxruntime."""
     (tmp_path / "model.onnx").write_bytes(bytes(1234))
     return Candidate(
-        engine="onnxruntime", variant="fp32", file=tmp_path / "model.onnx", provider="cpu", batch=1, threads=1,
+        engine="onnxruntime", variant="fp32", file=tmp_path / "model.onnx", settings=DEFAULT_SETTINGS, batch=1,
         scenario=SINGLE,
     )  # fmt: skip
 
@@ -330,7 +331,7 @@ def test_a_ratio_is_of_the_same_settings_and_of_the_same_rounds(candidate: Candi
     assert high / low > 1.5
     assert (second.ratio_to_torch, second.intervals["ratio_to_torch"]) == (1, (1, 1))
     assert (third.ratio_to_torch, third.intervals) == (None, alone.intervals)
-    for changes in ({"threads": 2}, {"scenario": Scenario(name="offline", seconds=1)}):
+    for changes in ({"settings": SessionSettings(threads=2)}, {"scenario": Scenario(name="offline", seconds=1)}):
         assert with_ratios([dataclasses.replace(ours, **changes), theirs])[0].ratio_to_torch is None
 
 

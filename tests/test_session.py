@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 
 from mnist_edge.contract import Optimization, ProviderName
 from mnist_edge.errors import UnavailableError
+from mnist_edge.records.settings import SessionSettings
 from mnist_edge.runtime.session import open_session, require_provider
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -56,7 +57,7 @@ def test_cuda_on_the_cpu_wheel_is_refused_with_the_remedy(bundle_folder: Path) -
     if CUDA in onnxruntime.get_available_providers():
         pytest.skip("this machine has CUDA")
     with pytest.raises(UnavailableError, match="cuda") as caught:
-        open_session(bundle_folder / "model.onnx", "cuda")
+        open_session(bundle_folder / "model.onnx", SessionSettings(provider="cuda"))
     assert caught.value.hint == 'pip uninstall -y onnxruntime && pip install "mnist-edge[cuda]"'
     silent = onnxruntime.InferenceSession(three_nodes(), providers=[CPU])
     assert silent.get_providers() == [CPU]
@@ -138,8 +139,8 @@ def stand_in(
 def test_cuda_alone_is_asked_for_with_the_fallback_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control of the tests below: a session that is wholly on CUDA opens, and was asked for as such."""
     made = stand_in(monkeypatch, [CUDA, CPU], {CUDA: 5})
-    assert open_session(b"model", "cuda").placement == {CUDA: 5}
-    assert made[-1]["providers"] == [CUDA]
+    assert open_session(b"model", SessionSettings(provider="cuda")).placement == {CUDA: 5}
+    assert made[-1]["providers"] == [(CUDA, {"use_tf32": "0", "enable_cuda_graph": "0"})]
     assert made[-1]["entries"]["session.disable_cpu_ep_fallback"] == "1"
     assert made[-1]["fallback"] == 0
 
@@ -148,21 +149,21 @@ def test_a_session_on_another_provider_is_refused(monkeypatch: pytest.MonkeyPatc
     """What was got is looked at, not only what was asked for."""
     stand_in(monkeypatch, [CPU], {CPU: 5})
     with pytest.raises(UnavailableError, match=f"onnxruntime took {CPU}"):
-        open_session(b"model", "cuda")
+        open_session(b"model", SessionSettings(provider="cuda"))
 
 
 def test_one_node_on_another_provider_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CUDA figure with a part on the CPU is no CUDA figure."""
     stand_in(monkeypatch, [CUDA, CPU], {CUDA: 5, CPU: 1})
     with pytest.raises(UnavailableError, match=f"some nodes run on {CPU}"):
-        open_session(b"model", "cuda")
+        open_session(b"model", SessionSettings(provider="cuda"))
 
 
 def test_a_cuda_session_that_cannot_be_made_is_4(monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing library is the machine's fault, not the file's."""
     stand_in(monkeypatch, [], {}, RuntimeError("libcudnn.so.9 is missing\nmore"))
     with pytest.raises(UnavailableError, match=r"libcudnn\.so\.9 is missing$") as caught:
-        open_session(b"model", "cuda")
+        open_session(b"model", SessionSettings(provider="cuda"))
     assert caught.value.hint
 
 
@@ -178,14 +179,14 @@ def test_a_thread_that_cannot_be_started_is_4_and_tried_once(
 
     monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", fail)
     with pytest.raises(UnavailableError, match="no further thread can be started"):
-        open_session(three_nodes(), "cpu", 2)
+        open_session(three_nodes(), SessionSettings(threads=2))
     assert (len(tries), capsys.readouterr().out) == (1, "")
 
 
 def test_placement_counts_the_nodes_of_a_real_model(bundle_folder: Path) -> None:
     """The proof is not empty: every node of the graph is counted on the provider."""
-    assert open_session(three_nodes(), "cpu").placement == {CPU: 3}
-    placement = open_session(bundle_folder / "model.onnx", "cpu").placement
+    assert open_session(three_nodes()).placement == {CPU: 3}
+    placement = open_session(bundle_folder / "model.onnx").placement
     assert set(placement) == {CPU}
     assert placement[CPU] >= 3  # three layers, however much is fused into each
 
@@ -193,14 +194,16 @@ def test_placement_counts_the_nodes_of_a_real_model(bundle_folder: Path) -> None
 def test_a_cuda_graph_is_asked_of_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """Capturing is an option of the provider, and off unless it was asked for."""
     made = stand_in(monkeypatch, [CUDA, CPU], {CUDA: 5})
-    open_session(b"model", "cuda", cuda_graph=True)
-    assert made[-1]["providers"] == [(CUDA, {"enable_cuda_graph": "1"})]
+    open_session(b"model", SessionSettings(provider="cuda", cuda_graph=True))
+    assert made[-1]["providers"] == [(CUDA, {"use_tf32": "0", "enable_cuda_graph": "1"})]
 
 
 @pytest.mark.parametrize("level", get_args(Optimization))
 def test_every_optimization_takes_effect(level: Optimization, bundle_folder: Path) -> None:
     """What verify and bench were asked for is what the session runs with; `all` is onnxruntime's own default."""
-    options = open_session(bundle_folder / "model.onnx", "cpu", optimization=level).session.get_session_options()
+    options = open_session(
+        bundle_folder / "model.onnx", SessionSettings(optimization=level)
+    ).session.get_session_options()
     names = {"none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED"}
     default = onnxruntime.SessionOptions().graph_optimization_level
     found = options.graph_optimization_level
@@ -215,6 +218,6 @@ def test_the_number_of_threads_takes_effect(threads: int, bundle_folder: Path) -
         return len(os.listdir("/proc/self/task"))
 
     before = running()
-    opened = open_session(bundle_folder / "model.onnx", "cpu", threads)
+    opened = open_session(bundle_folder / "model.onnx", SessionSettings(threads=threads))
     assert opened.session.get_session_options().intra_op_num_threads == threads
     assert running() - before == threads - 1

@@ -74,7 +74,7 @@ def states(study: Path) -> list[str]:
 def _quick(monkeypatch: pytest.MonkeyPatch, digits: Dataset) -> None:
     """The digits are made once, and no picture is drawn where none is looked at."""
     monkeypatch.setattr("mnist_edge.data.sources.load_dataset", lambda *_: digits)
-    monkeypatch.setattr("mnist_edge.reporting.plots.sweep_plot", lambda *_: None)
+    monkeypatch.setattr("mnist_edge.reporting.plots.sweep.sweep_plot", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_the_ranking_is_that_of_plain_training(
         assert trial["widths"] in ([12], [8, 6])
     assert len({trial["lr"] for trial in trials}) == TRIALS
 
-    monkeypatch.setattr("mnist_edge.reporting.plots.loss_curve", lambda *_: None)
+    monkeypatch.setattr("mnist_edge.reporting.plots.loss.loss_curve", lambda *_: None)
     for number, trial in enumerate((trials[0], trials[5], trials[-1])):
         accuracies = []
         for seed in ("0", "3"):
@@ -134,7 +134,7 @@ def test_a_person_gets_a_table_a_command_and_a_picture(
     whole: Path, undisturbed: dict[str, Any], capsys, monkeypatch
 ) -> None:
     """The table has a row a trial, best first, the spread over seeds, and what the best is trained with."""
-    monkeypatch.setattr("mnist_edge.reporting.plots.sweep_plot", sweep_plot)
+    monkeypatch.setattr("mnist_edge.reporting.plots.sweep.sweep_plot", sweep_plot)
     (whole / "sweep.png").unlink(missing_ok=True)
     here(*TINY, "--trials", str(TRIALS), "--study", whole)
     out = capsys.readouterr().out

@@ -40,7 +40,7 @@ def test_an_untouched_bundle_passes(bundle_folder: Path, tmp_path: Path) -> None
     done = mnist_edge("verify", bundle_folder, "--json", cwd=tmp_path)
     assert (done.code, done.err) == (0, "")
     report = done.json
-    assert (report["schema"], report["passed"], report["provider"]) == ("mnist-edge/verify/2", True, "cpu")
+    assert (report["schema"], report["passed"], report["settings"]["provider"]) == ("mnist-edge/verify/3", True, "cpu")
     assert report["test_set"] is True
     (row,) = report["variants"]
     assert set(row) == ROW
@@ -221,7 +221,7 @@ def test_more_threads_than_cores_are_2(bundle_folder: Path, tmp_path: Path) -> N
     assert f"{cores + 1} threads on {cores} cores" in one_line(done.err)
     assert f"--threads {cores}" in done.err
     done = in_process("verify", bundle_folder, "--threads", str(cores), "--json", cwd=tmp_path)
-    assert (done.code, done.json["threads"]) == (0, cores)
+    assert (done.code, done.json["settings"]["threads"]) == (0, cores)
 
 
 def test_against_a_run_folder_compares_with_live_pytorch(workplace: Path, bundle_folder: Path, tmp_path: Path) -> None:

@@ -199,7 +199,11 @@ def test_an_exported_file_is_verified_against_its_run(workplace: Path, bundle_fo
         cwd=tmp_path,
     )
     assert done.code == 0, done.err
-    assert (done.json["dataset"], done.json["test_set"], done.json["optimization"]) == ("digits", True, "none")
+    assert (done.json["dataset"], done.json["test_set"], done.json["settings"]["optimization"]) == (
+        "digits",
+        True,
+        "none",
+    )
     assert done.json["variants"][0]["layers"]["images"] == 48
 
 
