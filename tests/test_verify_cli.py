@@ -19,6 +19,7 @@ from test_cli import hiding, in_process, one_line
 
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.bundle.golden import golden_bytes
+from mnist_edge.extras import install_hint
 from mnist_edge.runtime.session import available_cpus
 
 ROW = {
@@ -87,8 +88,8 @@ def test_cuda_on_a_machine_without_it_is_4(bundle_folder: Path, tmp_path: Path) 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this machine has CUDA")
     done = in_process("verify", bundle_folder, "--provider", "cuda", "--json", cwd=tmp_path)
-    assert (done.code, set(done.json)) == (4, {"error"})
-    assert 'pip install "mnist-edge[cuda]"' in one_line(done.err)
+    assert (done.code, set(done.json)) == (4, {"schema", "error"})
+    assert install_hint("cuda") in one_line(done.err)
 
 
 def edited(bundle: Path, target: Path, change: Callable[[onnx.ModelProto], object], **manifest: object) -> Path:
