@@ -48,26 +48,27 @@ def mutate_bytes(data: bytes, rng: random.Random) -> bytes:
 
 def mutate_value(value: Any, rng: random.Random, depth: int = 0) -> Any:
     """Replace, drop, add or rename one thing somewhere inside a JSON value."""
-    if depth < 8 and rng.random() < 0.85:
-        if isinstance(value, dict) and value:
-            key = rng.choice(list(value))
-            kind = rng.random()
-            if kind < 0.1:
-                return {name: item for name, item in value.items() if name != key}
-            if kind < 0.15:
-                return {**value, rng.choice(("", "x", "\x1b[1m", "__class__")): value[key]}
-            return {**value, key: mutate_value(value[key], rng, depth + 1)}
-        if isinstance(value, list) and value:
-            at = rng.randrange(len(value))
-            kind = rng.random()
-            if kind < 0.1:
-                return value[:at] + value[at + 1 :]
-            if kind < 0.2:
-                return value[: at + 1] + value[at:]
-            return [*value[:at], mutate_value(value[at], rng, depth + 1), *value[at + 1 :]]
-        if isinstance(value, int | float) and not isinstance(value, bool) and rng.random() < 0.4:
-            return rng.choice((-value, value + 1, value * 10**6, value - 1, 0.3 if isinstance(value, int) else value / 3))
+    if depth >= 8 or rng.random() < 0.15:
+        return rng.choice(VALUES)
+    if isinstance(value, dict) and value:
+        return _mutate_dict(value, rng, depth)
+    if isinstance(value, list) and value:
+        at, kind = rng.randrange(len(value)), rng.random()
+        if kind < 0.2:  # one item less, or one twice
+            return value[:at] + value[at + 1 :] if kind < 0.1 else value[: at + 1] + value[at:]
+        return [*value[:at], mutate_value(value[at], rng, depth + 1), *value[at + 1 :]]
+    if isinstance(value, int | float) and not isinstance(value, bool) and rng.random() < 0.4:
+        return rng.choice((-value, value + 1, value * 10**6, value - 1, 0.3))
     return rng.choice(VALUES)
+
+
+def _mutate_dict(value: dict[str, Any], rng: random.Random, depth: int) -> dict[str, Any]:
+    key, kind = rng.choice(list(value)), rng.random()
+    if kind < 0.1:
+        return {name: item for name, item in value.items() if name != key}
+    if kind < 0.15:
+        return {**value, rng.choice(("", "x", "\x1b[1m", "__class__")): value[key]}
+    return {**value, key: mutate_value(value[key], rng, depth + 1)}
 
 
 def mutate_array(array: NDArray[Any], rng: random.Random) -> NDArray[Any]:

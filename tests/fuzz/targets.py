@@ -235,7 +235,9 @@ def _change_onnx(data: bytes, rng: random.Random) -> bytes:
     kind = rng.randrange(8)
     node = rng.choice(list(graph.node))
     if kind == 0:
-        node.op_type = rng.choice(("Loop", "If", "Gemm", "MatMul", "Tile", "Expand", "ConstantOfShape", "NoSuch", "\x1b[1m"))
+        node.op_type = rng.choice(
+            ("Loop", "If", "Gemm", "MatMul", "Tile", "Expand", "ConstantOfShape", "NoSuch", "\x1b[1m")
+        )
     elif kind == 1 and node.input:
         node.input[rng.randrange(len(node.input))] = rng.choice(("", "nothing", graph.input[0].name))
     elif kind == 2:
