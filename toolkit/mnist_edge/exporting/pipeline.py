@@ -28,7 +28,8 @@ from mnist_edge.records.bundle import ExportReport, VariantFile
 from mnist_edge.records.data import Dataset
 from mnist_edge.records.settings import SessionSettings
 from mnist_edge.records.verification import ParityReport
-from mnist_edge.runtime.classifier import describe, open_classifier
+from mnist_edge.runtime.classifier import open_classifier
+from mnist_edge.runtime.images import describe
 from mnist_edge.runtime.session import RefusedModelError, require_provider
 from mnist_edge.training.model import reference_logits, reference_sums
 from mnist_edge.verification.parity import Reference, check_parity, refused
