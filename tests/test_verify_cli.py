@@ -19,7 +19,7 @@ from test_cli import hiding, in_process, one_line
 
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.bundle.golden import golden_bytes
-from mnist_edge.runtime.session import available_cpus
+from mnist_edge.cpus import available_cpus
 
 ROW = {
     "name", "precision", "images", "flips", "flip_rate_upper95", "ties", "max_abs_error", "max_relative_error",
@@ -218,7 +218,7 @@ def test_more_threads_than_cores_are_2(bundle_folder: Path, tmp_path: Path) -> N
     cores = available_cpus()
     done = in_process("verify", bundle_folder, "--threads", str(cores + 1), "--json", cwd=tmp_path)
     assert (done.code, done.json["error"]["kind"]) == (2, "usage")
-    assert f"{cores + 1} threads on {cores} cores" in one_line(done.err)
+    assert f"--threads {cores + 1}, but this process may use {cores} CPUs" in one_line(done.err)
     assert f"--threads {cores}" in done.err
     done = in_process("verify", bundle_folder, "--threads", str(cores), "--json", cwd=tmp_path)
     assert (done.code, done.json["settings"]["threads"]) == (0, cores)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from mnist_edge.errors import MnistEdgeError
 from mnist_edge.ranks import this_rank
+from mnist_edge.reporting.escape import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -26,20 +27,27 @@ def emit(report: Report, as_json: bool, render: Callable[[Any], RenderableType])
         _write(sys.stdout, json.dumps(report.to_json(), indent=2, allow_nan=False) + "\n")
         return
     from rich.console import Console
+    from rich.segment import Segment, Segments
 
     # A pipe gets the whole width: a cut column would be a lost figure.
     width = None if sys.stdout.isatty() else 160
     console = Console(width=width, highlight=False, markup=False)
+    # Names and labels may come from files that others wrote. Escaping the laid-out text instead of each
+    # cell cannot be forgotten in a table; style and cursor codes of rich are not part of a segment's text.
+    shown = [
+        segment if segment.control else Segment("\n".join(map(printable, segment.text.split("\n"))), segment.style)
+        for segment in console.render(render(report))
+    ]
     with console.capture() as capture:
-        console.print(render(report))
+        console.print(Segments(shown), end="")
     lines = (line.rstrip() for line in capture.get().splitlines())
     _write(sys.stdout, "\n".join(lines) + "\n")
 
 
 def say(line: str) -> None:
-    """Print one plain line on standard error, of many processes the first."""
+    """Print one line on standard error, control characters escaped; of many processes the first does."""
     if this_rank().leads:
-        _write(sys.stderr, line + "\n")
+        _write(sys.stderr, printable(line) + "\n")
 
 
 def emit_error(error: MnistEdgeError, as_json: bool) -> None:
@@ -47,7 +55,7 @@ def emit_error(error: MnistEdgeError, as_json: bool) -> None:
     hint = f" ({error.hint})" if error.hint else ""
     rank = this_rank()
     who = "mnist-edge" if rank.size == 1 else f"mnist-edge, rank {rank.number}"
-    _write(sys.stderr, " ".join(f"{who}: {error.message}{hint}".split("\n")) + "\n")
+    _write(sys.stderr, printable(" ".join(f"{who}: {error.message}{hint}".split("\n"))) + "\n")
     if as_json and rank.leads:
         document = {"error": {"kind": error.kind, "message": error.message, "hint": error.hint}}
         _write(sys.stdout, json.dumps(document, indent=2) + "\n")
