@@ -5,17 +5,17 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
-import stat
 import struct
 import zlib
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
 
 import numpy as np
 
 from mnist_edge.contract import CLASSES, SIDE
 from mnist_edge.errors import BadFileError, UnavailableError
+from mnist_edge.files import require_regular_file
 from mnist_edge.pixels import IMAGES_HEADER, ImageFile, Images
 
 MEMORY_LIMIT = 1 << 30
@@ -83,8 +83,8 @@ def open_images(path: Path) -> ImageFile | Images:
     """
     if path.suffix == ".gz":
         return read_images(path)
+    size = require_regular_file(path, "an IDX file")
     try:
-        size = _regular_size(path)
         with path.open("rb") as file:
             shape = _shape(path, file.read(IMAGES_HEADER), _IMAGES, None)
     except OSError as error:
@@ -113,10 +113,9 @@ def sha256_of_idx(values: Images) -> str:
 def _read(path: Path, kind: _Kind, count: int | None) -> Images:
     """Read a whole file: uint8 of the shape that its header declares."""
     compressed = path.suffix == ".gz"
+    size = require_regular_file(path, "an IDX file", limit=MEMORY_LIMIT)
     try:
-        size = _regular_size(path)
-        with path.open("rb") as raw:
-            file = cast("BinaryIO", gzip.open(raw)) if compressed else raw
+        with path.open("rb") as raw, gzip.open(raw) if compressed else nullcontext(raw) as file:
             head = file.read(kind.header)
             shape = _shape(path, head, kind, count)
             expected = kind.header + math.prod(shape)
@@ -125,7 +124,9 @@ def _read(path: Path, kind: _Kind, count: int | None) -> Images:
             if not compressed:
                 _check_size(path, size, expected)
             elif expected > size * DEFLATE_RATIO + kind.header:
-                raise BadFileError(f"{path} declares {expected:,} bytes, but {size:,} compressed bytes cannot hold them")
+                raise BadFileError(
+                    f"{path} declares {expected:,} bytes, but {size:,} compressed bytes cannot hold them"
+                )
             data = head + file.read(expected + 1 - len(head))  # one byte more: is that all?
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise BadFileError(f"{path} is not gzip data, or damaged ({_describe_content(path)})") from error
@@ -135,16 +136,6 @@ def _read(path: Path, kind: _Kind, count: int | None) -> Images:
         found = f"over {expected:,}" if len(data) > expected else f"{len(data):,}"
         raise BadFileError(f"{path}: {found} bytes, its header declares {expected:,}")
     return np.frombuffer(data, dtype=np.uint8, offset=kind.header).reshape(shape)
-
-
-def _regular_size(path: Path) -> int:
-    """Return the size in bytes; a FIFO or device, which may never end, is refused before it is opened."""
-    status = path.stat()
-    if stat.S_ISDIR(status.st_mode):
-        raise UnavailableError(f"{path} is a folder, not a file", hint="check the path")
-    if not stat.S_ISREG(status.st_mode):
-        raise BadFileError(f"{path} is a pipe, socket or device, not a regular file", hint="give a regular file")
-    return status.st_size
 
 
 def _shape(path: Path, head: bytes, kind: _Kind, count: int | None) -> tuple[int, ...]:

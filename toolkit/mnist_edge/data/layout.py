@@ -46,6 +46,7 @@ def candidate_folders(root: Path, class_name: str) -> tuple[Path, ...]:
 
 def describe_missing(folder: Path, missing: list[str]) -> str:
     """State which files a folder lacks and what it holds instead, in one line."""
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    names = sorted(path.name for path in folder.iterdir())
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-    return f"{folder} lacks {', '.join(missing)} (also looked for .gz and .idx names); it holds {shown or 'nothing'}"
+    more = f" (and {', '.join(missing[1:])})" if len(missing) > 1 else ""
+    return f"{folder / missing[0]}{more} is missing, also with .gz or with a dot; the folder holds {shown or 'nothing'}"
