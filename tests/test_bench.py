@@ -31,10 +31,11 @@ from mnist_edge.benchmarking.profile import operators
 from mnist_edge.benchmarking.rounds import ENGINES, SECONDS, Plan, bench, resolve_plan
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.bundle.golden import golden_bytes
+from mnist_edge.cpus import available_cpus
 from mnist_edge.errors import BadFileError, CheckFailedError, UnavailableError, UsageError
+from mnist_edge.extras import install_hint
 from mnist_edge.records.benchmark import BenchReport, Scenario
 from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
-from mnist_edge.runtime.session import available_cpus
 
 ROW = {
     "engine", "variant", "batch", "scenario", "settings", "processes", "samples", "outliers",
@@ -213,7 +214,7 @@ def test_a_batch_that_is_no_batch_is_wrong_usage(batch: str, bundle_folder: Path
 
 def test_more_threads_than_cores_are_wrong_usage(bundle_folder: Path) -> None:
     """Such a figure would be of threads that wait for each other."""
-    with pytest.raises(UsageError, match="cores"):
+    with pytest.raises(UsageError, match="may use"):
         bench(plan(bundle_folder, threads=(1, available_cpus() + 1)))
 
 
@@ -223,7 +224,7 @@ def test_cuda_without_cuda_gives_no_figure(bundle_folder: Path, tmp_path: Path) 
         pytest.skip("this machine has CUDA")
     done = in_process("bench", bundle_folder, "--provider", "cuda", "--output", "b.json", cwd=tmp_path)
     assert (done.code, done.out) == (4, "")
-    assert 'pip install "mnist-edge[cuda]"' in one_line(done.err)
+    assert install_hint("cuda") in one_line(done.err)
     assert not (tmp_path / "b.json").exists()
 
 

@@ -19,7 +19,8 @@ from test_cli import hiding, in_process, one_line
 
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.bundle.golden import golden_bytes
-from mnist_edge.runtime.session import available_cpus
+from mnist_edge.cpus import available_cpus
+from mnist_edge.extras import install_hint
 
 ROW = {
     "name", "precision", "images", "flips", "flip_rate_upper95", "ties", "max_abs_error", "max_relative_error",
@@ -87,8 +88,8 @@ def test_cuda_on_a_machine_without_it_is_4(bundle_folder: Path, tmp_path: Path) 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this machine has CUDA")
     done = in_process("verify", bundle_folder, "--provider", "cuda", "--json", cwd=tmp_path)
-    assert (done.code, set(done.json)) == (4, {"error"})
-    assert 'pip install "mnist-edge[cuda]"' in one_line(done.err)
+    assert (done.code, set(done.json)) == (4, {"schema", "error"})
+    assert install_hint("cuda") in one_line(done.err)
 
 
 def edited(bundle: Path, target: Path, change: Callable[[onnx.ModelProto], object], **manifest: object) -> Path:
@@ -218,7 +219,7 @@ def test_more_threads_than_cores_are_2(bundle_folder: Path, tmp_path: Path) -> N
     cores = available_cpus()
     done = in_process("verify", bundle_folder, "--threads", str(cores + 1), "--json", cwd=tmp_path)
     assert (done.code, done.json["error"]["kind"]) == (2, "usage")
-    assert f"{cores + 1} threads on {cores} cores" in one_line(done.err)
+    assert f"--threads {cores + 1}, but this process may use {cores} CPUs" in one_line(done.err)
     assert f"--threads {cores}" in done.err
     done = in_process("verify", bundle_folder, "--threads", str(cores), "--json", cwd=tmp_path)
     assert (done.code, done.json["settings"]["threads"]) == (0, cores)

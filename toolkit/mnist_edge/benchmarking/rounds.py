@@ -18,12 +18,13 @@ from mnist_edge.benchmarking.row import make_row, with_ratios
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.bundle.golden import GOLDEN
 from mnist_edge.contract import Normalization, ProviderName
+from mnist_edge.cpus import available_cpus, require_cpus
 from mnist_edge.errors import UsageError
 from mnist_edge.files import sha256_file
 from mnist_edge.records.benchmark import BenchReport, BenchRow, Candidate, OperatorTime, Scenario
 from mnist_edge.records.settings import SessionSettings
 from mnist_edge.runtime.classifier import open_classifier
-from mnist_edge.runtime.session import available_cpus, require_cpus, require_provider
+from mnist_edge.runtime.session import require_provider
 
 ENGINES = {"onnxruntime": "mnist_edge.benchmarking.worker", "torch": "mnist_edge.baseline.eager"}
 """The module that is the process of each engine; PyTorch's belongs to the workshop and is only named here."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mnist_edge.cli.options import DataDir, Json, choices, dataset_option, picture
+from mnist_edge.cli.options import DataDir, Json, choices, dataset_option, require_plot
 from mnist_edge.contract import Normalization, Optimization, ProviderName
 from mnist_edge.errors import UsageError
 
@@ -44,15 +44,16 @@ def verify(
     json: Json = False,
 ) -> None:
     """Check hashes, logits, every decision and accuracy. Exit 1 if anything is wrong, 3 if a byte was changed."""
+    from mnist_edge.cpus import require_cpus
     from mnist_edge.records.settings import SessionSettings
     from mnist_edge.reporting.console import emit, say
     from mnist_edge.reporting.tables.parity import parity_table
-    from mnist_edge.runtime.session import require_cpus, require_provider
+    from mnist_edge.runtime.session import require_provider
     from mnist_edge.verification.verify import VerifyOptions
     from mnist_edge.workflow.folders import newest_bundle
     from mnist_edge.workflow.verify import verify_file, verify_folder
 
-    picture(plot)
+    require_plot(plot)
     require_provider(provider)
     require_cpus(threads)
     options = VerifyOptions(

@@ -31,3 +31,14 @@ def micro(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,.1f}" if value < 1000 else f"{value:,.0f}"
+
+
+def ratio_words(ratio: float) -> str:
+    """A ratio of two times as words: `1.87x faster` below 1, `1.10x slower` above, `same speed` at 1.00.
+
+    Args:
+        ratio: time of the thing described over time of what it is compared with, above 0.
+    """
+    factor, word = (1 / ratio, "faster") if ratio < 1 else (ratio, "slower")
+    shown = f"{factor:,.2f}"
+    return "same speed" if shown == "1.00" else f"{shown}x {word}"
