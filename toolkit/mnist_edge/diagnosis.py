@@ -15,6 +15,7 @@ from mnist_edge.contract import DatasetName, ProviderName
 from mnist_edge.data.layout import TRAIN_FILES, find_files
 from mnist_edge.data.sources import SOURCES, cache_folder, find_raw, load_dataset, load_test_set
 from mnist_edge.errors import MnistEdgeError
+from mnist_edge.extras import install_hint
 from mnist_edge.records.system import DoctorReport, Finding
 from mnist_edge.runtime.session import EXECUTION_PROVIDERS, available_providers, require_provider
 
@@ -40,7 +41,7 @@ def _packages() -> Iterator[Finding]:
         try:
             yield Finding(subject=name, found=importlib.metadata.version(name), ok=True)
         except importlib.metadata.PackageNotFoundError:
-            fix = 'pip install "mnist-edge[train]" (only to train and export)'
+            fix = f"{install_hint('train')} (only to train and export)"
             yield Finding(subject=name, found="not installed", ok=False, fix=fix)
 
 
