@@ -24,6 +24,7 @@ import pytest
 
 from mnist_edge.cli.app import app, main
 from mnist_edge.errors import MnistEdgeError
+from mnist_edge.extras import install_hint
 from mnist_edge.records.data import Dataset
 from mnist_edge.records.sweep import SweepReport
 from mnist_edge.reporting.plots.sweep import sweep_plot
@@ -415,5 +416,5 @@ def test_without_optuna_the_command_says_what_to_install(tmp_path: Path, monkeyp
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 4
-    assert json.loads(capsys.readouterr().out)["error"]["hint"] == 'pip install "mnist-edge[sweep]"'
+    assert json.loads(capsys.readouterr().out)["error"]["hint"] == install_hint("sweep")
     assert not list(tmp_path.iterdir())

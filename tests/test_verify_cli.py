@@ -20,6 +20,7 @@ from test_cli import hiding, in_process, one_line
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.bundle.golden import golden_bytes
 from mnist_edge.cpus import available_cpus
+from mnist_edge.extras import install_hint
 
 ROW = {
     "name", "precision", "images", "flips", "flip_rate_upper95", "ties", "max_abs_error", "max_relative_error",
@@ -87,8 +88,8 @@ def test_cuda_on_a_machine_without_it_is_4(bundle_folder: Path, tmp_path: Path) 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this machine has CUDA")
     done = in_process("verify", bundle_folder, "--provider", "cuda", "--json", cwd=tmp_path)
-    assert (done.code, set(done.json)) == (4, {"error"})
-    assert 'pip install "mnist-edge[cuda]"' in one_line(done.err)
+    assert (done.code, set(done.json)) == (4, {"schema", "error"})
+    assert install_hint("cuda") in one_line(done.err)
 
 
 def edited(bundle: Path, target: Path, change: Callable[[onnx.ModelProto], object], **manifest: object) -> Path:
@@ -199,9 +200,9 @@ def test_a_layer_that_drifts_behind_right_answers_says_why_it_passes(bundle_fold
     """The answers are owed, not the inside; the table says so beside the layer, and nothing where none drifts."""
     told = "passed, for its answers agree"
     golden = load_bundle(bundle_folder).golden
-    sums = golden.stage_sums.copy()
-    sums[:, : golden.stage_widths[0]] *= 2
-    changed = golden_bytes(dataclasses.replace(golden, stage_sums=sums))
+    sums = golden.pre_activations.copy()
+    sums[:, : golden.layer_widths[0]] *= 2
+    changed = golden_bytes(dataclasses.replace(golden, pre_activations=sums))
     folder = rewrite_bundle(bundle_folder, tmp_path / "b", golden=changed)
     done = in_process("verify", folder, "--layers", cwd=tmp_path, COLUMNS="160")
     assert done.code == 0, done.err

@@ -20,6 +20,7 @@ from mnist_edge.cli.sweep import sweep
 from mnist_edge.cli.train import train
 from mnist_edge.cli.verify import verify
 from mnist_edge.errors import MnistEdgeError, StoppedError, UnavailableError, UnexpectedError, UsageError
+from mnist_edge.extras import extra_of_module, install_hint
 from mnist_edge.interrupts import SignalArrived, raise_on_signals
 
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -32,13 +33,6 @@ app.command("verify")(verify)
 app.command("bench")(bench)
 app.command("compare")(compare)
 app.command("doctor")(doctor)
-
-EXTRAS = {
-    **dict.fromkeys(("onnxruntime", "onnx"), "cpu"),
-    **dict.fromkeys(("torch", "torchvision", "onnx_ir", "onnxscript", "safetensors", "matplotlib"), "train"),
-    "tensorboard": "tensorboard",
-    "optuna": "sweep",
-}
 
 
 def _version(asked: bool) -> None:
@@ -70,36 +64,37 @@ def main() -> NoReturn:
     try:
         code = app(standalone_mode=False) or 0
     except SignalArrived as stop:
-        code = _tell(StoppedError("interrupted", signal_number=stop.signal_number), as_json)
+        code = _report_error(StoppedError("interrupted", signal_number=stop.signal_number), as_json)
     except Exception as error:  # noqa: BLE001 - the last line of defence against a traceback
         if os.environ.get("MNIST_EDGE_TRACEBACK") == "1":
             import traceback
 
             traceback.print_exc()
-        code = _tell(error, as_json)
+        code = _report_error(error, as_json)
     sys.exit(code)
 
 
-def _tell(error: Exception, as_json: bool) -> int:
+def _report_error(error: Exception, as_json: bool) -> int:
     """Print any error in one line and return the exit code; a signal that comes now comes too late."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     from mnist_edge.reporting.console import emit_error
 
-    known = _known(error)
-    emit_error(known, as_json)
-    return known.exit_code
+    reported = as_reported(error)
+    emit_error(reported, as_json)
+    return reported.exit_code
 
 
-def _known(error: Exception) -> MnistEdgeError:
+def as_reported(error: Exception) -> MnistEdgeError:
+    """Return the error that the user sees: message, hint and exit code for any exception."""
     if isinstance(error, MnistEdgeError):
         return error
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in EXTRAS:
+    if isinstance(error, ModuleNotFoundError) and (extra := extra_of_module(error.name or "")):
         package = (error.name or "").split(".")[0]
-        return UnavailableError(f"{package} is not installed", hint=f'pip install "mnist-edge[{EXTRAS[package]}]"')
-    starved = _starved(error)
-    if starved is not None:
-        return starved
+        return UnavailableError(f"{package} is not installed", hint=install_hint(extra))
+    exhausted = _resource_exhaustion(error)
+    if exhausted is not None:
+        return exhausted
     if isinstance(error, OSError):
         name = f"{error.filename}: " if error.filename else ""
         return UnavailableError(f"{name}{error.strerror or error}", hint="check the path, its permissions and the disk")
@@ -110,8 +105,8 @@ def _known(error: Exception) -> MnistEdgeError:
     )
 
 
-def _starved(error: Exception) -> UnavailableError | None:
-    """No memory, process or thread was left."""
+def _resource_exhaustion(error: Exception) -> UnavailableError | None:
+    """Return the error to report where memory, processes or threads ran out; None for any other error."""
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate" in str(error)):
         return UnavailableError("not enough memory", hint="try a smaller --batch or --batch-size")
     if isinstance(error, BlockingIOError) or (isinstance(error, RuntimeError) and "start new thread" in str(error)):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_edge.cli.options import Json, choices, picture
+from mnist_edge.cli.options import Json, choices, require_plot
 from mnist_edge.contract import Normalization, ProviderName, ScenarioName
 from mnist_edge.errors import UsageError
 
@@ -58,7 +58,7 @@ def bench(
     from mnist_edge.reporting.tables.comparison import self_check_table
     from mnist_edge.workflow.folders import newest_bundle
 
-    picture(plot)
+    require_plot(plot)
     plan = Plan(
         model=model or newest_bundle(),
         provider=provider,

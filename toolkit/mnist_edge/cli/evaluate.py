@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mnist_edge.cli.options import DataDir, Json, dataset_option, picture
+from mnist_edge.cli.options import DataDir, Json, dataset_option, require_plot
 from mnist_edge.contract import Normalization, ProviderName
 
 
@@ -31,7 +31,7 @@ def evaluate(
     from mnist_edge.reporting.tables.evaluation import eval_table
     from mnist_edge.workflow.evaluate import evaluate as evaluate_stage
 
-    picture(plot)
+    require_plot(plot)
     report = evaluate_stage(
         model,
         dataset=dataset,

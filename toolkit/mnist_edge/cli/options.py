@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from mnist_edge.contract import DATASET_CHOICES
-from mnist_edge.errors import UsageError
+from mnist_edge.errors import UnavailableError, UsageError
+from mnist_edge.extras import install_hint
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 DataDir = Annotated[
@@ -35,17 +37,24 @@ def _datasets_like(incomplete: str) -> list[str]:
     return [name for name in DATASET_CHOICES if name.startswith(incomplete)] + folders
 
 
-PICTURES = (".png", ".svg", ".pdf")
+FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
-def picture(path: Path | None) -> None:
-    """Refuse a `--plot` that is no picture, before any work is done.
+def require_plot(path: Path | None) -> None:
+    """Check, before any work is done, that the figure of `--plot` can be drawn; None stands for no figure.
 
     Raises:
-        UsageError: another ending.
+        UsageError: the name has another suffix.
+        UnavailableError: matplotlib is not installed.
     """
-    if path is not None and path.suffix not in PICTURES:
-        raise UsageError(f"--plot {path}: expected a name that ends in {', '.join(PICTURES)}", hint="--plot plot.png")
+    if path is None:
+        return
+    if path.suffix not in FIGURE_SUFFIXES:
+        raise UsageError(
+            f"--plot {path}: expected a name that ends in {', '.join(FIGURE_SUFFIXES)}", hint="--plot plot.png"
+        )
+    if find_spec("matplotlib") is None:
+        raise UnavailableError("--plot needs matplotlib, which is not installed", hint=install_hint("plots"))
 
 
 def number_range(text: str, option: str) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mnist_edge.cli.options import DataDir, Json, choices, dataset_option, picture
+from mnist_edge.cli.options import DataDir, Json, choices, dataset_option, require_plot
 from mnist_edge.contract import Normalization, Optimization, ProviderName
 from mnist_edge.errors import UsageError
 
@@ -53,7 +53,7 @@ def verify(
     from mnist_edge.workflow.folders import newest_bundle
     from mnist_edge.workflow.verify import verify_file, verify_folder
 
-    picture(plot)
+    require_plot(plot)
     require_provider(provider)
     require_cpus(threads)
     options = VerifyOptions(
