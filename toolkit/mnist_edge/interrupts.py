@@ -71,10 +71,16 @@ def stop_requests() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-def end_with_parent() -> None:
-    """Let Linux kill this process when its parent ends, even by SIGKILL; elsewhere do nothing."""
+def end_with_parent(parent: int) -> None:
+    """Let Linux kill this process when its parent ends, even by SIGKILL; elsewhere do nothing.
+
+    Args:
+        parent: process id of the parent, which may have ended already.
+    """
     if sys.platform.startswith("linux"):
         import ctypes
 
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(128 + signal.SIGKILL)
