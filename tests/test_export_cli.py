@@ -18,7 +18,7 @@ from mnist_edge.errors import BadFileError, CheckFailedError, UnavailableError
 from mnist_edge.exporting import graph, pipeline
 from mnist_edge.exporting.pipeline import ExportRequest, export_bundle
 from mnist_edge.records.data import Dataset
-from mnist_edge.training.checkpoint import read_model
+from mnist_edge.training.state_dict import read_model
 
 pytestmark = pytest.mark.xdist_group("exporting")
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.xdist_group("exporting")
 def order(workplace: Path, bundle_folder: Path, digits: Dataset, tmp_path: Path) -> ExportRequest:
     """An export over a bundle that is already there."""
     shutil.copytree(bundle_folder, tmp_path / "exported" / "digits")
-    model, _ = read_model(workplace / "runs" / "digits")
+    model = read_model(workplace / "runs" / "digits").network
     return ExportRequest(model=model, dataset=digits, output=tmp_path / "exported" / "digits", input="uint8", opset=20)
 
 
@@ -148,7 +148,9 @@ def test_a_bare_state_dict_is_exported(order: ExportRequest, tmp_path: Path) -> 
     """The seed's own form of a file gives the same model; its dataset must be named."""
     torch.save(order.model.state_dict(), tmp_path / "mnist.pth")
     target = tmp_path / "from-pth"
-    done = in_process("export", "--run", "mnist.pth", "--dataset", "digits", "--output", target, cwd=tmp_path)
+    done = in_process(
+        "export", "--run", "mnist.pth", "--normalize", "seed", "--dataset", "digits", "--output", target, cwd=tmp_path
+    )
     assert done.code == 0, done.err
     assert (target / "model.onnx").read_bytes() == (order.output / "model.onnx").read_bytes()
 

@@ -20,7 +20,7 @@ from mnist_edge.bundle.golden import (
     stage_rows,
 )
 from mnist_edge.bundle.manifest import MANIFEST, Manifest, manifest_bytes
-from mnist_edge.contract import LABELS, InputKind, Precision
+from mnist_edge.contract import LABELS, InputKind, Normalization, Precision
 from mnist_edge.errors import CheckFailedError, UsageError
 from mnist_edge.exporting import graph
 from mnist_edge.files import ensure_folder, publish_folder, sha256_bytes
@@ -46,6 +46,7 @@ class ExportRequest:
     output: Path
     input: InputKind
     opset: int
+    normalization: Normalization = "seed"
 
 
 def export_bundle(order: ExportRequest) -> ExportReport:
@@ -59,7 +60,11 @@ def export_bundle(order: ExportRequest) -> ExportReport:
     require_provider("cpu")
     _refuse_unexpected_files(order.output)
     parent = ensure_folder(order.output.resolve().parent)
-    origin = graph.Origin(dataset=order.dataset.name, weights_sha256=graph.weights_sha256(order.model))
+    origin = graph.Origin(
+        dataset=order.dataset.name,
+        weights_sha256=graph.weights_sha256(order.model),
+        normalization=order.normalization,
+    )
     golden = _golden(order.model, order.dataset, origin)
     data = graph.export_graph(order.model, order.input, origin, order.opset)
     variant = VariantFile(name=VARIANT, precision=VARIANT, file=MODEL_FILE, bytes=len(data), sha256=sha256_bytes(data))
@@ -71,7 +76,7 @@ def export_bundle(order: ExportRequest) -> ExportReport:
         input=order.input,
         input_description=description,
         labels=LABELS[order.dataset.name],
-        normalization=graph.NORMALIZATION[order.input],
+        normalization=origin.input_normalization(order.input),
         opset=order.opset,
         weights_sha256=origin.weights_sha256,
         versions=graph.versions(),
@@ -94,12 +99,12 @@ def export_bundle(order: ExportRequest) -> ExportReport:
 def _golden(model: nn.Sequential, dataset: Dataset, origin: graph.Origin) -> Golden:
     images, labels = golden_inputs(dataset.test_images, dataset.test_labels)
     rows = stage_rows(labels)
-    sums = reference_sums(model, images[rows])
+    sums = reference_sums(model, images[rows], normalization=origin.normalization)
     return Golden(
         images=images,
         labels=labels,
-        logits=reference_logits(model, images),
-        test_logits=reference_logits(model, dataset.test_images),
+        logits=reference_logits(model, images, normalization=origin.normalization),
+        test_logits=reference_logits(model, dataset.test_images, normalization=origin.normalization),
         test_sha256=sha256_of_test_set(dataset.test_images, dataset.test_labels),
         weights_sha256=sha256_array(origin.weights_sha256),
         stage_rows=rows,
