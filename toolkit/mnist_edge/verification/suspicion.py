@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mnist_edge.contract import CLASSES, NORMALIZATIONS, Normalization
 from mnist_edge.errors import BadFileError, CheckFailedError
 from mnist_edge.pixels import Images, Logits
-from mnist_edge.records.data import Dataset
+from mnist_edge.records.data import EvaluationSet
 from mnist_edge.records.suspicion import PixelReading, Suspicion
 from mnist_edge.stats import mcnemar_exact
 
@@ -46,8 +46,8 @@ PLAUSIBLE = 0.5
 def find_suspicion(
     predict: Predict,
     normalization: Normalization | None,
-    data: Dataset,
-    others: Sequence[Dataset] = (),
+    data: EvaluationSet,
+    others: Sequence[EvaluationSet] = (),
     *,
     images: int = IMAGES,
 ) -> Suspicion | None:

@@ -14,7 +14,7 @@ from mnist_edge.workflow.suspicion import suspect_normalization
 
 if TYPE_CHECKING:
     from mnist_edge.pixels import Logits
-    from mnist_edge.records.data import Dataset
+    from mnist_edge.records.data import EvaluationSet
     from mnist_edge.records.evaluation import EvalReport
 
 
@@ -50,10 +50,10 @@ def _outputs(
     settings: SessionSettings,
     normalization: Normalization | None,
     notify: Callable[[str], None],
-) -> tuple[Dataset, Logits]:
+) -> tuple[EvaluationSet, Logits]:
     """Load whatever `model` is, and run the test set through it."""
     from mnist_edge.bundle.folder import is_bundle, load_bundle
-    from mnist_edge.data.sources import load_dataset
+    from mnist_edge.data.sources import load_test_set
 
     if not model.exists():
         raise UnavailableError(
@@ -68,7 +68,7 @@ def _outputs(
             bundle = load_bundle(model)
             path = bundle.file(bundle.manifest.variants[0])
         classifier = open_classifier(path, settings, normalization=normalization)
-        data = load_dataset(dataset or dataset_of(classifier) or "mnist", data_dir, notify)
+        data = load_test_set(dataset or dataset_of(classifier) or "mnist", data_dir, notify)
         return data, classifier.logits(data.test_images, batch=1000)
     from mnist_edge.training.model import reference_logits
     from mnist_edge.training.state_dict import read_model
@@ -76,6 +76,6 @@ def _outputs(
     loaded = read_model(model, normalization)
     for note in loaded.notes:
         notify(note)
-    data = load_dataset(dataset or loaded.dataset or "mnist", data_dir, notify)
+    data = load_test_set(dataset or loaded.dataset or "mnist", data_dir, notify)
     suspect_normalization(loaded, data, notify)
     return data, reference_logits(loaded.network, data.test_images, normalization=loaded.normalization)

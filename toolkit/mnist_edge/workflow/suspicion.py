@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mnist_edge.records.data import Dataset
+    from mnist_edge.records.data import EvaluationSet
     from mnist_edge.training.state_dict import LoadedModel
 
 
-def suspect_normalization(loaded: LoadedModel, data: Dataset, notify: Callable[[str], None]) -> None:
+def suspect_normalization(loaded: LoadedModel, data: EvaluationSet, notify: Callable[[str], None]) -> None:
     """Try the other readings of the pixels on a part of the test set; one line where one is clearly better.
 
     A checkpoint of mnist-edge states its normalisation and dataset, so there is nothing to suspect.
