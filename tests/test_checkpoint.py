@@ -169,6 +169,8 @@ def test_other_safetensors_files_are_no_checkpoints(tmp_path: Path, saved: Path)
     """Somebody else's safetensors file, and ours without its settings, are refused."""
     other = tmp_path / "other.safetensors"
     save_file({"a": torch.ones(3)}, other)
+    assert "of another program" in refused(other).message
+    save_file(load_file(saved), other, {"mnist_edge": "{}"})
     assert "schema" in refused(other).message
     save_file(load_file(saved), other, {"schema": "mnist-edge/checkpoint/1", "sha256": "0" * 64})
     refused(other)

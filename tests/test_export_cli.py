@@ -111,7 +111,17 @@ def test_a_variant_made_from_other_weights_is_dropped(two: ExportRequest, tmp_pa
         two.model[-1].bias += 1e-3
     torch.save(two.model.state_dict(), tmp_path / "other.pth")
     done = in_process(
-        "export", "--run", "other.pth", "--dataset", "digits", "--output", two.output, "--json", cwd=tmp_path
+        "export",
+        "--run",
+        "other.pth",
+        "--normalize",
+        "seed",
+        "--dataset",
+        "digits",
+        "--output",
+        two.output,
+        "--json",
+        cwd=tmp_path,
     )
     assert done.code == 0, done.err
     assert done.json["dropped"] == {"int8": "it was made from other weights"}

@@ -63,7 +63,7 @@ def verify(
         normalization=normalize,
     )
     chosen = model or newest_bundle()
-    if require_model_kind(chosen, "onnx", "bundle", "run folder") == "onnx":
+    if chosen.exists() and require_model_kind(chosen, "onnx", "bundle", "run folder") == "onnx":
         report, reference = verify_file(chosen, against, options, dataset, data_dir, say)
     elif normalize is not None and against is None:
         raise UsageError("--normalize is for an ONNX file or a .pth; a bundle states its own", hint="leave it out")
