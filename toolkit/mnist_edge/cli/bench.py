@@ -72,7 +72,7 @@ def bench(
         if written is not None:
             require_writable(written)
     if self_check:
-        from mnist_edge.benchmarking.compare import self_check as check
+        from mnist_edge.benchmarking.self_check import self_check as check
         from mnist_edge.reporting.console import progress
 
         if compare or profile or plot:
@@ -84,7 +84,8 @@ def bench(
         raise typer.Exit(0 if checked.passed else 1)
     baseline = None
     if compare is not None:
-        from mnist_edge.benchmarking.compare import read_result, require_comparable
+        from mnist_edge.benchmarking.comparable import require_comparable
+        from mnist_edge.benchmarking.results import read_result
 
         baseline = read_result(compare)
         require_comparable(baseline, plan, (str(compare), "this run"), anyway=anyway)
