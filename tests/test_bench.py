@@ -232,9 +232,9 @@ def test_cuda_without_cuda_gives_no_figure(bundle_folder: Path, tmp_path: Path) 
 def test_wrong_decisions_in_timed_runs_are_no_timing(bundle_folder: Path, tmp_path: Path) -> None:
     """A fast wrong model has no figure: the outputs of the timed runs themselves are judged."""
     golden = load_bundle(bundle_folder).golden
-    sums = golden.stage_sums.copy()
+    sums = golden.pre_activations.copy()
     sums[:, -10:] = np.roll(sums[:, -10:], 1, axis=1)
-    golden = dataclasses.replace(golden, logits=np.roll(golden.logits, 1, axis=1), stage_sums=sums)
+    golden = dataclasses.replace(golden, logits=np.roll(golden.logits, 1, axis=1), pre_activations=sums)
     folder = rewrite_bundle(bundle_folder, tmp_path / "b", golden=golden_bytes(golden))
     with pytest.raises(CheckFailedError, match="timed decisions differ"):
         bench(plan(folder))

@@ -200,9 +200,9 @@ def test_a_layer_that_drifts_behind_right_answers_says_why_it_passes(bundle_fold
     """The answers are owed, not the inside; the table says so beside the layer, and nothing where none drifts."""
     told = "passed, for its answers agree"
     golden = load_bundle(bundle_folder).golden
-    sums = golden.stage_sums.copy()
-    sums[:, : golden.stage_widths[0]] *= 2
-    changed = golden_bytes(dataclasses.replace(golden, stage_sums=sums))
+    sums = golden.pre_activations.copy()
+    sums[:, : golden.layer_widths[0]] *= 2
+    changed = golden_bytes(dataclasses.replace(golden, pre_activations=sums))
     folder = rewrite_bundle(bundle_folder, tmp_path / "b", golden=changed)
     done = in_process("verify", folder, "--layers", cwd=tmp_path, COLUMNS="160")
     assert done.code == 0, done.err

@@ -47,4 +47,7 @@ def export(
     data = load_dataset(dataset or trained_on or "mnist", data_dir, notify)
     target = output or EXPORTED / data.name
     notify(f"exporting {source} to {target}")
-    return export_bundle(ExportRequest(model=model, dataset=data, output=target, input=input_kind, opset=opset))
+    report = export_bundle(ExportRequest(model=model, dataset=data, output=target, input=input_kind, opset=opset))
+    for name, reason in report.dropped.items():
+        notify(f"dropped the variant {name}: {reason}")
+    return report
