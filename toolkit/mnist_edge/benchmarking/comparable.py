@@ -132,7 +132,7 @@ def _environment_differences(baseline: BenchReport, timed: Timed, environment: d
         if sides[0].get(name) != sides[1].get(name)
     ]
     if any(row.settings.provider != "cpu" for row in rows):
-        gpus = [side.get("gpu") if isinstance(side.get("gpu"), dict) else {} for side in sides]
+        gpus: list[dict[str, Any]] = [gpu if isinstance(gpu := side.get("gpu"), dict) else {} for side in sides]
         found += [
             f"GPU {name}: {gpus[0].get(name)} and {gpus[1].get(name)}"
             for name in GPU_FIELDS

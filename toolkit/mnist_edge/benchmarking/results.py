@@ -26,6 +26,8 @@ def read_result(path: Path) -> BenchReport:
         BadFileError: not a regular file, too large, not JSON, another schema, fields that are invalid or
             contradict each other.
     """
+    if not path.exists():
+        raise UnavailableError(f"{path} does not exist", hint=_HINT)
     require_regular_file(path, "a result of bench", limit=MAX_BYTES, hint=_HINT)
     try:
         content: Any = json.loads(path.read_bytes())

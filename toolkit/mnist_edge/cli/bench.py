@@ -103,11 +103,13 @@ def bench(
     if baseline is None:
         emit(report, json, bench_table)
         return
-    from mnist_edge.cli.compare import judge
+    from mnist_edge.benchmarking.compare import compare as compare_results
+    from mnist_edge.cli.compare import show_comparison
 
     if not json:
         emit(report, False, bench_table)
-    judge(baseline, report, (str(compare), "this run"), tolerance, anyway, json)
+    names = (str(compare), "this run")
+    show_comparison(compare_results(baseline, report, names, tolerance=tolerance / 100, anyway=anyway), json)
 
 
 def bench_stage(plan: Plan) -> BenchReport:

@@ -10,7 +10,7 @@ import typer
 from mnist_edge.cli.options import Json
 
 if TYPE_CHECKING:
-    from mnist_edge.records.benchmark import BenchReport
+    from mnist_edge.records.comparison import CompareReport
 
 
 def compare(
@@ -35,30 +35,26 @@ def compare(
 
     Example: mnist-edge compare before.json after.json --tolerance 3
     """
+    from mnist_edge.benchmarking.compare import compare as compare_results
     from mnist_edge.benchmarking.results import read_result
 
-    names = (str(baseline), str(candidate))
-    judge(read_result(baseline), read_result(candidate), names, tolerance, anyway, json, verbose=verbose)
+    report = compare_results(
+        read_result(baseline),
+        read_result(candidate),
+        (str(baseline), str(candidate)),
+        tolerance=tolerance / 100,
+        anyway=anyway,
+    )
+    show_comparison(report, json, verbose=verbose)
 
 
-def judge(
-    baseline: BenchReport,
-    candidate: BenchReport,
-    names: tuple[str, str],
-    tolerance: float,
-    anyway: bool,
-    json: bool,
-    *,
-    verbose: bool = False,
-) -> None:
-    """Compare, print, and exit with 1 on a slowdown or a missing row. `tolerance` is in percent."""
+def show_comparison(report: CompareReport, json: bool, *, verbose: bool = False) -> None:
+    """Print a comparison; exit with 1 on a slowdown or a missing row."""
     from functools import partial
 
-    from mnist_edge.benchmarking.compare import compare as compare_results
     from mnist_edge.reporting.console import emit, say
     from mnist_edge.reporting.tables.comparison import compare_table, failure
 
-    report = compare_results(baseline, candidate, names, tolerance=tolerance / 100, anyway=anyway)
     emit(report, json, partial(compare_table, verbose=verbose))
     if not report.passed:
         say(f"mnist-edge: {failure(report)}")

@@ -11,6 +11,8 @@ from rich.table import Table
 from mnist_edge.records.comparison import CompareReport, CompareRow, SelfCheckReport
 from mnist_edge.reporting.tables.format import facts_table, micro, ratio_words
 
+LABEL_WIDTH = 22
+
 
 def compare_table(report: CompareReport, verbose: bool = False) -> RenderableType:
     """Return the verdict, a table with one line per row of both results, and notes; at most 80 columns wide.
@@ -19,18 +21,18 @@ def compare_table(report: CompareReport, verbose: bool = False) -> RenderableTyp
         report: at least one row.
         verbose: also show p99 and the adjusted p-values.
     """
-    label, common = _labels(report.rows)
+    labels, common = _labels(report.rows)
     table = Table(box=box.SIMPLE, padding=(0, 0, 0, 1))
-    table.add_column("row", no_wrap=True, overflow="ellipsis", max_width=24)
+    table.add_column("row", no_wrap=True)
     for heading in ("batch", "candidate", "new/old\n99 % interval", "p50 us\nold", "\nnew"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in report.rows:
+    for label, row in zip(labels, report.rows, strict=True):
         effect = row.effect
         table.add_row(
-            label(row),
+            label,
             f"{row.batch:,}",
             "undecided" if effect.verdict == "undecided" else ratio_words(effect.ratio),
-            f"{effect.low:.3g} to {effect.high:.3g}",
+            f"{_factor(effect.low)} to {_factor(effect.high)}",
             micro(row.baseline_p50_us),
             micro(row.candidate_p50_us),
         )
@@ -53,7 +55,8 @@ def compare_table(report: CompareReport, verbose: bool = False) -> RenderableTyp
         _verdict(report),
         f"old: {report.baseline}; new: {report.candidate}; {common}; only p50 is judged",
         table,
-        *([_verbose_table(report, label)] if verbose else []),
+        *(f"{label}: {row.what}" for label, row in zip(labels, report.rows, strict=True) if label.isdigit()),
+        *([_verbose_table(report, labels)] if verbose else []),
         *notes,
     )
 
@@ -76,32 +79,43 @@ def _verdict(report: CompareReport) -> str:
     slower = sum(row.beyond_tolerance for row in report.rows)
     undecided = sum(row.effect.verdict == "undecided" for row in report.rows)
     return (
-        f"{'passed (exit 0)' if report.passed else 'FAILED (exit 1)'}: {slower} of {len(report.rows)} rows slower and "
-        f"estimated over {100 * report.tolerance:g} %, {undecided} undecided, {len(report.missing)} missing"
+        f"{'passed (exit 0)' if report.passed else 'FAILED (exit 1)'}: {slower} of {len(report.rows)} slower, "
+        f"estimated over {100 * report.tolerance:g} %; {undecided} undecided, {len(report.missing)} missing"
     )
 
 
-def _labels(rows: tuple[CompareRow, ...]) -> tuple[Callable[[CompareRow], str], str]:
-    """Return how to name a row by what varies between rows, and what all rows have in common."""
-    parts: list[Callable[[CompareRow], str]] = [
-        lambda row: row.variant,
+def _labels(rows: tuple[CompareRow, ...]) -> tuple[list[str], str]:
+    """Return a label of at most LABEL_WIDTH characters per row, from what varies between rows, and what all have in common.
+
+    Where a label would be longer, rows are numbered.
+    """
+    parts: tuple[Callable[[CompareRow], str], ...] = (
         lambda row: row.engine,
-        lambda row: row.settings.described,
+        lambda row: row.variant,
+        lambda row: f"{row.settings.provider}{', CUDA graph' if row.settings.cuda_graph else ''}",
+        lambda row: f"{row.settings.threads} thread{'' if row.settings.threads == 1 else 's'}",
         lambda row: row.scenario.described,
-    ]
+    )
     varying = [part for part in parts if len({part(row) for row in rows}) > 1]
     common = ", ".join(part(rows[0]) for part in parts if part not in varying)
-    return lambda row: ", ".join(part(row) for part in varying) or row.variant, common
+    labels = [", ".join(part(row) for part in varying) or "all" for row in rows]
+    if max(map(len, labels)) > LABEL_WIDTH:
+        labels = [str(number) for number in range(1, len(rows) + 1)]
+    return labels, common
 
 
-def _verbose_table(report: CompareReport, label: Callable[[CompareRow], str]) -> Table:
+def _factor(ratio: float) -> str:
+    return f"{ratio:.3f}" if ratio < 10 else f"{ratio:,.0f}"
+
+
+def _verbose_table(report: CompareReport, labels: list[str]) -> Table:
     table = Table(box=box.SIMPLE, padding=(0, 0, 0, 1))
-    table.add_column("row", no_wrap=True, overflow="ellipsis", max_width=24)
-    for heading in ("batch", "p99 us\nold", "\nnew", "p-value\nadjusted"):
+    table.add_column("row", no_wrap=True)
+    for heading in ("batch", "p99 us\nold", "\nnew", "adjusted\np-value"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in report.rows:
+    for label, row in zip(labels, report.rows, strict=True):
         p99s = [micro(p99) for p99 in (row.baseline_p99_us, row.candidate_p99_us)]
-        table.add_row(label(row), f"{row.batch:,}", *p99s, f"{row.effect.p_value:.2g}")
+        table.add_row(label, f"{row.batch:,}", *p99s, f"{row.effect.p_value:.2g}")
     return table
 
 
