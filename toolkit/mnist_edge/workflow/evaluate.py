@@ -12,7 +12,7 @@ from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
 
 if TYPE_CHECKING:
     from mnist_edge.pixels import Logits
-    from mnist_edge.records.data import Dataset
+    from mnist_edge.records.data import EvaluationSet
     from mnist_edge.records.evaluation import EvalReport
 
 
@@ -48,10 +48,10 @@ def _outputs(
     settings: SessionSettings,
     normalization: Normalization | None,
     notify: Callable[[str], None],
-) -> tuple[Dataset, Logits]:
+) -> tuple[EvaluationSet, Logits]:
     """Load whatever `model` is, and run the test set through it."""
     from mnist_edge.bundle.folder import is_bundle, load_bundle
-    from mnist_edge.data.sources import load_dataset
+    from mnist_edge.data.sources import load_test_set
 
     if not model.exists():
         raise UnavailableError(
@@ -65,7 +65,7 @@ def _outputs(
             bundle = load_bundle(model)
             path = bundle.file(bundle.manifest.variants[0])
         classifier = open_classifier(path, settings, normalization=normalization)
-        data = load_dataset(dataset or dataset_of(classifier) or "mnist", data_dir, notify)
+        data = load_test_set(dataset or dataset_of(classifier) or "mnist", data_dir, notify)
         return data, classifier.logits(data.test_images, batch=1000)
     if normalization is not None:
         raise UsageError("--normalize is for ONNX files; a checkpoint knows its own", hint="leave --normalize out")
@@ -73,5 +73,5 @@ def _outputs(
     from mnist_edge.training.model import reference_logits
 
     network, trained_on = read_model(model)
-    data = load_dataset(dataset or trained_on or "mnist", data_dir, notify)
+    data = load_test_set(dataset or trained_on or "mnist", data_dir, notify)
     return data, reference_logits(network, data.test_images)

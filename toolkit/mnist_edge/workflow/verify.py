@@ -12,7 +12,7 @@ from mnist_edge.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from mnist_edge.pixels import Images
-    from mnist_edge.records.data import Dataset
+    from mnist_edge.records.data import EvaluationSet
     from mnist_edge.records.verification import ParityReport
     from mnist_edge.verification.verify import ReferenceOutputs, VerifyOptions
 
@@ -38,14 +38,16 @@ def verify_folder(
         notify: takes one plain line about what happens.
     """
     from mnist_edge.bundle.folder import load_bundle
-    from mnist_edge.data.sources import load_dataset
+    from mnist_edge.data.sources import load_test_set
     from mnist_edge.verification.verify import recorded_reference, verify_bundle
 
     bundle = load_bundle(folder)
     name = bundle.manifest.dataset
     if dataset is not None and name != "folder":
         raise UsageError(f"--dataset cannot change: the bundle is of {name}", hint="leave it out")
-    data = _test_set(name, data_dir, notify) if dataset is None else load_dataset(dataset, data_dir, may_download=False)
+    data = (
+        _test_set(name, data_dir, notify) if dataset is None else load_test_set(dataset, data_dir, may_download=False)
+    )
     reference = recorded_reference(bundle, data)
     if dataset is not None and reference.test_set is None:
         raise UsageError(
@@ -68,21 +70,21 @@ def verify_file(
 ) -> tuple[ParityReport, ReferenceOutputs]:
     """Verify an ONNX file of any origin against another model on a test set; arguments as `verify_folder`."""
     from mnist_edge.bundle.golden import golden_inputs
-    from mnist_edge.data.sources import load_dataset
+    from mnist_edge.data.sources import load_test_set
     from mnist_edge.runtime.classifier import dataset_of, open_classifier
     from mnist_edge.verification.verify import verify_model
 
     if against is None:
         raise UsageError(f"{model} brings no reference", hint="--against OTHER.onnx, or a checkpoint, or name a bundle")
     classifier = open_classifier(model, options.session)
-    data = load_dataset(dataset or dataset_of(classifier) or "auto", data_dir, notify)
+    data = load_test_set(dataset or dataset_of(classifier) or "auto", data_dir, notify)
     images, labels = golden_inputs(data.test_images, data.test_labels)
     reference = _run_live(against, images, labels, data, options)
     return verify_model(model, data.name, reference, options), reference
 
 
 def _run_live(
-    against: Path, images: Images, labels: Images, data: Dataset | None, options: VerifyOptions
+    against: Path, images: Images, labels: Images, data: EvaluationSet | None, options: VerifyOptions
 ) -> ReferenceOutputs:
     """Run the reference model now: an ONNX file, or a network in PyTorch."""
     from mnist_edge.verification.verify import onnx_reference
@@ -104,12 +106,12 @@ def _run_live(
     )
 
 
-def _test_set(name: DatasetName, data_dir: Path | None, notify: Notify) -> Dataset | None:
+def _test_set(name: DatasetName, data_dir: Path | None, notify: Notify) -> EvaluationSet | None:
     """The bundle's dataset where it is available; a device need not have it, and nothing is downloaded."""
-    from mnist_edge.data.sources import load_dataset
+    from mnist_edge.data.sources import load_test_set
 
     try:
-        return load_dataset(name, data_dir, may_download=False)
+        return load_test_set(name, data_dir, may_download=False)
     except UnavailableError as error:
         if data_dir is not None:
             raise
