@@ -14,7 +14,7 @@ from mnist_edge.bundle.golden import NO_LABEL, layer_rows, sha256_of_test_set
 from mnist_edge.contract import DatasetName, Normalization, Precision
 from mnist_edge.pixels import Images, Logits
 from mnist_edge.records.bundle import Variant
-from mnist_edge.records.data import Dataset
+from mnist_edge.records.data import EvaluationSet
 from mnist_edge.records.settings import SessionSettings
 from mnist_edge.records.verification import LayerReport, ParityReport, VariantParity
 from mnist_edge.runtime.classifier import Classifier, open_classifier
@@ -88,14 +88,14 @@ def with_relu(sums: tuple[Floats, ...]) -> Inside:
     return sums, tuple(np.maximum(values, 0) for values in sums[:-1])
 
 
-def reference_on_test_set(bundle: Bundle, dataset: Dataset) -> Reference | None:
+def reference_on_test_set(bundle: Bundle, dataset: EvaluationSet) -> Reference | None:
     """The test set with the answers that the bundle carries for it; None where they are for other images."""
     if not np.array_equal(sha256_of_test_set(dataset.test_images, dataset.test_labels), bundle.golden.test_sha256):
         return None
     return Reference(images=dataset.test_images, labels=dataset.test_labels, logits=bundle.golden.test_logits)
 
 
-def recorded_reference(bundle: Bundle, dataset: Dataset | None) -> ReferenceOutputs:
+def recorded_reference(bundle: Bundle, dataset: EvaluationSet | None) -> ReferenceOutputs:
     """What the bundle itself carries."""
     test_set = None if dataset is None else reference_on_test_set(bundle, dataset)
     return ReferenceOutputs(
@@ -110,7 +110,7 @@ def recorded_reference(bundle: Bundle, dataset: Dataset | None) -> ReferenceOutp
 def live_reference(
     images: Images,
     labels: Images,
-    dataset: Dataset | None,
+    dataset: EvaluationSet | None,
     answer: Callable[[Images], Logits],
     inside: Callable[[Images], Inside | None],
     said: str,
@@ -139,7 +139,7 @@ def live_reference(
 
 
 def onnx_reference(
-    other: Path, images: Images, labels: Images, dataset: Dataset | None, normalization: Normalization | None
+    other: Path, images: Images, labels: Images, dataset: EvaluationSet | None, normalization: Normalization | None
 ) -> ReferenceOutputs:
     """What another ONNX file answers on the CPU."""
     classifier = open_classifier(other, normalization=normalization)
