@@ -31,7 +31,7 @@ def content_of(path: Path) -> Content:
     """The metadata without their sha256, and the tensors."""
     with checkpoints.safe_open(path, framework="pt") as file:
         metadata = json.loads(file.metadata()[checkpoints.ENTRY])
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     del metadata["sha256"]
     return metadata, tensors
 
