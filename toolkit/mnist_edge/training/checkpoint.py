@@ -166,7 +166,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             checkpoint = _without_tensors(metadata, path, hint)
             check_declared(declared, checkpoint.settings, checkpoint.progress)
             tensors = {key: file.get_tensor(key).clone() for key in keys}  # else they are views of the mapped file
-    except (SafetensorError, OSError, TypeError, RecursionError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (SafetensorError, OSError, TypeError, RuntimeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BadFileError(f"{path} is not a whole safetensors file ({error})", hint=hint) from error
     except KeyError as error:
         raise BadFileError(f"{path}: {error.args[0]} is missing", hint=hint) from error
