@@ -22,14 +22,10 @@ from mnist_edge.records.data import Dataset
 from mnist_edge.records.verification import VariantParity
 from mnist_edge.runtime.classifier import open_classifier
 from mnist_edge.runtime.session import RefusedModelError
-from mnist_edge.verification.parity import TOLERANCE, Reference, Requirement, check_parity
-from mnist_edge.verification.verify import (
-    ReferenceOutputs,
-    VerifyOptions,
-    golden_reference,
-    reference_on_test_set,
-    verify_bundle,
-)
+from mnist_edge.verification.parity import check_parity
+from mnist_edge.verification.reference import Reference, ReferenceOutputs, golden_reference, reference_on_test_set
+from mnist_edge.verification.requirement import TOLERANCE, Requirement
+from mnist_edge.verification.verify import VerifyOptions, verify_bundle
 
 Array = NDArray[np.float32]
 
@@ -53,9 +49,9 @@ def plant(name: str, proto: ModelProto, golden: Reference) -> ModelProto:
     return BY_NAME[name].plant(proto, Golden(golden.images, golden.logits))
 
 
-def truth(references: tuple[Reference, Reference]) -> ReferenceOutputs:
-    """The answers alone; nothing is known of the network's inside."""
-    return ReferenceOutputs(golden=references[0], test_set=references[1], stages=None, said="golden")
+def logits_only(references: tuple[Reference, Reference]) -> ReferenceOutputs:
+    """Logits without layer outputs."""
+    return ReferenceOutputs(golden=references[0], test_set=references[1], layers=None, description="golden")
 
 
 def check(proto: ModelProto, golden: Reference, test_set: Reference | None = None) -> VariantParity:
@@ -69,8 +65,8 @@ def test_the_untouched_model_passes(proto: ModelProto, references: tuple[Referen
     assert found.batches == (1, 2, 3, 7, 64, 376)
     assert found.max_abs_error is not None
     assert found.max_abs_error < 1e-4
-    truth = references[1]
-    right = float((truth.logits.argmax(axis=1) == truth.labels).mean())
+    test_set = references[1]
+    right = float((test_set.logits.argmax(axis=1) == test_set.labels).mean())
     assert found.accuracy is not None
     assert (found.accuracy.reference, found.accuracy.variant, found.accuracy.images) == (right, right, 360)
     assert (found.accuracy.only_reference_right, found.accuracy.only_variant_right, found.accuracy.mcnemar_p) == (
@@ -111,7 +107,7 @@ def test_a_transposed_weight_that_no_longer_fits_fails_the_bundle(
     """A model that onnxruntime will not build, or not run, is a failed variant, not a crash and not a pass."""
     put(proto, name, get(proto, name).T)
     folder = rewrite_bundle(bundle_folder, tmp_path / "b", model=proto.SerializeToString())
-    report = verify_bundle(load_bundle(folder), truth(references), VerifyOptions())
+    report = verify_bundle(load_bundle(folder), logits_only(references), VerifyOptions())
     (variant,) = report.variants
     assert (report.passed, variant.passed, variant.flips, variant.flip_rate_upper95) == (False, False, 360, 1.0)
     assert variant.reason
@@ -126,7 +122,7 @@ def test_a_bundle_without_variants_does_not_pass(
         bundle = load_bundle(folder)
     except BadFileError:
         return
-    assert not verify_bundle(bundle, truth(references), VerifyOptions()).passed
+    assert not verify_bundle(bundle, logits_only(references), VerifyOptions()).passed
 
 
 # Answers made up by hand: a stand-in for the open model, so that every number is known.
@@ -167,7 +163,7 @@ def lossy(lost: int, won: int, count: int, max_drop: float, labels: Any = None) 
     expected[won : won + lost], answers[won : won + lost] = rows((2, 1.99)), rows((1.99, 2))
     fixed: Any = Fixed(answers.astype(np.float32))
     known = reference(expected, [3] * count if labels is None else labels)
-    return check_parity("v", fixed, known, None, Requirement(precision="int8", max_drop=max_drop))
+    return check_parity("v", fixed, known, None, Requirement(kind="lossy", precision="int8", max_drop=max_drop))
 
 
 def rows(*tops: tuple[float, float]) -> NDArray[np.float64]:
@@ -322,7 +318,7 @@ def test_a_lossy_variant_whose_logits_drift_further_than_its_precision_explains_
     known = reference(expected, [3, 5] * 2000)
     for factor, precision, passed in ((1.2, "int8", False), (1.03, "int8", True), (1.03, "fp16", False)):
         fixed: Any = Fixed((factor * expected).astype(np.float32))
-        found = check_parity("v", fixed, known, None, Requirement(precision=precision))  # type: ignore[arg-type]
+        found = check_parity("v", fixed, known, None, Requirement(kind="lossy", precision=precision))  # type: ignore[arg-type]
         assert (found.passed, found.flips) == (passed, 0)
         assert passed or f"{precision} explains" in found.reason
 
@@ -349,13 +345,13 @@ def test_a_lossy_variant_owes_nothing_on_images_without_label() -> None:
     answers = expected.copy()
     answers[3000] = rows((1, 9))
     known = reference(expected, [3] * 3000 + [255])
-    for precision, passed in (("int8", True), ("fp32", False)):
+    for kind, passed in (("lossy", True), ("exact", False)):
         fixed: Any = Fixed(answers.astype(np.float32))
-        found = check_parity("v", fixed, known, None, Requirement(precision=precision))  # type: ignore[arg-type]
+        found = check_parity("v", fixed, known, None, Requirement(kind=kind, precision="int8"))  # type: ignore[arg-type]
         assert found.passed == passed
     answers[3000, 0] = np.nan
     fixed = Fixed(answers.astype(np.float32))
-    found = check_parity("v", fixed, known, None, Requirement(precision="int8"))
+    found = check_parity("v", fixed, known, None, Requirement(kind="lossy", precision="int8"))
     assert not found.passed
     assert "image 3000" in found.reason
 
@@ -393,13 +389,13 @@ def test_batches_asked_for_are_run_besides_the_usual_ones(
     assert f"batch {batches[0]} " in found.reason
 
 
-def test_answers_known_by_heart_are_told_as_such() -> None:
+def test_memorised_golden_inputs_are_reported_as_such() -> None:
     """Right on the golden inputs and wrong on the test set is another thing than wrong everywhere."""
     right, wrong = rows((2, 1), (1, 2)), rows((1, 2), (2, 1))
     fixed: Any = Fixed(right.astype(np.float32))
     found = check_parity("v", fixed, reference(right), reference(wrong))
     assert not found.passed
     assert "on the test set" in found.reason
-    assert "by heart" in found.reason
+    assert "memorised" in found.reason
     found = check_parity("v", fixed, reference(wrong), reference(wrong))
-    assert "by heart" not in found.reason
+    assert "memorised" not in found.reason
