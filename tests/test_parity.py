@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from onnx import ModelProto
 from test_bundle import rewrite_bundle
 
 from mnist_edge.bundle.folder import load_bundle
+from mnist_edge.contract import Precision, RequirementKind
 from mnist_edge.errors import BadFileError, UsageError
 from mnist_edge.records.data import Dataset
 from mnist_edge.records.verification import VariantParity
@@ -130,14 +132,15 @@ def test_a_bundle_without_variants_does_not_pass(
 
 @dataclass
 class Fixed:
-    """A classifier that answers what it was given, whatever the batch, or another answer at one batch size."""
+    """A predictor that returns the logits it was made with, or others at one batch size. No session, no file."""
 
     answers: Array
     other: tuple[int, Array] | None = None
     fixed_batch: int | None = None
+    name: str = "fixed"
+    placement: Mapping[str, int] = field(default_factory=dict)
 
-    def logits(self, _images: NDArray[np.uint8], batch: int | None = None, normalization: None = None) -> Array:
-        assert normalization is None
+    def logits(self, _images: NDArray[np.uint8], batch: int | None = None) -> Array:
         return self.other[1] if self.other and batch == self.other[0] else self.answers
 
 
@@ -152,7 +155,7 @@ def reference(logits: Any, labels: Any = None) -> Reference:
 
 
 def held(answers: Any, expected: Any, **options: Any) -> VariantParity:
-    fixed: Any = Fixed(np.array(answers, np.float32), **options)
+    fixed = Fixed(np.array(answers, np.float32), **options)
     return check_parity("v", fixed, reference(expected), None)
 
 
@@ -161,7 +164,7 @@ def lossy(lost: int, won: int, count: int, max_drop: float, labels: Any = None) 
     expected, answers = rows(*[(2, 1)] * count), rows(*[(2, 1)] * count)
     expected[:won], answers[:won] = rows((1.99, 2)), rows((2, 1.99))
     expected[won : won + lost], answers[won : won + lost] = rows((2, 1.99)), rows((1.99, 2))
-    fixed: Any = Fixed(answers.astype(np.float32))
+    fixed = Fixed(answers.astype(np.float32))
     known = reference(expected, [3] * count if labels is None else labels)
     return check_parity("v", fixed, known, None, Requirement(kind="lossy", precision="int8", max_drop=max_drop))
 
@@ -251,11 +254,101 @@ def test_no_images_prove_nothing(empty: str, proto: ModelProto, references: tupl
 def test_unlabelled_images_are_no_part_of_the_accuracy() -> None:
     """255 is no class: accuracy is over labelled images, and none where there are none."""
     expected = rows((2, 1), (1, 2), (2, 1))
-    fixed: Any = Fixed(expected.astype(np.float32))
+    fixed = Fixed(expected.astype(np.float32))
     accuracy = check_parity("v", fixed, reference(expected, [3, 3, 255]), None).accuracy
     assert accuracy is not None
     assert (accuracy.images, accuracy.variant, accuracy.reference) == (2, 0.5, 0.5)
     assert check_parity("v", fixed, reference(expected), None).accuracy is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision", "factor", "passed"),
+    [
+        ("exact", "fp32", 1 + 0.9e-4, True), ("exact", "fp32", 1 + 1.2e-4, False), ("exact", "int8", 1 + 1.2e-4, False),
+        ("lossy", "fp32", 1 + 0.9e-4, True), ("lossy", "fp32", 1 + 1.2e-4, False),
+        ("lossy", "fp16", 1.009, True), ("lossy", "fp16", 1.011, False),
+        ("lossy", "int8", 1.09, True), ("lossy", "int8", 1.11, False),
+        ("lossy", "int4", 1.24, True), ("lossy", "int4", 1.26, False),
+        ("lossy", "int2", 1.59, True), ("lossy", "int2", 1.61, False),
+    ],
+)  # fmt: skip
+def test_every_threshold_is_what_it_is_documented_to_be(
+    kind: RequirementKind, precision: Precision, factor: float, passed: bool
+) -> None:
+    """Logits of one size, scaled: the relative error and the drift are the same figure. No test below knows a threshold."""
+    expected = rows(*[(2, 0)] * 4000)
+    expected[:, 5] = -2  # two units of one size, so that the root mean square over all ten is 2 / sqrt(5)
+    found = factor * expected if kind == "exact" else expected + (factor - 1) * 2 / np.sqrt(5) * np.eye(10)[3]
+    requirement = Requirement(kind=kind, precision=precision, max_drop=1)
+    known = reference(expected, [3] * 4000)
+    assert check_parity("v", Fixed(found.astype(np.float32)), known, None, requirement).passed == passed
+
+
+def test_the_default_loss_allowed_is_a_tenth_of_a_percent() -> None:
+    """Tango's bound of 2,703 images without a change is the first below 0.1 %."""
+    expected = rows(*[(2, 1)] * 20_000).astype(np.float32)
+    changed = expected.copy()
+    for lost, passed in ((5, True), (40, False)):
+        changed[:lost] = rows((1.99, 2))
+        known = reference(expected, [3] * 20_000)
+        requirement = Requirement(kind="lossy", precision="int8")
+        assert check_parity("v", Fixed(changed), known, None, requirement).passed == passed
+
+
+ACCURACY = Requirement(kind="accuracy", max_drop=0.01)
+"""Of a model with weights of its own."""
+
+
+def test_a_model_with_weights_of_its_own_owes_accuracy_alone() -> None:
+    """Other logits and other predictions are no failure; as many wrong ones more than allowed are."""
+    expected, labels = rows(*[(2, 1)] * 4000), [3] * 4000
+    expected[:8] = rows((1, 2))  # the reference is wrong on eight
+    found = 7 * rows(*[(2, 1)] * 4000)
+    found[100:110] = rows((1, 9))  # the model on ten others
+    result = check_parity("v", Fixed(found.astype(np.float32)), reference(expected, labels), None, ACCURACY)
+    assert (result.passed, result.reason, result.flips) == (True, "", 18)
+    assert (result.max_abs_error, result.max_relative_error, result.margins) == (None, None, None)
+    assert result.accuracy is not None
+    assert (result.accuracy.only_reference_right, result.accuracy.only_variant_right) == (10, 8)
+    found[:200] = rows((1, 9))
+    result = check_parity("v", Fixed(found.astype(np.float32)), reference(expected, labels), None, ACCURACY)
+    assert not result.passed
+    assert "it may lose up to" in result.reason
+    result = check_parity("v", Fixed(found.astype(np.float32)), reference(expected), None, ACCURACY)
+    assert "no image has a label" in result.reason
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_model_with_weights_of_its_own_owes_finite_logits_of_ten_classes(value: float) -> None:
+    """A prediction read from NaN is no prediction."""
+    expected, labels = rows(*[(2, 1)] * 4000), [3] * 4000
+    found = expected.copy()
+    found[3999, 0] = value
+    assert (
+        "image 3999"
+        in check_parity("v", Fixed(found.astype(np.float32)), reference(expected, labels), None, ACCURACY).reason
+    )
+    nine = Fixed(expected[:, :9].astype(np.float32))
+    assert "(4000, 9)" in check_parity("v", nine, reference(expected, labels), None, ACCURACY).reason
+
+
+@pytest.mark.parametrize("batch", [1, 7, 4000])
+def test_a_model_with_weights_of_its_own_agrees_with_itself_at_every_batch_size(batch: int) -> None:
+    """Its accuracy is measured at one size only; a device may use another."""
+    expected, labels = rows(*[(2, 1), (1, 2)] * 2000), [3, 5] * 2000
+    found = Fixed(expected.astype(np.float32), other=(batch, (1.5 * expected).astype(np.float32)))
+    result = check_parity("v", found, reference(expected, labels), None, ACCURACY)
+    assert not result.passed
+    assert "from its own at another batch size" in result.reason
+
+
+def test_outputs_for_the_test_set_alone_are_compared() -> None:
+    """A foreign runtime may have run only these; nothing is reported of golden inputs that were not run."""
+    expected = rows((2, 1), (1, 2))
+    result = check_parity("v", Fixed(expected.astype(np.float32)), None, reference(expected))
+    assert (result.passed, result.images, result.batches) == (True, 2, ())
+    wrong = check_parity("v", Fixed(expected[::-1].astype(np.float32)), None, reference(expected))
+    assert (wrong.passed, wrong.flips, "memorised" in wrong.reason) == (False, 2, False)
 
 
 @settings(max_examples=100, deadline=None)
@@ -317,7 +410,7 @@ def test_a_lossy_variant_whose_logits_drift_further_than_its_precision_explains_
     expected = rows(*[(2, 1), (1, 2)] * 2000)
     known = reference(expected, [3, 5] * 2000)
     for factor, precision, passed in ((1.2, "int8", False), (1.03, "int8", True), (1.03, "fp16", False)):
-        fixed: Any = Fixed((factor * expected).astype(np.float32))
+        fixed = Fixed((factor * expected).astype(np.float32))
         found = check_parity("v", fixed, known, None, Requirement(kind="lossy", precision=precision))  # type: ignore[arg-type]
         assert (found.passed, found.flips) == (passed, 0)
         assert passed or f"{precision} explains" in found.reason
@@ -346,7 +439,7 @@ def test_a_lossy_variant_owes_nothing_on_images_without_label() -> None:
     answers[3000] = rows((1, 9))
     known = reference(expected, [3] * 3000 + [255])
     for kind, passed in (("lossy", True), ("exact", False)):
-        fixed: Any = Fixed(answers.astype(np.float32))
+        fixed = Fixed(answers.astype(np.float32))
         found = check_parity("v", fixed, known, None, Requirement(kind=kind, precision="int8"))  # type: ignore[arg-type]
         assert found.passed == passed
     answers[3000, 0] = np.nan
@@ -364,7 +457,7 @@ def test_a_batch_that_cannot_be_run_is_refused_and_never_reported(
 ) -> None:
     """Five images make no batch of a million; a fixed-batch model takes its own size, and fills it up."""
     expected = rows(*[(2, 1)] * 5)
-    model: Any = Fixed(expected.astype(np.float32), fixed_batch=fixed)
+    model = Fixed(expected.astype(np.float32), fixed_batch=fixed)
     if code:
         with pytest.raises(UsageError, match="there are 5 golden images" if fixed is None else "only batch 3"):
             check_parity("v", model, reference(expected), None, Requirement(batches=batches))
@@ -383,7 +476,7 @@ def test_batches_asked_for_are_run_besides_the_usual_ones(
     assert found.passed
     assert found.batches == (1, 2, *dict.fromkeys((3, 7, 64, *batches)), 376)
     expected = rows(*[(2, 1), (1, 2)] * 50)
-    fixed: Any = Fixed(expected.astype(np.float32), other=(batches[0], expected[::-1].astype(np.float32)))
+    fixed = Fixed(expected.astype(np.float32), other=(batches[0], expected[::-1].astype(np.float32)))
     found = check_parity("v", fixed, reference(expected), None, Requirement(batches=batches))
     assert not found.passed
     assert f"batch {batches[0]} " in found.reason
@@ -392,7 +485,7 @@ def test_batches_asked_for_are_run_besides_the_usual_ones(
 def test_memorised_golden_inputs_are_reported_as_such() -> None:
     """Right on the golden inputs and wrong on the test set is another thing than wrong everywhere."""
     right, wrong = rows((2, 1), (1, 2)), rows((1, 2), (2, 1))
-    fixed: Any = Fixed(right.astype(np.float32))
+    fixed = Fixed(right.astype(np.float32))
     found = check_parity("v", fixed, reference(right), reference(wrong))
     assert not found.passed
     assert "on the test set" in found.reason

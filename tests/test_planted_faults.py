@@ -267,14 +267,14 @@ def test_a_model_relabelled_as_lossy_does_not_escape_the_exact_check(
     model = subject.planted(BY_NAME["weights scaled by 1.01"]).SerializeToString()
     found = verified(subject, tmp_path / "b", model=model, precision=precision)
     assert not found.passed
-    assert f"manifest.json says that it computes in {precision}, its graph computes in fp32" in found.reason
+    assert f"manifest.json states that it computes in {precision}, its graph computes in fp32" in found.reason
 
 
 def test_int8_relabelled_as_fp16_is_told(subject: Subject, tmp_path: Path) -> None:
     """And fp32 is a promise of exact logits, whatever the graph."""
     model = subject.planted(BY_NAME["quantised to int8, untouched"]).SerializeToString()
     found = verified(subject, tmp_path / "fp16", model=model, precision="fp16")
-    assert "manifest.json says that it computes in fp16, its graph computes in int8" in found.reason
+    assert "manifest.json states that it computes in fp16, its graph computes in int8" in found.reason
     found = verified(subject, tmp_path / "fp32", model=model, precision="fp32")
     assert "logits differ by up to" in found.reason
 

@@ -9,20 +9,17 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from faults import CONTROL, Fault, Golden, gemms, get
+from faults import gemms, get
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.bundle.golden import golden_inputs
-from mnist_edge.errors import BadFileError, UnavailableError
 from mnist_edge.exporting import graph
 from mnist_edge.records.data import Dataset
 from mnist_edge.training.checkpoint import read_model
 from mnist_edge.training.model import build_model, reference_sums
 from mnist_edge.verification.intermediates import find_layers, run_intermediates
 from mnist_edge.verification.layers import compare_layers
-from mnist_edge.verification.precision import precision_of
 from mnist_edge.verification.reference import ReferenceLayers
 from mnist_edge.verification.requirement import EXACT
 from mnist_edge.verification.symptoms import FLOAT16_MAX, Case, drift, symptom
@@ -265,77 +262,3 @@ def test_the_weights_found_are_those_of_the_file(bundle_folder: Path) -> None:
     for layer, node in zip(find_layers(proto), gemms(proto), strict=True):
         assert layer.weight is not None
         assert np.array_equal(layer.weight, get(proto, node.input[1]).T)
-
-
-def test_precision_is_read_from_the_graph(bundle_folder: Path, tmp_path: Path) -> None:
-    """A missing file and one that is no model are told apart."""
-    assert precision_of(bundle_folder / "model.onnx") == "fp32"
-    with pytest.raises(UnavailableError, match="does not exist"):
-        precision_of(tmp_path / "gone.onnx")
-    (tmp_path / "text.onnx").write_text("no model")
-    with pytest.raises(BadFileError, match="not an ONNX model"):
-        precision_of(tmp_path / "text.onnx")
-
-
-def lossy_beside_the_way(kind: str, bundle_folder: Path) -> onnx.ModelProto:
-    """The fp32 model with something that makes a lossy one look so, where no answer comes through it."""
-    proto = onnx.load(bundle_folder / "model.onnx")
-    node, helper = proto.graph.node, onnx.helper
-    if kind == "half":
-        proto.graph.initializer.append(numpy_helper.from_array(np.ones(3, np.float16), "spare"))
-        return proto
-    scale = numpy_helper.from_array(np.float32(1), "scale")
-    if kind == "of a constant":
-        first = gemms(proto)[0]
-        node.insert(0, helper.make_node("QuantizeLinear", [first.input[1], "scale"], ["integers"]))
-        node.insert(1, helper.make_node("DequantizeLinear", ["integers", "scale"], ["weight again"]))
-        first.input[1] = "weight again"
-    elif kind == "behind the last product":
-        gemms(proto)[-1].output[0] = "sums"
-        node.append(helper.make_node("QuantizeLinear", ["sums", "scale"], ["integers"]))
-        node.append(helper.make_node("DequantizeLinear", ["integers", "scale"], ["logits"]))
-    else:
-        node.append(helper.make_node("QuantizeLinear", [gemms(proto)[0].output[0], "scale"], ["integers"]))
-        if kind == "a dead product":
-            node.append(helper.make_node("DequantizeLinear", ["integers", "scale"], ["fed"]))
-            node.append(helper.make_node("MatMul", ["fed", "fed"], ["nobody's"]))
-    proto.graph.initializer.append(scale)
-    return proto
-
-
-@pytest.mark.parametrize(
-    "kind", ["half", "of a constant", "behind the last product", "a dead quantiser", "a dead product"]
-)
-def test_what_no_answer_comes_through_makes_no_model_lossy(kind: str, bundle_folder: Path, tmp_path: Path) -> None:
-    """One idle node must not buy an fp32 model the tolerance of int8."""
-    path = tmp_path / "model.onnx"
-    onnx.save(lossy_beside_the_way(kind, bundle_folder), path)
-    assert precision_of(path) == "fp32"
-
-
-@pytest.mark.parametrize("control", CONTROL, ids=lambda control: control.name)
-def test_lossy_models_are_known_as_such(control: Fault, bundle_folder: Path, tmp_path: Path) -> None:
-    """The control of the test above: what computes in float16 or in integers is still told so."""
-    golden = load_bundle(bundle_folder).golden
-    planted = control.plant(onnx.load(bundle_folder / "model.onnx"), Golden(golden.images[:64], golden.logits[:64]))
-    onnx.save(planted, tmp_path / "model.onnx")
-    assert precision_of(tmp_path / "model.onnx") == control.precision
-
-
-def test_integer_products_are_int8(tmp_path: Path) -> None:
-    """Quantised while running, as onnxruntime's dynamic quantisation writes it: no DequantizeLinear anywhere."""
-    helper, kinds = onnx.helper, onnx.TensorProto
-    nodes = [
-        helper.make_node("DynamicQuantizeLinear", ["x"], ["integers", "scale", "zero"]),
-        helper.make_node("MatMulInteger", ["integers", "w", "zero"], ["sums"]),
-        helper.make_node("Cast", ["sums"], ["y"], to=kinds.FLOAT),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "dynamic",
-        [helper.make_tensor_value_info("x", kinds.FLOAT, ["n", 784])],
-        [helper.make_tensor_value_info("y", kinds.FLOAT, ["n", 10])],
-        [numpy_helper.from_array(np.ones((784, 10), np.int8), "w")],
-    )
-    onnx.save(helper.make_model(graph), tmp_path / "model.onnx")
-    assert precision_of(tmp_path / "model.onnx") == "int8"

@@ -19,6 +19,7 @@ from mnist_edge.errors import BadFileError, UnavailableError
 from mnist_edge.pixels import Images
 from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
 from mnist_edge.runtime.classifier import open_classifier
+from mnist_edge.runtime.session import RefusedModelError
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -83,6 +84,8 @@ def run_intermediates(
         ModuleNotFoundError: the package onnx is missing.
     """
     proto = load_model(model)
+    if not proto.graph.output:
+        raise RefusedModelError(f"{str(model)[:200]} has no output", hint="export it again")
     layers = find_layers(proto)
     with_output = {value.name for value in proto.graph.output}
     output = proto.graph.output[0].name

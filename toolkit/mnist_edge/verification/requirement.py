@@ -13,9 +13,11 @@ BATCHES = (1, 2, 3, 7, 64)
 """Batch sizes to run besides all images at once: one, the smallest even and odd sizes, another odd one, a usual one."""
 MAX_DROP = 0.001
 """Accuracy that a variant may lose by default, as a fraction of 1."""
-ALLOWED_DRIFT: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.1, "int4": 0.5, "int2": 1.0}
+ALLOWED_DRIFT: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.1, "int4": 0.25, "int2": 0.6}
 """Drift (see `symptoms.drift`) that a precision explains. Measured on 784-600-400-200-100-10: 3e-6 in fp32, 1.2e-3 in fp16,
-0.04 in int8 quantised by tensor; a weight matrix scaled by 1.2 gives 0.2. In the logits int8 gives 0.01."""
+0.04 in int8 quantised by tensor; a weight matrix scaled by 1.2 gives 0.2. In the logits int8 gives 0.01. Weights rounded to
+4 bits in blocks of 32 or 128 give 0.10, by row 0.43 and 0.12 in the logits; to 2 bits in blocks of 32 0.59, and 0.39 in
+the logits."""
 
 
 @dataclass(frozen=True, kw_only=True)
