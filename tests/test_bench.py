@@ -25,10 +25,11 @@ from test_bundle import rewrite_bundle
 from test_cli import in_process, one_line
 
 from mnist_edge.benchmarking import rounds
-from mnist_edge.benchmarking.compare import COMPARISONS, FALSE_POSITIVES, read_result, self_check
 from mnist_edge.benchmarking.process import ProcessResult, Task, run_process
 from mnist_edge.benchmarking.profile import operators
+from mnist_edge.benchmarking.results import read_result
 from mnist_edge.benchmarking.rounds import ENGINES, SECONDS, Plan, bench, resolve_plan
+from mnist_edge.benchmarking.self_check import COMPARISONS, FALSE_POSITIVES, self_check
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.bundle.golden import golden_bytes
 from mnist_edge.cpus import available_cpus
