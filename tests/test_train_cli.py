@@ -158,7 +158,7 @@ def test_layers_of_one_width_are_all_there(tmp_path: Path) -> None:
 
 def test_widths_of_a_pth_cannot_change(tmp_path: Path) -> None:
     """A .pth has its own widths; naming others is wrong usage."""
-    (tmp_path / "net.pth").write_bytes(b"")
+    (tmp_path / "net.pth").write_bytes(b"\x80\x02")  # looks like a pickle
     with pytest.raises(MnistEdgeError, match="--widths") as caught:
         here("--dataset", "digits", "--resume", tmp_path / "net.pth", "--widths", "8", "--run", tmp_path / "run")
     assert caught.value.exit_code == 2
