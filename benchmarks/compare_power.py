@@ -1,7 +1,7 @@
 """How often does `compare` report a difference that is not there, and find one that is? By simulation.
 
 Each comparison draws the log p50 of so many processes a side; the candidate's are shifted by the true slowdown.
-Spread between processes: normal with a standard deviation of 2 % (measured: 1 to 3 % on a quiet machine), of 2 %
+Spread between processes: normal with a standard deviation of 2 % (injected_slowdown measured 1.4 to 2 %), of 2 %
 and 6 % (the sides differ), Student's t with 3 degrees of freedom scaled by 2 % (heavy tails), or normal with one
 process in ten 18 % slower (a busy machine). Compared at 1 %: Welch's t, which is the function behind
 `mnist-edge compare`, and the 99 % expanded percentile bootstrap over processes that it replaced.
