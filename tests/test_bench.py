@@ -490,7 +490,7 @@ def test_self_check_passes_where_there_is_no_noise(
     )
     assert (done.code, done.json) == (0, json.loads((tmp_path / "s.json").read_text()))
     assert (done.json["schema"], done.json["passed"], done.json["false_positives"]) == (
-        "mnist-edge/self-check/1",
+        "mnist-edge/self-check/2",
         True,
         0,
     )
@@ -656,18 +656,16 @@ def test_a_foreign_cnn_of_a_fixed_batch_is_timed(tmp_path: Path) -> None:
     ("changes", "code", "said"),
     [
         ({"op": "Levitate"}, 3, "Levitate"),
-        ({"shape": (3, 32, 32)}, 3, "x float32 (4, 3, 32, 32)"),
-        ({"shape": (100,)}, 3, "x float32 (4, 100)"),
-        ({"classes": 1000}, 3, "1000 classes, expected 10"),
+        ({"shape": (101,)}, 3, "x tensor(float) [4, 101]"),
         ({"scale": math.nan}, 1, "NaN or infinite"),
     ],
     ids=str,
 )
 @pytest.mark.usefixtures("nothing_is_timed")
-def test_what_is_no_digit_classifier_is_not_timed(
+def test_what_is_no_image_classifier_is_not_timed(
     changes: dict[str, Any], code: int, said: str, tmp_path: Path
 ) -> None:
-    """No figure of a model that cannot run, takes no such pictures, or does not answer ten classes with numbers."""
+    """No timing of a model that cannot run, takes no images, or outputs NaN."""
     network(tmp_path / "cnn.onnx", **changes)
     done = in_process("bench", "cnn.onnx", "--output", "b.json", "--json", cwd=tmp_path)
     assert (done.code, set(done.json)) == (code, {"error"})

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_edge.contract import Normalization
+from mnist_edge.contract import CLASSES, Normalization
 from mnist_edge.errors import UnavailableError
 from mnist_edge.model_kind import require_model_kind
 from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
@@ -69,7 +69,7 @@ def _outputs(
             path = bundle.file(bundle.manifest.variants[0])
         classifier = open_classifier(path, settings, normalization=normalization)
         data = load_test_set(dataset or dataset_of(classifier) or "mnist", data_dir, notify)
-        return data, classifier.logits(data.test_images, batch=1000)
+        return data, classifier.class_logits(data.test_images, CLASSES, classifier.bounded_batch(1000))
     from mnist_edge.training.model import reference_logits
     from mnist_edge.training.state_dict import read_model
 
