@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import FileStore, PrefixStore, Store
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
@@ -72,7 +72,9 @@ def _leave(*, abort: bool) -> None:
 def _store(rank: Rank) -> Store:
     """Return what the processes meet through: the file of `--processes`, or torchrun's store on a port."""
     if rank.store is not None:
-        return FileStore(str(rank.store), rank.size)
+        return dist.FileStore(  # type: ignore[attr-defined] # torch.distributed has no __all__
+            str(rank.store), rank.size
+        )
     store, _, _ = next(rendezvous("env://", timeout=PATIENCE))
     # torchrun's store outlives a restart, and would lead to processes that are gone (pytorch issue 135712).
     return PrefixStore(f"restart-{rank.restarts}", store)
