@@ -49,7 +49,7 @@ class GpuRun:
         self.output = value.ortvalue_from_shape_and_type([len(example), CLASSES], np.float32, "cuda", 0)
         self.binding = self.session.io_binding()
         self.binding.bind_ortvalue_input(classifier.input.name, self.input)
-        self.binding.bind_ortvalue_output(classifier.output, self.output)
+        self.binding.bind_ortvalue_output(classifier.output.name, self.output)
 
     def upload(self, feed: NDArray[Any]) -> None:
         """Copy a prepared input to the device."""

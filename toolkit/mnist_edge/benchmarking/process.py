@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_edge.benchmarking.sampling import Samples, peak_rss_bytes
-from mnist_edge.contract import CLASSES, Normalization
+from mnist_edge.contract import Normalization
 from mnist_edge.errors import (
     BadFileError,
     CheckFailedError,
@@ -104,34 +104,39 @@ def row_groups(count: int, batch: int) -> list[NDArray[np.intp]]:
 
 
 def random_feeds(model_input: ModelInput, batch: int) -> list[NDArray[Any]]:
-    """Random inputs for a model of unknown origin: all byte values, normalised if it is known how, or floats 0 to 1."""
+    """Return random inputs for a model of unknown origin: all byte values, normalised where it is known how, or 0 to 1.
+
+    Returns:
+        Eight arrays (batch, *image_shape) of the input's dtype.
+    """
     random = np.random.default_rng(RANDOM_SEED)
-    shape = (batch, *(side or 0 for side in model_input.shape[1:]))
+    shape = (batch, *model_input.image_shape)
     known = model_input.normalization
-    if model_input.dtype == "float32" and known is None:
-        return [random.random(shape, dtype=np.float32) for _ in range(8)]
-    pixels = [random.integers(0, 256, shape, dtype=np.uint8) for _ in range(8)]
-    if model_input.dtype == "uint8" or known is None:
-        return list(pixels)
-    return [normalize(images, known) for images in pixels]
+    if model_input.dtype in {"uint8", "int8"}:
+        return [random.integers(0, 256, shape, dtype=np.uint8).view(model_input.dtype) for _ in range(8)]
+    if known is None:
+        return [random.random(shape, dtype=np.float32).astype(model_input.dtype) for _ in range(8)]
+    return [
+        normalize(random.integers(0, 256, shape, dtype=np.uint8), known).astype(model_input.dtype) for _ in range(8)
+    ]
 
 
-def require_digit_classifier(classifier: Classifier) -> None:
-    """Run a model of unknown origin once: what is no digit classifier is not timed.
+def require_finite_outputs(classifier: Classifier) -> None:
+    """Run a model of unknown origin once on random images.
 
     Raises:
-        BadFileError: its input is no picture, or its answers are not of ten classes.
-        CheckFailedError: it answers NaN or infinite logits.
+        BadFileError: onnxruntime cannot run it.
+        CheckFailedError: the outputs are NaN or infinite.
     """
-    classifier.require_pictures()
-    answer = classifier.run(random_feeds(classifier.input, classifier.fixed_batch or 1)[0])
-    if answer.shape[1] != CLASSES:
-        raise BadFileError(
-            f"{classifier.name} answers {answer.shape[1]} classes, expected {CLASSES}", hint="give a digit classifier"
-        )
-    if not np.isfinite(answer).all():
+    feed = random_feeds(classifier.input, classifier.fixed_batch or 1)[0]
+    if classifier.output.scores_classes:
+        finite = bool(np.isfinite(classifier.run(feed)).all())
+    else:  # labels or a sequence of maps
+        classifier.run_for([classifier.output.name], feed)
+        finite = True
+    if not finite:
         raise CheckFailedError(
-            f"{classifier.name} answers NaN or infinite logits", hint="mnist-edge verify --against shows where"
+            f"{classifier.name} outputs NaN or infinite values", hint="mnist-edge verify --against shows where"
         )
 
 

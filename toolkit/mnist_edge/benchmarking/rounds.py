@@ -13,7 +13,7 @@ from typing import Any
 
 from mnist_edge.benchmarking.environment import environment, pace_ms
 from mnist_edge.benchmarking.gpu import gpu_from_batch
-from mnist_edge.benchmarking.process import ProcessResult, Task, require_digit_classifier, run_process
+from mnist_edge.benchmarking.process import ProcessResult, Task, require_finite_outputs, run_process
 from mnist_edge.benchmarking.row import make_row, with_ratios
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.bundle.golden import GOLDEN
@@ -148,7 +148,7 @@ def resolve_plan(plan: Plan) -> ResolvedPlan:
         classifier = open_classifier(
             plan.model, SessionSettings(provider=plan.provider), normalization=plan.normalization
         )
-        require_digit_classifier(classifier)
+        require_finite_outputs(classifier)
         fixed = classifier.fixed_batch
         files, weights = {plan.model.stem: plan.model}, sha256_file(plan.model)
         notes.append("inputs are random: the file brings no golden inputs, so its decisions were not checked")

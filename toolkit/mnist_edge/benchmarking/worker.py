@@ -36,7 +36,7 @@ def measure(task: Task) -> ProcessResult:
         feeds = [classifier.prepare(golden[0][rows]) for rows in groups]
     transfers = None
     if task.settings.provider == "cpu":
-        run, names, key = classifier.session.run, [classifier.output], classifier.input.name
+        run, names, key = classifier.session.run, [classifier.output.name], classifier.input.name
         samples = sample(
             lambda feed: run(names, feed), [{key: feed} for feed in feeds], task.scenario, task.batch, task.seed
         )

@@ -12,7 +12,7 @@ import numpy as np
 from mnist_edge.contract import CLASSES, NORMALIZATIONS, Normalization
 from mnist_edge.errors import BadFileError, CheckFailedError
 from mnist_edge.pixels import Images, Logits
-from mnist_edge.records.data import Dataset
+from mnist_edge.records.data import EvaluationSet
 from mnist_edge.records.suspicion import PixelReading, Suspicion
 
 Predict = Callable[[Images, Normalization | None], Logits]
@@ -38,8 +38,8 @@ PLAUSIBLE = 0.5
 def find_suspicion(
     predict: Predict,
     normalization: Normalization | None,
-    data: Dataset,
-    others: Sequence[Dataset] = (),
+    data: EvaluationSet,
+    others: Sequence[EvaluationSet] = (),
     *,
     images: int = IMAGES,
 ) -> Suspicion | None:

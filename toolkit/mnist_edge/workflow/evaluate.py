@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_edge.contract import CLASSES, DatasetName, Normalization
+import numpy as np
+
+from mnist_edge.contract import CLASSES, SIDE, DatasetName, Normalization
 from mnist_edge.errors import MnistEdgeError, UsageError
 from mnist_edge.model_kind import require_model_kind
 from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
@@ -121,6 +123,8 @@ def _open_onnx(model: Path, settings: SessionSettings, normalization: Normalizat
     from mnist_edge.runtime.classifier import dataset_of, open_classifier
 
     classifier = open_classifier(model, settings, normalization=normalization)
+    classifier.require_scores()
+    classifier.prepare(np.zeros((1, SIDE, SIDE), np.uint8))  # refuses what does not fit before data are downloaded
     expected = None if classifier.input.dtype == "uint8" else classifier.input.normalization
 
     def predict(images: Images, name: Normalization | None) -> Logits:
