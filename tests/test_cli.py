@@ -18,7 +18,7 @@ from conftest import Result, mnist_edge
 
 import mnist_edge as package
 from mnist_edge import diagnosis
-from mnist_edge.cli.app import main
+from mnist_edge.cli.entry import main
 from mnist_edge.errors import BadFileError
 from mnist_edge.extras import install_hint
 
@@ -169,7 +169,7 @@ def test_each_kind_of_error_has_its_exit_code(
 def test_numpy_starts_no_threads_that_could_fail(tmp_path: Path) -> None:
     """OpenBLAS answers a thread that cannot be started with a SIGINT of its own, which would read as Ctrl-C."""
     code = (
-        "import os, sys\nfrom mnist_edge.cli.app import main\nsys.argv = ['mnist-edge', '--version']\n"
+        "import os, sys\nfrom mnist_edge.cli.entry import main\nsys.argv = ['mnist-edge', '--version']\n"
         "try:\n    main()\nexcept SystemExit:\n    import numpy\nprint(len(os.listdir('/proc/self/task')))"
     )
     if not Path("/proc/self/task").exists():

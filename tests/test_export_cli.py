@@ -20,7 +20,7 @@ from mnist_edge.exporting import graph, publish
 from mnist_edge.exporting.pipeline import ExportRequest, add_variant, export_bundle
 from mnist_edge.records.bundle import VariantSpec
 from mnist_edge.records.data import Dataset
-from mnist_edge.training.checkpoint import read_model
+from mnist_edge.training.state_dict import read_model
 
 pytestmark = pytest.mark.xdist_group("exporting")
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.xdist_group("exporting")
 def order(workplace: Path, bundle_folder: Path, digits: Dataset, tmp_path: Path) -> ExportRequest:
     """An export over a bundle that is already there."""
     shutil.copytree(bundle_folder, tmp_path / "exported" / "digits")
-    model, _ = read_model(workplace / "runs" / "digits")
+    model = read_model(workplace / "runs" / "digits").network
     return ExportRequest(model=model, dataset=digits, output=tmp_path / "exported" / "digits", input="uint8", opset=20)
 
 
@@ -111,7 +111,17 @@ def test_a_variant_made_from_other_weights_is_dropped(two: ExportRequest, tmp_pa
         two.model[-1].bias += 1e-3
     torch.save(two.model.state_dict(), tmp_path / "other.pth")
     done = in_process(
-        "export", "--run", "other.pth", "--dataset", "digits", "--output", two.output, "--json", cwd=tmp_path
+        "export",
+        "--run",
+        "other.pth",
+        "--normalize",
+        "seed",
+        "--dataset",
+        "digits",
+        "--output",
+        two.output,
+        "--json",
+        cwd=tmp_path,
     )
     assert done.code == 0, done.err
     assert done.json["dropped"] == {"int8": "it was made from other weights"}
@@ -238,7 +248,9 @@ def test_a_bare_state_dict_is_exported(order: ExportRequest, tmp_path: Path) -> 
     """The seed's own form of a file gives the same model; its dataset must be named."""
     torch.save(order.model.state_dict(), tmp_path / "mnist.pth")
     target = tmp_path / "from-pth"
-    done = in_process("export", "--run", "mnist.pth", "--dataset", "digits", "--output", target, cwd=tmp_path)
+    done = in_process(
+        "export", "--run", "mnist.pth", "--normalize", "seed", "--dataset", "digits", "--output", target, cwd=tmp_path
+    )
     assert done.code == 0, done.err
     assert (target / "model.onnx").read_bytes() == (order.output / "model.onnx").read_bytes()
 

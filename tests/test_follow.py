@@ -87,7 +87,7 @@ def test_without_tensorboard_nothing_is_trained(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(ModuleNotFoundError) as caught:
         train(*SMALL, "--epochs", "1", "--run", tmp_path / "run", "--log", "tensorboard")
     assert not (tmp_path / "run").exists()
-    from mnist_edge.cli.app import as_reported
+    from mnist_edge.cli.entry import as_reported
 
     known = as_reported(caught.value)
     assert isinstance(known, MnistEdgeError)

@@ -16,6 +16,7 @@ from mnist_edge.verification.suspicion import (
     Predict,
     apply_reading,
     clearly_better,
+    clearly_better_pairs,
     find_suspicion,
     suspicion_line,
 )
@@ -135,3 +136,20 @@ def test_clearly_better_needs_points_and_standard_errors(
 ) -> None:
     """Values from the two-proportion formula: sqrt((p(1-p) + q(1-q)) / n)."""
     assert clearly_better(accuracy, reference, images) is expected
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "both", "expected"),
+    [
+        (30, 5, 300, True),  # p = 2e-5
+        (30, 15, 300, False),  # under 5 points
+        (60, 35, 240, False),  # 7 points, but p = 0.013
+        (40, 0, 100, False),  # right on fewer than half of the images
+    ],
+)
+def test_paired_predictions_need_points_and_significance(wins: int, losses: int, both: int, expected: bool) -> None:
+    """Only images that one reading alone predicts correctly tell the two apart (McNemar 1947)."""
+    neither = 360 - wins - losses - both
+    correct = np.repeat([True, False, True, False], [wins, losses, both, neither])
+    reference = np.repeat([False, True, True, False], [wins, losses, both, neither])
+    assert clearly_better_pairs(correct, reference) is expected

@@ -18,8 +18,8 @@ from mnist_edge.bundle.golden import golden_inputs
 from mnist_edge.errors import BadFileError, UnavailableError
 from mnist_edge.exporting import graph
 from mnist_edge.records.data import Dataset
-from mnist_edge.training.checkpoint import read_model
 from mnist_edge.training.model import build_model, reference_sums
+from mnist_edge.training.state_dict import read_model
 from mnist_edge.verification.layers import ReferenceStages, compare_layers
 from mnist_edge.verification.stages import find_layers, precision_of, run_stages
 from mnist_edge.verification.symptoms import FLOAT16_MAX, Case, drift, symptom
@@ -223,7 +223,7 @@ def test_the_golden_file_keeps_pytorchs_stages(workplace: Path, bundle_folder: P
     golden = load_bundle(bundle_folder).golden
     assert golden.layer_rows.tolist() == [*range(32), *range(360, 376)]
     assert golden.layer_widths.tolist() == [48, 32, 10]
-    network, _ = read_model(workplace / "runs" / "digits")
+    network = read_model(workplace / "runs" / "digits").network
     values = golden.images[golden.layer_rows].reshape(48, 784) / 127.5 - 1
     start = 0
     for layer in network:

@@ -24,7 +24,6 @@ ForeignKind = Literal[
     "gzip archive",
     "NumPy file",
     "zip archive",
-    "empty file",
     "unknown file",
 ]
 """What the commands do not read, but people have under a model's name."""
@@ -64,7 +63,6 @@ _FIXES: dict[ForeignKind, str] = {
     "gzip archive": "unpack it and give the model inside",
     "NumPy file": "give an ONNX file, or a state_dict saved with torch.save",
     "zip archive": "unpack it and give the model inside",
-    "empty file": "download or save it again",
 }
 _MAGIC: tuple[tuple[int, bytes, ForeignKind], ...] = (
     (0, b"version https://git-lfs.github.com/spec/", "git-lfs pointer"),
@@ -82,7 +80,7 @@ _ONNX_FIELDS = frozenset(b"\x12\x1a\x22\x28\x32\x3a\x42\x72\xa2\xca\xd2")
 def model_kind(path: Path) -> ModelKind | ForeignKind:
     """Recognise a model by its content; reads at most a header, never the weights.
 
-    The suffix decides only where the content fits no known format, so that a damaged file is refused by the loader
+    The suffix decides only where the content fits no known format, so that a damaged or empty file is refused by the loader
     of the format that its name states.
 
     Raises:
@@ -92,8 +90,6 @@ def model_kind(path: Path) -> ModelKind | ForeignKind:
     if path.is_dir():
         return "bundle" if (path / "manifest.json").is_file() else "run folder"
     size = require_regular_file(path, "a model")
-    if size == 0:
-        return "empty file"
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     found: ModelKind | ForeignKind | None = _binary_kind(path, head, size) or _text_kind(head)

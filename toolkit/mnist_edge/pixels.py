@@ -85,6 +85,15 @@ class ImageFile:
         return ranges
 
 
+AFFINE: dict[Normalization, tuple[float, float]] = {
+    "raw": (1.0, 0.0),
+    "unit": (255.0, 0.0),
+    "seed": (127.5, -1.0),
+    "mnist": (255.0 * 0.3081, -0.1307 / 0.3081),
+}
+"""Each normalisation as `x / divisor + shift` of a pixel x, 0 to 255: for folding it into weights."""
+
+
 def normalize(images: Images, normalization: Normalization) -> NDArray[np.float32]:
     """Return pixels as the float input that a model was trained on.
 

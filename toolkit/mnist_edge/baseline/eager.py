@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mnist_edge.benchmarking.process import ProcessResult, Task, judge, load_golden, process_result, row_groups, serve
 from mnist_edge.benchmarking.sampling import sample
-from mnist_edge.contract import INPUT_NAMES
+from mnist_edge.contract import INPUT_NAMES, NORMALIZATIONS, Normalization
 from mnist_edge.errors import BadFileError, UnavailableError
 from mnist_edge.pixels import normalize
 from mnist_edge.training.model import build_model
@@ -21,10 +21,13 @@ class Eager(nn.Module):
 
     def __init__(self, path: str) -> None:
         super().__init__()
-        graph = onnx.load(path).graph
+        proto = onnx.load(path)
+        graph = proto.graph
         tensors = {value.name: torch.tensor(onnx.numpy_helper.to_array(value)) for value in graph.initializer}
         state = {name.removeprefix("layers."): value for name, value in tensors.items() if name.startswith("layers.")}
         weights = [value for name, value in state.items() if name.endswith(".weight")]
+        stated = {entry.key: entry.value for entry in proto.metadata_props}.get("mnist_edge.normalization")
+        self.normalization: Normalization = next((name for name in NORMALIZATIONS if name == stated), "seed")
         self.takes_raw = graph.input[0].name == INPUT_NAMES["uint8"]
         self.layers = build_model([len(weight) for weight in weights[:-1]])
         try:
@@ -53,7 +56,9 @@ def measure(task: Task) -> ProcessResult:
     groups = row_groups(len(golden[0]), task.batch)
     inputs = [golden[0][rows] for rows in groups]
     feeds = [
-        torch.tensor(pictures if model.takes_raw else normalize(pictures, "seed").reshape(len(pictures), -1))
+        torch.tensor(
+            pictures if model.takes_raw else normalize(pictures, model.normalization).reshape(len(pictures), -1)
+        )
         for pictures in inputs
     ]
     with torch.inference_mode():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ from mnist_edge.errors import (
     UnavailableError,
     UsageError,
 )
+from mnist_edge.interrupts import end_with_parent
 from mnist_edge.pixels import Images, Logits, normalize
 from mnist_edge.records.benchmark import Scenario, Transfers
 from mnist_edge.records.model import ModelInput
@@ -182,6 +184,7 @@ def process_result(
 def serve(measure: Callable[[Task], ProcessResult]) -> None:
     """Be a timing process: read a task, measure, write the answer, or the error with its exit code."""
     asked = json.load(sys.stdin)
+    end_with_parent(asked.pop("parent"))
     task = Task(
         **{**asked, "scenario": Scenario(**asked["scenario"]), "settings": SessionSettings(**asked["settings"])}
     )
@@ -207,7 +210,7 @@ def run_process(module: str, task: Task) -> ProcessResult:
     try:
         done = subprocess.run(
             command,
-            input=json.dumps(dataclasses.asdict(task)),
+            input=json.dumps({**dataclasses.asdict(task), "parent": os.getpid()}),
             capture_output=True,
             text=True,
             timeout=timeout,

@@ -12,11 +12,10 @@ from mnist_edge.benchmarking.process import ProcessResult
 from mnist_edge.benchmarking.scenarios import QUERY_IMAGES
 from mnist_edge.errors import CheckFailedError
 from mnist_edge.records.benchmark import BenchRow, Candidate, ProcessTiming, ServerFigures, Transfers
-from mnist_edge.stats import interval, percentile, percentile_resamples
+from mnist_edge.stats import percentile, t_interval
 
 SHARES = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "p999_us": 0.999}
 LEVEL = 0.95
-RESAMPLE_SEED = 3
 
 
 def make_row(candidate: Candidate, answers: Sequence[ProcessResult]) -> BenchRow:
@@ -51,7 +50,7 @@ def make_row(candidate: Candidate, answers: Sequence[ProcessResult]) -> BenchRow
         p99_us=figures["p99_us"],
         p999_us=figures["p999_us"],
         intervals={
-            name: interval(percentile_resamples(groups, SHARES[name], RESAMPLE_SEED), len(groups), LEVEL)
+            name: t_interval(value, [_quantile(group, SHARES[name]) for group in groups], LEVEL)
             for name, value in figures.items()
             if value is not None and len(groups) > 1
         },
@@ -72,7 +71,7 @@ def make_row(candidate: Candidate, answers: Sequence[ProcessResult]) -> BenchRow
 
 
 def with_ratios(rows: Sequence[BenchRow]) -> list[BenchRow]:
-    """Set beside each row the ratio to PyTorch's at the same settings, its interval from the same draws of rounds."""
+    """Add to each row its ratio to PyTorch's p50 at the same settings, with a t interval over the rounds."""
     baselines = {_settings(row): row for row in rows if row.engine == "torch"}
     return [_with_ratio(row, baselines[_settings(row)]) if _settings(row) in baselines else row for row in rows]
 
@@ -82,11 +81,19 @@ def _settings(row: BenchRow) -> tuple[object, ...]:
 
 
 def _with_ratio(row: BenchRow, baseline: BenchRow) -> BenchRow:
+    ratio = row.p50_us / baseline.p50_us
     intervals = dict(row.intervals)
-    if len(row.run_us) > 1:
-        drawn = [percentile_resamples(one.run_us, 0.5, RESAMPLE_SEED) for one in (row, baseline)]
-        intervals["ratio_to_torch"] = interval(drawn[0] / drawn[1], len(row.run_us), LEVEL)
-    return dataclasses.replace(row, ratio_to_torch=row.p50_us / baseline.p50_us, intervals=intervals)
+    if len(row.processes) > 1:
+        # Both processes of a round ran one after the other: what slows the machine then cancels in their ratio.
+        rounds = zip(row.processes, baseline.processes, strict=True)
+        ratios = [one.p50_us / other.p50_us for one, other in rounds]
+        intervals["ratio_to_torch"] = t_interval(ratio, ratios, LEVEL)
+    return dataclasses.replace(row, ratio_to_torch=ratio, intervals=intervals)
+
+
+def _quantile(group: Sequence[float], share: float) -> float:
+    """Return the empirical quantile of one process, however few its runs: `percentile` asks for enough of them."""
+    return float(np.quantile(group, share, method="inverted_cdf"))
 
 
 def _process(group: Sequence[float]) -> ProcessTiming:

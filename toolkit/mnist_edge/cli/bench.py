@@ -72,7 +72,7 @@ def bench(
         if written is not None:
             require_writable(written)
     if self_check:
-        from mnist_edge.benchmarking.compare import self_check as check
+        from mnist_edge.benchmarking.self_check import self_check as check
         from mnist_edge.reporting.console import progress
 
         if compare or profile or plot:
@@ -84,7 +84,8 @@ def bench(
         raise typer.Exit(0 if checked.passed else 1)
     baseline = None
     if compare is not None:
-        from mnist_edge.benchmarking.compare import read_result, require_comparable
+        from mnist_edge.benchmarking.comparable import require_comparable
+        from mnist_edge.benchmarking.results import read_result
 
         baseline = read_result(compare)
         require_comparable(baseline, plan, (str(compare), "this run"), anyway=anyway)
@@ -102,11 +103,13 @@ def bench(
     if baseline is None:
         emit(report, json, bench_table)
         return
-    from mnist_edge.cli.compare import judge
+    from mnist_edge.benchmarking.compare import compare as compare_results
+    from mnist_edge.cli.compare import show_comparison
 
     if not json:
         emit(report, False, bench_table)
-    judge(baseline, report, (str(compare), "this run"), tolerance, anyway, json)
+    names = (str(compare), "this run")
+    show_comparison(compare_results(baseline, report, names, tolerance=tolerance / 100, anyway=anyway), json)
 
 
 def bench_stage(plan: Plan) -> BenchReport:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mnist_edge.contract import DATASET_CHOICES
+from mnist_edge.contract import DATASET_CHOICES, Normalization
 from mnist_edge.errors import UnavailableError, UsageError
 from mnist_edge.extras import install_hint
 
@@ -17,6 +17,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 DataDir = Annotated[
     Path | None,
     typer.Option("--data-dir", help="Folder with MNIST/raw/...; else $MNIST_EDGE_DATA, else the cache folder."),
+]
+NORMALIZE_VALUES = "unit is x / 255, seed -1 to 1, mnist mean 0 and deviation 1, raw 0 to 255."
+NormalizeStateDict = Annotated[
+    Normalization | None,
+    typer.Option("--normalize", help=f"Pixels that a .pth was trained on, which it does not state: {NORMALIZE_VALUES}"),
+]
+NormalizeModel = Annotated[
+    Normalization | None,
+    typer.Option(
+        "--normalize",
+        help=f"Pixels that a .pth or a float ONNX file expects, where it does not state them: {NORMALIZE_VALUES}",
+    ),
 ]
 RECIPE_HELP = "fast (default), best (minutes), seed (100 epochs of plain SGD), or a .toml file of your own."
 

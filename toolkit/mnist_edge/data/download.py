@@ -71,7 +71,7 @@ def download(
 
 
 def _fetch(class_name: str, staging: Path, total_seconds: float) -> None:
-    command = [sys.executable, "-m", "mnist_edge.data.torchvision_process", class_name, str(staging)]
+    command = [sys.executable, "-m", "mnist_edge.data.torchvision_process", class_name, str(staging), str(os.getpid())]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=total_seconds, check=False)
     except subprocess.TimeoutExpired:

@@ -24,7 +24,7 @@ from mnist_edge.bundle.golden import (
     sha256_of_test_set,
 )
 from mnist_edge.bundle.manifest import MANIFEST, Manifest, is_variant_name, manifest_bytes
-from mnist_edge.contract import INPUTS, LABELS, PYTORCH, InputKind
+from mnist_edge.contract import INPUTS, LABELS, PYTORCH, InputKind, Normalization
 from mnist_edge.errors import BadFileError, CheckFailedError, UnavailableError, UsageError
 from mnist_edge.exporting import graph
 from mnist_edge.exporting.publish import MODEL_FILE, publish, refuse_unexpected_files, staging, write_files
@@ -50,6 +50,7 @@ class ExportRequest:
     output: Path
     input: InputKind
     opset: int
+    normalization: Normalization = "seed"
 
 
 def export_bundle(request: ExportRequest) -> ExportReport:
@@ -66,7 +67,11 @@ def export_bundle(request: ExportRequest) -> ExportReport:
     require_provider("cpu")
     refuse_unexpected_files(request.output)
     with staging(request.output) as staged:
-        origin = graph.Origin(dataset=request.dataset.name, weights_sha256=graph.weights_sha256(request.model))
+        origin = graph.Origin(
+            dataset=request.dataset.name,
+            weights_sha256=graph.weights_sha256(request.model),
+            normalization=request.normalization,
+        )
         golden = golden_of(request.model, request.dataset, origin)
         model = graph.export_graph(request.model, request.input, origin, request.opset)
         packed = golden_bytes(golden)
@@ -76,7 +81,7 @@ def export_bundle(request: ExportRequest) -> ExportReport:
             input=request.input,
             input_description=INPUTS[request.input],
             labels=LABELS[request.dataset.name],
-            normalization=graph.NORMALIZATION[request.input],
+            normalization=origin.input_normalization(request.input),
             opset=request.opset,
             weights_sha256=origin.weights_sha256,
             versions=graph.versions(),
@@ -257,12 +262,12 @@ def golden_of(model: nn.Sequential, dataset: Dataset, origin: graph.Origin) -> G
     """Return the golden inputs of a test set with a network's outputs."""
     images, labels = golden_inputs(dataset.test_images, dataset.test_labels)
     rows = layer_rows(labels)
-    pre_activations = reference_sums(model, images[rows])
+    pre_activations = reference_sums(model, images[rows], normalization=origin.normalization)
     return Golden(
         images=images,
         labels=labels,
-        logits=reference_logits(model, images),
-        test_logits=reference_logits(model, dataset.test_images),
+        logits=reference_logits(model, images, normalization=origin.normalization),
+        test_logits=reference_logits(model, dataset.test_images, normalization=origin.normalization),
         test_sha256=sha256_of_test_set(dataset.test_images, dataset.test_labels),
         weights_sha256=sha256_array(origin.weights_sha256),
         layer_rows=rows,

@@ -1,9 +1,8 @@
-"""Standard output for results, standard error for everything else; a closed pipe ends neither the work nor its exit code."""
+"""Standard output for results, standard error for everything else."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,7 +42,7 @@ def emit(report: Report, as_json: bool, render: Callable[[Any], RenderableType])
     ]
     with console.capture() as capture:
         console.print(Segments(shown), end="")
-    lines = (line.rstrip() for line in capture.get().splitlines())
+    lines = (line.rstrip() for line in capture.get().strip("\n").splitlines())
     _write(sys.stdout, "\n".join(lines) + "\n")
 
 
@@ -65,15 +64,8 @@ def emit_error(error: MnistEdgeError, as_json: bool) -> None:
 
 
 def _write(stream: TextIO, text: str) -> None:
-    try:
-        stream.write(text)
-        stream.flush()
-    except UnicodeEncodeError:
-        stream.write(text.encode("ascii", "replace").decode())
-        stream.flush()
-    except BrokenPipeError:
-        # Nobody reads any more. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    stream.write(text)
+    stream.flush()
 
 
 class ProgressUpdate(Protocol):

@@ -35,6 +35,7 @@ class OpenModel:
     Attributes:
         predict: uint8 images (n, 28, 28) and a normalisation (None: the model takes uint8) to outputs (n, 10).
         normalization: the one that it expects; None where it takes uint8.
+        normalization_certain: whether the model itself was trained with it by mnist-edge.
         dataset: what it was trained on, where that is known.
         variant: name in the bundle.
         preparation: how images are fitted to its input; empty where they are not changed.
@@ -43,6 +44,7 @@ class OpenModel:
     predict: Callable[[Images, Normalization | None], Logits]
     normalization: Normalization | None
     dataset: DatasetName | None
+    normalization_certain: bool = False
     variant: str | None = None
     preparation: str = ""
 
@@ -65,7 +67,7 @@ def evaluate(
         dataset: a name or a folder; None takes the model's.
         data_dir: folder in which datasets are looked for first.
         settings: of the session, for an ONNX file.
-        normalization: what a float model expects of its pixels, where it does not state it.
+        normalization: of the pixels of a state_dict or a float ONNX file, which may not state it.
         notify: called with one plain line about what happens, or what looks wrong.
 
     Raises:
@@ -116,7 +118,7 @@ def _open_model(
         if variant is None and others:
             notify(f"evaluating the variant {chosen.name}; the bundle also has {', '.join(others)} (--variant NAME)")
         return dataclasses.replace(opened, variant=chosen.name)
-    return _open_onnx(model, settings, normalization) if kind == "onnx" else _open_torch(model, normalization)
+    return _open_onnx(model, settings, normalization) if kind == "onnx" else _open_torch(model, normalization, notify)
 
 
 def _open_onnx(model: Path, settings: SessionSettings, normalization: Normalization | None) -> OpenModel:
@@ -139,15 +141,20 @@ def _open_onnx(model: Path, settings: SessionSettings, normalization: Normalizat
     )
 
 
-def _open_torch(model: Path, normalization: Normalization | None) -> OpenModel:
-    if normalization is not None:
-        raise UsageError("--normalize is for ONNX files; a checkpoint knows its own", hint="leave --normalize out")
-    from mnist_edge.training.checkpoint import read_model
+def _open_torch(model: Path, normalization: Normalization | None, notify: Notify) -> OpenModel:
     from mnist_edge.training.model import reference_logits
+    from mnist_edge.training.state_dict import read_model
 
-    network, trained_on = read_model(model)
+    loaded = read_model(model, normalization)
+    for note in loaded.notes:
+        notify(note)
     return OpenModel(
-        predict=lambda images, _name: reference_logits(network, images), normalization="seed", dataset=trained_on
+        predict=lambda images, name: reference_logits(
+            loaded.network, images, normalization=name or loaded.normalization
+        ),
+        normalization=loaded.normalization,
+        normalization_certain=loaded.dataset is not None,  # a checkpoint of mnist-edge
+        dataset=loaded.dataset,
     )
 
 
@@ -164,7 +171,8 @@ def _warning(opened: OpenModel, accuracy: float, data: EvaluationSet, data_dir: 
     if unusual := describe_unusual(data.test_images):
         return unusual
     others = _other_test_sets(data.name, data_dir) if accuracy < OTHER_DATASETS else []
-    found = find_suspicion(opened.predict, opened.normalization, data, others)
+    suspected = None if opened.normalization_certain else opened.normalization
+    found = find_suspicion(opened.predict, suspected, data, others)
     return "" if found is None else suspicion_line(found)
 
 

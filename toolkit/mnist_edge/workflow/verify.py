@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from mnist_edge.contract import DatasetName
 from mnist_edge.errors import UnavailableError, UsageError
+from mnist_edge.model_kind import require_model_kind
+from mnist_edge.workflow.suspicion import suspect_normalization
 
 if TYPE_CHECKING:
     from mnist_edge.pixels import Images
@@ -56,8 +58,11 @@ def verify_folder(
         )
     if against is not None:
         golden, other = bundle.golden, reference.other_test_set
-        reference = replace(_run_live(against, golden.images, golden.labels, data, options), other_test_set=other)
-    return verify_bundle(bundle, reference, options), reference
+        reference = replace(
+            _run_live(against, golden.images, golden.labels, data, options, notify), other_test_set=other
+        )
+    # The option is for the reference: a bundle states what its own models expect.
+    return verify_bundle(bundle, reference, replace(options, normalization=None)), reference
 
 
 def verify_file(
@@ -79,29 +84,34 @@ def verify_file(
     classifier = open_classifier(model, options.session)
     data = load_test_set(dataset or dataset_of(classifier) or "auto", data_dir, notify)
     images, labels = golden_inputs(data.test_images, data.test_labels)
-    reference = _run_live(against, images, labels, data, options)
+    reference = _run_live(against, images, labels, data, options, notify)
     return verify_model(model, data.name, reference, options), reference
 
 
 def _run_live(
-    against: Path, images: Images, labels: Images, data: EvaluationSet | None, options: VerifyOptions
+    against: Path, images: Images, labels: Images, data: EvaluationSet | None, options: VerifyOptions, notify: Notify
 ) -> ReferenceOutputs:
     """Run the reference model now: an ONNX file, or a network in PyTorch."""
     from mnist_edge.verification.verify import onnx_reference
 
-    if against.suffix == ".onnx":
+    if require_model_kind(against, "onnx", "checkpoint", "state_dict", "run folder") == "onnx":
         return onnx_reference(against, images, labels, data, options.normalization)
-    from mnist_edge.training.checkpoint import read_model
     from mnist_edge.training.model import reference_logits, reference_sums
+    from mnist_edge.training.state_dict import read_model
     from mnist_edge.verification.verify import live_reference, with_relu
 
-    network, _ = read_model(against)
+    loaded = read_model(against, options.normalization)
+    for note in loaded.notes:
+        notify(note)
+    network, normalization = loaded.network, loaded.normalization
+    if data is not None:
+        suspect_normalization(loaded, data, notify)
     return live_reference(
         images,
         labels,
         data,
-        lambda batch: reference_logits(network, batch),
-        lambda batch: with_relu(reference_sums(network, batch)),
+        lambda batch: reference_logits(network, batch, normalization=normalization),
+        lambda batch: with_relu(reference_sums(network, batch, normalization=normalization)),
         f"PyTorch, live, {against}",
     )
 
