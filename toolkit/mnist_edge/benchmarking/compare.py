@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mnist_edge.benchmarking.rounds import OnProcess, Plan, checked_environment, resolve_plan, run_rounds
+from mnist_edge.benchmarking.plan import Plan, resolve_plan
+from mnist_edge.benchmarking.rounds import OnProcess, checked_environment, run_rounds
 from mnist_edge.benchmarking.row import make_row
 from mnist_edge.errors import BadFileError, CheckFailedError, UnavailableError, UsageError
 from mnist_edge.records.benchmark import BenchReport, BenchRow, Candidate

@@ -1,4 +1,4 @@
-"""`mnist-edge compare`: faster, slower, or not to be told apart."""
+"""`mnist-edge compare`: two results of bench, row by row."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import typer
 from mnist_edge.cli.options import Json
 
 if TYPE_CHECKING:
-    from mnist_edge.records.benchmark import BenchReport
+    from mnist_edge.records.comparison import CompareReport
 
 
 def compare(
     baseline: Annotated[Path, typer.Argument(help="What bench --output wrote before.")],
     candidate: Annotated[Path, typer.Argument(help="What it wrote now.")],
     *,
-    tolerance: Annotated[float, typer.Option(min=0, help="Percent of slowdown that is let pass.")] = 5,
-    anyway: Annotated[bool, typer.Option("--anyway", help="Compare although the surroundings differ.")] = False,
+    tolerance: Annotated[float, typer.Option(min=0, help="Slowdown in percent that is allowed.")] = 5,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Compare although the environments differ.")] = False,
     json: Json = False,
 ) -> None:
-    """Hold two results against each other, row by row. Only p50 is judged; p99 is shown beside it.
+    """Compare two results of bench, row by row. Only p50 decides; p99 is shown beside it.
 
     Exit 1: a row is shown to be slower by more than the tolerance, or is missing in the new result.
 
@@ -29,20 +29,24 @@ def compare(
 
     Exit 0: neither. An undecided row passes, and the table says how large a slowdown it cannot rule out.
     """
+    from mnist_edge.benchmarking.compare import compare as compare_results
     from mnist_edge.benchmarking.compare import read_result
 
-    judge(read_result(baseline), read_result(candidate), (str(baseline), str(candidate)), tolerance, anyway, json)
+    report = compare_results(
+        read_result(baseline),
+        read_result(candidate),
+        (str(baseline), str(candidate)),
+        tolerance=tolerance / 100,
+        anyway=anyway,
+    )
+    show_comparison(report, json)
 
 
-def judge(
-    baseline: BenchReport, candidate: BenchReport, names: tuple[str, str], tolerance: float, anyway: bool, json: bool
-) -> None:
-    """Compare, print, and exit with 1 on a slowdown or a lost row."""
-    from mnist_edge.benchmarking.compare import compare as hold
+def show_comparison(report: CompareReport, json: bool) -> None:
+    """Print a comparison; exit with 1 on a slowdown or a missing row."""
     from mnist_edge.reporting.console import emit, say
     from mnist_edge.reporting.tables.comparison import compare_table
 
-    report = hold(baseline, candidate, names, tolerance=tolerance / 100, anyway=anyway)
     emit(report, json, compare_table)
     if report.passed:
         return
@@ -50,8 +54,8 @@ def judge(
     slower = [row for row in report.rows if row.beyond_tolerance]
     if slower:
         worst = max(slower, key=lambda row: row.effect.ratio)
-        reasons.append(f"{worst.what} is {worst.effect.ratio - 1:.1%} slower, allowed {tolerance:g} %")
+        reasons.append(f"{worst.what} is {worst.effect.ratio - 1:.1%} slower, allowed {100 * report.tolerance:g} %")
     if report.lost:
-        reasons.append(f"{names[1]} lacks what {names[0]} has: {'; '.join(report.lost)}")
+        reasons.append(f"{report.candidate} lacks what {report.baseline} has: {'; '.join(report.lost)}")
     say(f"mnist-edge: {'; '.join(reasons)}")
     raise typer.Exit(1)
