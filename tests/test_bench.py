@@ -26,18 +26,20 @@ from test_cli import in_process, one_line
 
 from mnist_edge.benchmarking import plan as plans
 from mnist_edge.benchmarking import rounds
-from mnist_edge.benchmarking.compare import COMPARISONS, FALSE_POSITIVES, read_result, self_check
 from mnist_edge.benchmarking.outputs import OutputCheck
 from mnist_edge.benchmarking.plan import SECONDS, Plan, resolve_plan
 from mnist_edge.benchmarking.process import ProcessResult, Task, run_process
 from mnist_edge.benchmarking.profile import sum_by_operator
+from mnist_edge.benchmarking.results import read_result
 from mnist_edge.benchmarking.rounds import ENGINES, bench
+from mnist_edge.benchmarking.self_check import COMPARISONS, FALSE_POSITIVES, self_check
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.bundle.golden import golden_bytes
+from mnist_edge.cpus import available_cpus
 from mnist_edge.errors import BadFileError, CheckFailedError, UnavailableError, UsageError
+from mnist_edge.extras import install_hint
 from mnist_edge.records.benchmark import BenchReport, Scenario
 from mnist_edge.records.settings import DEFAULT_SETTINGS
-from mnist_edge.runtime.session import available_cpus
 
 ROW = {
     "engine", "variant", "batch", "scenario", "settings", "processes", "samples", "outliers",
@@ -191,7 +193,7 @@ def test_a_batch_that_is_no_batch_is_wrong_usage(batch: str, bundle_folder: Path
 
 def test_more_threads_than_cores_are_wrong_usage(bundle_folder: Path) -> None:
     """Such a figure would be of threads that wait for each other."""
-    with pytest.raises(UsageError, match="cores"):
+    with pytest.raises(UsageError, match="may use"):
         bench(plan(bundle_folder, threads=(1, available_cpus() + 1)))
 
 
@@ -201,7 +203,7 @@ def test_cuda_without_cuda_gives_no_figure(bundle_folder: Path, tmp_path: Path) 
         pytest.skip("this machine has CUDA")
     done = in_process("bench", bundle_folder, "--provider", "cuda", "--output", "b.json", cwd=tmp_path)
     assert (done.code, done.out) == (4, "")
-    assert 'pip install "mnist-edge[cuda]"' in one_line(done.err)
+    assert install_hint("cuda") in one_line(done.err)
     assert not (tmp_path / "b.json").exists()
 
 
@@ -209,9 +211,9 @@ def test_cuda_without_cuda_gives_no_figure(bundle_folder: Path, tmp_path: Path) 
 def test_wrong_decisions_in_timed_runs_are_no_timing(bundle_folder: Path, tmp_path: Path) -> None:
     """A fast wrong model has no figure: the outputs of the timed runs themselves are judged."""
     golden = load_bundle(bundle_folder).golden
-    sums = golden.stage_sums.copy()
+    sums = golden.pre_activations.copy()
     sums[:, -10:] = np.roll(sums[:, -10:], 1, axis=1)
-    golden = dataclasses.replace(golden, logits=np.roll(golden.logits, 1, axis=1), stage_sums=sums)
+    golden = dataclasses.replace(golden, logits=np.roll(golden.logits, 1, axis=1), pre_activations=sums)
     folder = rewrite_bundle(bundle_folder, tmp_path / "b", golden=golden_bytes(golden))
     with pytest.raises(CheckFailedError, match="predictions of timed runs differ"):
         bench(plan(folder))
@@ -632,18 +634,16 @@ def test_a_foreign_cnn_of_a_fixed_batch_is_timed(tmp_path: Path) -> None:
     ("changes", "code", "said"),
     [
         ({"op": "Levitate"}, 3, "Levitate"),
-        ({"shape": (3, 32, 32)}, 3, "x float32 (4, 3, 32, 32)"),
-        ({"shape": (100,)}, 3, "x float32 (4, 100)"),
-        ({"classes": 1000}, 3, "1000 classes, expected 10"),
+        ({"shape": (101,)}, 3, "x tensor(float) [4, 101]"),
         ({"scale": math.nan}, 1, "NaN or infinite"),
     ],
     ids=str,
 )
 @pytest.mark.usefixtures("nothing_is_timed")
-def test_what_is_no_digit_classifier_is_not_timed(
+def test_what_is_no_image_classifier_is_not_timed(
     changes: dict[str, Any], code: int, said: str, tmp_path: Path
 ) -> None:
-    """No figure of a model that cannot run, takes no such pictures, or does not answer ten classes with numbers."""
+    """No timing of a model that cannot run, takes no images, or outputs NaN."""
     network(tmp_path / "cnn.onnx", **changes)
     done = in_process("bench", "cnn.onnx", "--output", "b.json", "--json", cwd=tmp_path)
     assert (done.code, set(done.json)) == (code, {"error"})

@@ -9,65 +9,59 @@ from pathlib import Path
 
 import onnx
 import pytest
-from faults import BY_NAME, Golden
 from test_bench import plan, speeds
 from test_cli import in_process, one_line
 
+from mnist_edge.benchmarking import plan as plans
 from mnist_edge.benchmarking.plan import resolve_plan
 from mnist_edge.benchmarking.rounds import bench
 from mnist_edge.bundle.folder import load_bundle
-from mnist_edge.bundle.golden import NO_LABEL
 from mnist_edge.bundle.manifest import MANIFEST, manifest_bytes
 from mnist_edge.errors import CheckFailedError
 from mnist_edge.files import sha256_bytes
-from mnist_edge.records.benchmark import Scenario
+from mnist_edge.records.benchmark import OutputRequirement, Scenario
 
 
-def add_int8(source: Path, target: Path, *, keep_fp32: bool = True) -> Path:
-    """Copy a bundle and add its model quantised by onnxruntime's own quantiser, as a variant `int8`."""
-    bundle = load_bundle(source)
+def file_of(folder: Path, name: str) -> str:
+    """The file of a variant."""
+    return load_bundle(folder).variant(name).file
+
+
+def without_fp32(source: Path, target: Path) -> Path:
+    """Copy a bundle of fp32 and int8 without the former."""
+    manifest = load_bundle(source).manifest
     shutil.copytree(source, target)
-    rows = bundle.golden.labels != NO_LABEL
-    golden = Golden(bundle.golden.images[rows], bundle.golden.logits[rows])
-    data = BY_NAME["quantised to int8, untouched"].plant(onnx.load(source / "model.onnx"), golden).SerializeToString()
-    (target / "model.int8.onnx").write_bytes(data)
-    (fp32,) = bundle.manifest.variants
-    int8 = dataclasses.replace(
-        fp32, name="int8", precision="int8", file="model.int8.onnx", bytes=len(data), sha256=sha256_bytes(data)
-    )
-    if not keep_fp32:
-        (target / fp32.file).unlink()
-    variants = (fp32, int8) if keep_fp32 else (int8,)
-    (target / MANIFEST).write_bytes(manifest_bytes(dataclasses.replace(bundle.manifest, variants=variants)))
+    fp32, int8 = manifest.variants
+    (target / fp32.file).unlink()
+    int8 = dataclasses.replace(int8, reference="pytorch")
+    (target / MANIFEST).write_bytes(manifest_bytes(dataclasses.replace(manifest, variants=(int8,))))
     return target
 
 
-@pytest.fixture(scope="module")
-def two_variants(bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of fp32 and int8. Do not change it."""
-    return add_int8(bundle_folder, tmp_path_factory.mktemp("two") / "digits")
-
-
-def test_pytorch_is_timed_once_beside_all_variants(two_variants: Path) -> None:
+def test_pytorch_is_timed_once_beside_all_variants(two_variant_bundle: Path) -> None:
     """Once per batch, thread count and scenario, with the weights of the fp32 variant."""
-    found = resolve_plan(plan(two_variants, batches=(1, 64), threads=(1, 2))).candidates
+    found = resolve_plan(plan(two_variant_bundle, batches=(1, 64), threads=(1, 2))).candidates
     assert len(set(found)) == len(found) == 12
-    counts = Counter((one.engine, one.variant, one.precision, one.file.name) for one in found)
+    counts = Counter((one.engine, one.variant, one.requirement.kind, one.file.name) for one in found)
     assert counts == {
-        ("onnxruntime", "fp32", "fp32", "model.onnx"): 4,
-        ("onnxruntime", "int8", "int8", "model.int8.onnx"): 4,
-        ("torch", "fp32", "fp32", "model.onnx"): 4,
+        ("onnxruntime", "fp32", "exact", "model.onnx"): 4,
+        ("onnxruntime", "int8", "lossy", file_of(two_variant_bundle, "int8")): 4,
+        ("torch", "fp32", "exact", "model.onnx"): 4,
     }
 
 
-def test_every_variant_has_a_ratio_to_the_one_baseline(two_variants: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_variant_has_a_ratio_to_the_one_baseline(
+    two_variant_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both are compared with the same PyTorch row."""
     tasks = speeds(monkeypatch, lambda turn: {0: 100.0}.get(turn, 100.0))
-    rows = bench(plan(two_variants, rounds=2)).results
+    rows = bench(plan(two_variant_bundle, rounds=2)).results
     assert [(row.engine, row.variant, row.ratio_to_torch) for row in rows] == [
         ("onnxruntime", "fp32", 1), ("onnxruntime", "int8", 1), ("torch", "fp32", 1),
     ]  # fmt: skip
-    assert {task.precision for task in tasks if task.model.endswith("int8.onnx")} == {"int8"}
+    assert {task.requirement for task in tasks if task.model.endswith(file_of(two_variant_bundle, "int8"))} == {
+        OutputRequirement(kind="lossy", precision="int8", max_accuracy_drop=0.05)
+    }
 
 
 @pytest.mark.parametrize(
@@ -75,52 +69,55 @@ def test_every_variant_has_a_ratio_to_the_one_baseline(two_variants: Path, monke
     [(("int8",), {"int8"}), (("fp32", "int8"), {"fp32", "int8"}), (("int8", "int8"), {"int8"}), ((), {"fp32", "int8"})],
     ids=str,
 )
-def test_variant_selects_and_the_baseline_stays(asked: tuple[str, ...], timed: set[str], two_variants: Path) -> None:
+def test_variant_selects_and_the_baseline_stays(
+    asked: tuple[str, ...], timed: set[str], two_variant_bundle: Path
+) -> None:
     """int8 alone still stands beside PyTorch in fp32: that is what a user would run instead."""
-    found = resolve_plan(plan(two_variants, variants=asked))
+    found = resolve_plan(plan(two_variant_bundle, variants=asked))
     assert {one.variant for one in found.candidates if one.engine == "onnxruntime"} == timed
     assert [one.variant for one in found.candidates if one.engine == "torch"] == ["fp32"]
     assert found.notes == ()
 
 
-def test_a_bundle_without_weights_that_pytorch_can_read_has_no_baseline(bundle_folder: Path, tmp_path: Path) -> None:
+def test_a_bundle_without_weights_that_pytorch_can_read_has_no_baseline(
+    two_variant_bundle: Path, tmp_path: Path
+) -> None:
     """int8 alone is timed, and a note says why there is no ratio."""
-    found = resolve_plan(plan(add_int8(bundle_folder, tmp_path / "b", keep_fp32=False)))
+    found = resolve_plan(plan(without_fp32(two_variant_bundle, tmp_path / "b")))
     assert [(one.engine, one.variant) for one in found.candidates] == [("onnxruntime", "int8")]
     assert "no fp32 variant whose weights PyTorch can read" in found.notes[0]
 
 
 @pytest.mark.parametrize("model", ["bundle", "file"])
-def test_an_unknown_variant_is_wrong_usage(model: str, two_variants: Path, tmp_path: Path) -> None:
+def test_an_unknown_variant_is_wrong_usage(model: str, two_variant_bundle: Path, tmp_path: Path) -> None:
     """Exit 2 names those that there are; a single file has none."""
-    target = two_variants if model == "bundle" else two_variants / "model.onnx"
+    target = two_variant_bundle if model == "bundle" else two_variant_bundle / "model.onnx"
     done = in_process("bench", target, "--variant", "int4", cwd=tmp_path)
     assert (done.code, done.out) == (2, "")
     assert ("fp32, int8" if model == "bundle" else "leave --variant out") in one_line(done.err)
 
 
-def test_both_variants_are_timed_for_real(two_variants: Path, tmp_path: Path) -> None:
-    """Through the command: both pass their own check of outputs, and --variant reaches the plan."""
-    asked = ("--rounds", "2", "--duration", "0.02", "--batch", "64", "--json")
-    done = in_process("bench", two_variants, "--variant", "int8", *asked, cwd=tmp_path)
-    assert done.code == 0, done.err
-    assert [(row["engine"], row["variant"]) for row in done.json["results"]] == [
-        ("onnxruntime", "int8"), ("torch", "fp32"),
+def test_both_variants_are_timed_for_real(two_variant_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each passes its own check of outputs; without PyTorch there is no ratio."""
+    monkeypatch.setattr(plans, "find_spec", lambda _name: None)
+    rows = bench(plan(two_variant_bundle, batches=(64,), scenario=Scenario(seconds=0.02))).results
+    assert [(row.engine, row.variant, row.ratio_to_torch) for row in rows] == [
+        ("onnxruntime", "fp32", None), ("onnxruntime", "int8", None),
     ]  # fmt: skip
-    assert all("predictions checked against golden.npz" in row["outputs"] for row in done.json["results"])
+    assert all("predictions checked against golden.npz" in row.outputs for row in rows)
 
 
-def test_a_lossy_variant_that_is_wrong_has_no_timing(two_variants: Path, tmp_path: Path) -> None:
+def test_a_lossy_variant_that_is_wrong_has_no_timing(two_variant_bundle: Path, tmp_path: Path) -> None:
     """The fp32 model with its classes moved by one, under the name int8: exit 1, whatever its precision allows."""
-    folder = shutil.copytree(two_variants, tmp_path / "b")
+    folder = shutil.copytree(two_variant_bundle, tmp_path / "b")
     proto = onnx.load(folder / "model.onnx")
     bias = next(value for value in proto.graph.initializer if value.name == "layers.4.bias")
     array = onnx.numpy_helper.to_array(bias).copy()
     array[3] += 100
     bias.CopyFrom(onnx.numpy_helper.from_array(array, bias.name))
     data = proto.SerializeToString()
-    (folder / "model.int8.onnx").write_bytes(data)
-    manifest = load_bundle(two_variants).manifest
+    (folder / file_of(two_variant_bundle, "int8")).write_bytes(data)
+    manifest = load_bundle(two_variant_bundle).manifest
     fp32, int8 = manifest.variants
     int8 = dataclasses.replace(int8, bytes=len(data), sha256=sha256_bytes(data))
     (folder / MANIFEST).write_bytes(manifest_bytes(dataclasses.replace(manifest, variants=(fp32, int8))))

@@ -12,8 +12,8 @@ from test_bundle import rewrite_bundle
 from test_cli import in_process, one_line
 
 from mnist_edge.records.data import Dataset
-from mnist_edge.training.checkpoint import read_model
 from mnist_edge.training.model import reference_logits
+from mnist_edge.training.state_dict import read_model
 
 
 @pytest.mark.parametrize("model", ["exported/digits/model.onnx", "exported/digits", "runs/digits"])
@@ -29,7 +29,7 @@ def test_every_form_of_a_model_gets_the_same_figures(
         "reliability", "per_class", "confusion",
     }  # fmt: skip
     assert (report["schema"], report["dataset"], report["images"]) == ("mnist-edge/eval/2", "digits", 360)
-    predicted = reference_logits(read_model(workplace / "runs" / "digits")[0], digits.test_images).argmax(axis=1)
+    predicted = reference_logits(read_model(workplace / "runs" / "digits").network, digits.test_images).argmax(axis=1)
     truth = digits.test_labels
     assert report["accuracy"] == (predicted == truth).mean()
     confusion = np.array(report["confusion"])

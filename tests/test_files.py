@@ -15,8 +15,17 @@ from pathlib import Path
 import pytest
 
 from mnist_edge import files
-from mnist_edge.errors import UnavailableError, UsageError
-from mnist_edge.files import ensure_folder, locked, publish_folder, sha256_bytes, sha256_file, write_atomic
+from mnist_edge.errors import BadFileError, UnavailableError, UsageError
+from mnist_edge.files import (
+    ensure_folder,
+    locked,
+    publish_folder,
+    remove_leftovers,
+    require_regular_file,
+    sha256_bytes,
+    sha256_file,
+    write_atomic,
+)
 
 
 def failing(code: int):
@@ -249,3 +258,72 @@ def test_a_lock_on_nothing_is_refused(tmp_path: Path) -> None:
     """A folder that is not there cannot be held."""
     with pytest.raises(UnavailableError), locked(tmp_path / "nowhere"):
         pass
+
+
+def test_only_a_regular_file_is_read(tmp_path: Path) -> None:
+    """A FIFO or an endless device is refused before it is opened; a link counts as what it leads to."""
+    (tmp_path / "file").write_bytes(b"12345")
+    (tmp_path / "link").symlink_to("file")
+    assert (
+        require_regular_file(tmp_path / "file", "a recipe") == require_regular_file(tmp_path / "link", "a recipe") == 5
+    )
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name, found in {"fifo": "a FIFO", "zero": "a device", ".": "a folder"}.items():
+        with pytest.raises(BadFileError, match=f"is {found}, not a recipe"):
+            require_regular_file(tmp_path / name, "a recipe")
+
+
+def test_a_file_too_large_for_its_kind_is_refused(tmp_path: Path) -> None:
+    """A sparse file of a terabyte is refused by its size; one byte less than the limit is not."""
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(1_000_000)
+    require_regular_file(tmp_path / "sparse", "a recipe", limit=1_000_000)
+    with pytest.raises(BadFileError, match=r"has 1,000,000 bytes, more than a recipe can have \(999,999\)"):
+        require_regular_file(tmp_path / "sparse", "a recipe", limit=999_999)
+
+
+def test_a_missing_or_unreadable_file_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No such file, a path below a file, no permission: exit code 4, the file is not said to be bad."""
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UnavailableError, match="does not exist"):
+        require_regular_file(tmp_path / "none", "a recipe")
+    with pytest.raises(UnavailableError, match="Not a directory"):
+        require_regular_file(tmp_path / "file" / "below", "a recipe")
+    monkeypatch.setattr(files.os, "access", lambda _path, _mode: False)  # root may read everything
+    with pytest.raises(UnavailableError, match="Permission denied"):
+        require_regular_file(tmp_path / "file", "a recipe")
+
+
+@pytest.mark.parametrize("action", ["write", "publish"])
+def test_a_new_name_is_forced_to_disk(shelf: Path, monkeypatch: pytest.MonkeyPatch, action: str) -> None:
+    """After the rename the folder itself is synced: else a power cut could bring the old name back."""
+    calls: list[str] = []
+    fsync, replace, exchange = os.fsync, os.replace, files._exchange
+
+    def record(handle: int) -> None:
+        calls.append("sync " + os.path.realpath(f"/proc/self/fd/{handle}"))
+        fsync(handle)
+
+    monkeypatch.setattr(files.os, "fsync", record)
+    monkeypatch.setattr(files.os, "replace", lambda *paths: (calls.append("rename"), replace(*paths)))
+    monkeypatch.setattr(files, "_exchange", lambda *paths: (calls.append("rename"), exchange(*paths))[1])
+    if action == "write":
+        write_atomic(shelf / "file", b"new")
+    else:
+        publish_folder(shelf / "staged", shelf / "target")
+    assert calls[-2:] == ["rename", f"sync {shelf}"]
+
+
+def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    """Files and folders that begin with the prefix go, links without what they lead to; all others stay."""
+    (tmp_path / ".writing-folder" / "deep").mkdir(parents=True)
+    (tmp_path / ".writing-file").write_bytes(b"x")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / ".writing-below").write_bytes(b"x")
+    (tmp_path / ".writing-link").symlink_to("kept", target_is_directory=True)
+    (tmp_path / ".exporting-other").write_bytes(b"x")
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".exporting-other", ".writing-below", "kept"]
+    remove_leftovers(tmp_path, ".exporting-")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept"]

@@ -17,7 +17,7 @@ WORKSHOP = {"torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "safetensor
 # typer itself imports pydantic where it is installed.
 HEAVY = WORKSHOP | {"numpy", "scipy", "onnxruntime", "sklearn", "matplotlib", "PIL"}
 COMMANDS = ("", "run", "train", "sweep", "eval", "export", "verify", "bench", "compare", "doctor")
-TASK = {"batch": 1, "scenario": {"seconds": 0.01}, "settings": {"provider": "cpu", "threads": 1}}
+TASK = {"batch": 1, "scenario": {"seconds": 0.01}, "settings": {"provider": "cpu", "threads": 1}, "parent": os.getpid()}
 
 
 def imported(*arguments: str | Path, cwd: Path, task: str = "", package: Path | None = None) -> set[str]:

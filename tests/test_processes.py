@@ -168,7 +168,7 @@ def test_torchrun_starts_a_lost_process_anew(tmp_path: Path, digits: Dataset) ->
 def test_processes_that_would_do_different_work_refuse(tmp_path: Path) -> None:
     """Ranks whose checkpoints or data differ end with 4 and the name of what differs, before any step."""
     work = (
-        "import os, sys; from mnist_edge.cli.app import main; "
+        "import os, sys; from mnist_edge.cli.entry import main; "
         "sys.argv = 'mnist-edge train --dataset digits --epochs 1 --widths 8 --run r --seed'.split() + [os.environ['RANK']]; "
         "main()"
     )

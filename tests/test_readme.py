@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from mnist_edge.benchmarking import compare, plan
+from mnist_edge.benchmarking import comparable, plan
 from mnist_edge.cli.app import app
 from mnist_edge.errors import UnavailableError
 
@@ -38,7 +38,7 @@ def test_every_command_of_the_readme_works(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MNIST_EDGE_DATA", raising=False)
     monkeypatch.setattr(plan, "ROUNDS", 2)
-    monkeypatch.setattr(compare, "MIN_PROCESSES", 2)
+    monkeypatch.setattr(comparable, "MIN_PROCESSES", 2)
     assert len(COMMANDS) > 12
     for command in COMMANDS:
         if "--processes" in command:

@@ -18,8 +18,8 @@ from mnist_edge.bundle.golden import golden_inputs
 from mnist_edge.errors import BadFileError, UnavailableError
 from mnist_edge.exporting import graph
 from mnist_edge.records.data import Dataset
-from mnist_edge.training.checkpoint import read_model
 from mnist_edge.training.model import build_model, reference_sums
+from mnist_edge.training.state_dict import read_model
 from mnist_edge.verification.layers import ReferenceStages, compare_layers
 from mnist_edge.verification.stages import find_layers, precision_of, run_stages
 from mnist_edge.verification.symptoms import FLOAT16_MAX, Case, drift, symptom
@@ -221,20 +221,20 @@ def test_stages_are_pytorchs(kind: Any, images: NDArray[np.uint8]) -> None:
 def test_the_golden_file_keeps_pytorchs_stages(workplace: Path, bundle_folder: Path) -> None:
     """The first 32 test images and the 16 others, layer after layer, before the ReLU."""
     golden = load_bundle(bundle_folder).golden
-    assert golden.stage_rows.tolist() == [*range(32), *range(360, 376)]
-    assert golden.stage_widths.tolist() == [48, 32, 10]
-    network, _ = read_model(workplace / "runs" / "digits")
-    values = golden.images[golden.stage_rows].reshape(48, 784) / 127.5 - 1
+    assert golden.layer_rows.tolist() == [*range(32), *range(360, 376)]
+    assert golden.layer_widths.tolist() == [48, 32, 10]
+    network = read_model(workplace / "runs" / "digits").network
+    values = golden.images[golden.layer_rows].reshape(48, 784) / 127.5 - 1
     start = 0
     for layer in network:
         if not isinstance(layer, torch.nn.Linear):
             values = np.maximum(values, 0)
             continue
         values = values @ layer.weight.detach().double().numpy().T + layer.bias.detach().double().numpy()
-        kept = golden.stage_sums[:, start : start + values.shape[1]]
+        kept = golden.pre_activations[:, start : start + values.shape[1]]
         np.testing.assert_allclose(kept, values, atol=1e-5 * np.abs(values).max())
         start += values.shape[1]
-    assert start == golden.stage_sums.shape[1]
+    assert start == golden.pre_activations.shape[1]
 
 
 def test_a_network_that_never_was_the_reference_is_other_weights(images: NDArray[np.uint8]) -> None:

@@ -19,7 +19,8 @@ from test_cli import hiding, in_process, one_line
 
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.bundle.golden import golden_bytes
-from mnist_edge.runtime.session import available_cpus
+from mnist_edge.cpus import available_cpus
+from mnist_edge.extras import install_hint
 
 ROW = {
     "name", "precision", "images", "flips", "flip_rate_upper95", "ties", "max_abs_error", "max_relative_error",
@@ -87,8 +88,8 @@ def test_cuda_on_a_machine_without_it_is_4(bundle_folder: Path, tmp_path: Path) 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this machine has CUDA")
     done = in_process("verify", bundle_folder, "--provider", "cuda", "--json", cwd=tmp_path)
-    assert (done.code, set(done.json)) == (4, {"error"})
-    assert 'pip install "mnist-edge[cuda]"' in one_line(done.err)
+    assert (done.code, set(done.json)) == (4, {"schema", "error"})
+    assert install_hint("cuda") in one_line(done.err)
 
 
 def edited(bundle: Path, target: Path, change: Callable[[onnx.ModelProto], object], **manifest: object) -> Path:
@@ -199,9 +200,9 @@ def test_a_layer_that_drifts_behind_right_answers_says_why_it_passes(bundle_fold
     """The answers are owed, not the inside; the table says so beside the layer, and nothing where none drifts."""
     told = "passed, for its answers agree"
     golden = load_bundle(bundle_folder).golden
-    sums = golden.stage_sums.copy()
-    sums[:, : golden.stage_widths[0]] *= 2
-    changed = golden_bytes(dataclasses.replace(golden, stage_sums=sums))
+    sums = golden.pre_activations.copy()
+    sums[:, : golden.layer_widths[0]] *= 2
+    changed = golden_bytes(dataclasses.replace(golden, pre_activations=sums))
     folder = rewrite_bundle(bundle_folder, tmp_path / "b", golden=changed)
     done = in_process("verify", folder, "--layers", cwd=tmp_path, COLUMNS="160")
     assert done.code == 0, done.err
@@ -218,7 +219,7 @@ def test_more_threads_than_cores_are_2(bundle_folder: Path, tmp_path: Path) -> N
     cores = available_cpus()
     done = in_process("verify", bundle_folder, "--threads", str(cores + 1), "--json", cwd=tmp_path)
     assert (done.code, done.json["error"]["kind"]) == (2, "usage")
-    assert f"{cores + 1} threads on {cores} cores" in one_line(done.err)
+    assert f"--threads {cores + 1}, but this process may use {cores} CPUs" in one_line(done.err)
     assert f"--threads {cores}" in done.err
     done = in_process("verify", bundle_folder, "--threads", str(cores), "--json", cwd=tmp_path)
     assert (done.code, done.json["settings"]["threads"]) == (0, cores)
@@ -227,16 +228,16 @@ def test_more_threads_than_cores_are_2(bundle_folder: Path, tmp_path: Path) -> N
 def test_against_a_run_folder_compares_with_live_pytorch(workplace: Path, bundle_folder: Path, tmp_path: Path) -> None:
     """The weights that the bundle was made of pass; other weights do not."""
     torch = pytest.importorskip("torch")
-    from mnist_edge.training.checkpoint import read_model
+    from mnist_edge.training.state_dict import read_model
 
     run = workplace / "runs" / "digits"
     done = in_process("verify", bundle_folder, "--against", run, "--json", cwd=tmp_path)
     assert (done.code, done.json["passed"]) == (0, True)
     assert str(run) in done.json["reference"]
-    state = read_model(run)[0].state_dict()
+    state = read_model(run).network.state_dict()
     state["4.bias"][3] += 1
     torch.save(state, tmp_path / "other.pth")
-    done = in_process("verify", bundle_folder, "--against", "other.pth", "--json", cwd=tmp_path)
+    done = in_process("verify", bundle_folder, "--against", "other.pth", "--normalize", "seed", "--json", cwd=tmp_path)
     assert (done.code, done.json["passed"]) == (1, False)
 
 

@@ -6,15 +6,17 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import glob
 import hashlib
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from mnist_edge.errors import UnavailableError, UsageError
+from mnist_edge.errors import BadFileError, UnavailableError, UsageError
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -43,6 +45,53 @@ def explaining_os_errors(path: Path) -> Iterator[None]:
             errno.ENAMETOOLONG: "choose a shorter path",
         }.get(error.errno or 0, "choose another path")
         raise UnavailableError(f"{path}: {reason}", hint=hint) from error
+
+
+def require_regular_file(path: Path, kind: str, *, limit: int | None = None, hint: str = "") -> int:
+    """Check, before anything is read, that a path names a readable regular file of a plausible size.
+
+    A FIFO would block for ever, and a device such as `/dev/zero` has no end.
+
+    Args:
+        path: what the user gave; symbolic links are followed.
+        kind: what it should be, for the error: "a recipe", "a checkpoint".
+        limit: the most bytes that a file of this kind can have.
+        hint: what to do where the file is not one of its kind.
+
+    Returns:
+        The size in bytes.
+
+    Raises:
+        BadFileError: a folder, FIFO, socket or device; larger than `limit`.
+        UnavailableError: it does not exist or may not be read.
+    """
+    try:
+        status = path.stat()
+        found = _FILE_TYPES.get(stat.S_IFMT(status.st_mode))
+        if found is None and not os.access(path, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except FileNotFoundError as error:
+        raise UnavailableError(f"{path} does not exist", hint="check the path") from error
+    except OSError as error:
+        raise UnavailableError(
+            f"{path} cannot be read: {error.strerror or error}", hint="check its permissions"
+        ) from error
+    hint = hint or f"give {kind}"
+    if found is not None:
+        raise BadFileError(f"{path} is {found}, not {kind}", hint=hint)
+    if limit is not None and status.st_size > limit:
+        raise BadFileError(f"{path} has {status.st_size:,} bytes, more than {kind} can have ({limit:,})", hint=hint)
+    return status.st_size
+
+
+_FILE_TYPES = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+"""What a path can be that is no regular file."""
 
 
 def ensure_folder(path: Path) -> Path:
@@ -187,6 +236,20 @@ def _exchange(one: Path, other: Path) -> bool:
     if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
         return False
     raise OSError(code, os.strerror(code))
+
+
+def remove_leftovers(folder: Path, prefix: str = ".writing-") -> None:
+    """Remove the temporary files and folders that a killed process left in `folder`.
+
+    Only for a process that holds the lock under which they are made: another one's would be in use. What the
+    operating system refuses to remove stays; it harms nobody.
+    """
+    for path in folder.glob(f"{glob.escape(prefix)}*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 @contextlib.contextmanager

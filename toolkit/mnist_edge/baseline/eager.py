@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mnist_edge.benchmarking.outputs import check_outputs, load_golden, row_groups
 from mnist_edge.benchmarking.process import ProcessResult, Task, process_result, serve
 from mnist_edge.benchmarking.sampling import sample
-from mnist_edge.contract import INPUT_NAMES
+from mnist_edge.contract import INPUT_NAMES, NORMALIZATIONS, Normalization
 from mnist_edge.errors import BadFileError, UnavailableError
 from mnist_edge.pixels import normalize
 from mnist_edge.training.model import build_model
@@ -22,10 +22,13 @@ class Eager(nn.Module):
 
     def __init__(self, path: str) -> None:
         super().__init__()
-        graph = onnx.load(path).graph
+        proto = onnx.load(path)
+        graph = proto.graph
         tensors = {value.name: torch.tensor(onnx.numpy_helper.to_array(value)) for value in graph.initializer}
         state = {name.removeprefix("layers."): value for name, value in tensors.items() if name.startswith("layers.")}
         weights = [value for name, value in state.items() if name.endswith(".weight")]
+        stated = {entry.key: entry.value for entry in proto.metadata_props}.get("mnist_edge.normalization")
+        self.normalization: Normalization = next((name for name in NORMALIZATIONS if name == stated), "seed")
         self.takes_uint8 = graph.input[0].name == INPUT_NAMES["uint8"]
         self.layers = build_model([len(weight) for weight in weights[:-1]])
         try:
@@ -55,7 +58,7 @@ def measure(task: Task) -> ProcessResult:
     groups = row_groups(len(golden.images), task.batch)
     inputs = [golden.images[rows] for rows in groups]
     feeds = [
-        torch.tensor(images if model.takes_uint8 else normalize(images, "seed").reshape(len(images), -1))
+        torch.tensor(images if model.takes_uint8 else normalize(images, model.normalization).reshape(len(images), -1))
         for images in inputs
     ]
     with torch.inference_mode():
@@ -67,7 +70,7 @@ def measure(task: Task) -> ProcessResult:
         process_ns=process_ns,
         session_ns=session_ns,
         placement={},
-        check=check_outputs(outputs, groups, golden, task.precision),
+        check=check_outputs(outputs, groups, golden, task.requirement),
     )
 
 

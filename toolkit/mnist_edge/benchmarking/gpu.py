@@ -62,7 +62,7 @@ class BoundRun:
         self.output = value.ortvalue_from_shape_and_type([len(example), CLASSES], np.float32, device, 0)
         self.binding = self.session.io_binding()
         self.binding.bind_ortvalue_input(classifier.input.name, self.input)
-        self.binding.bind_ortvalue_output(classifier.output, self.output)
+        self.binding.bind_ortvalue_output(classifier.output.name, self.output)
 
     def copy_in(self, feed: NDArray[Any]) -> None:
         """Copy a prepared input (batch, ...) to the device."""

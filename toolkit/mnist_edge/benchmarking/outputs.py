@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_edge.bundle.golden import NO_LABEL
-from mnist_edge.contract import Precision
 from mnist_edge.pixels import Logits
+from mnist_edge.records.benchmark import OutputRequirement
 from mnist_edge.stats import paired_drop_upper95
-from mnist_edge.verification.parity import MAX_DROP, Reference
+from mnist_edge.verification.parity import Reference
 from mnist_edge.verification.symptoms import ALLOWED, drift
 
 DISTINCT_INPUTS = 64
@@ -54,7 +54,7 @@ def row_groups(count: int, batch: int) -> list[NDArray[np.intp]]:
 
 
 def check_outputs(
-    outputs: Mapping[int, Logits], groups: Sequence[NDArray[np.intp]], golden: Reference, precision: Precision
+    outputs: Mapping[int, Logits], groups: Sequence[NDArray[np.intp]], golden: Reference, requirement: OutputRequirement
 ) -> OutputCheck:
     """Compare the last output for each distinct input with the golden logits.
 
@@ -62,8 +62,9 @@ def check_outputs(
         outputs: (batch, classes) by index into `groups`; an input that was never run is missing.
         groups: golden rows (batch,) of each input.
         golden: the reference.
-        precision: fp32 owes every clear prediction. A lossy variant may change some: its logits must not drift by
-            more than the precision explains, and the labels must not show that accuracy is lost.
+        requirement: an exact variant owes every clear prediction. The logits of a lossy one must not drift by more
+            than its precision explains. The labels must not show that a lossy variant, or one with weights of its
+            own, loses more accuracy than it may.
     """
     if not outputs:
         return OutputCheck(images=0, flips=0)
@@ -74,10 +75,10 @@ def check_outputs(
         problem = f"outputs are {found.shape}, the golden logits {expected.shape}"
         return OutputCheck(images=len(rows), flips=len(rows), problem=problem)
     flips = _clear_flips(found, expected)
-    if precision == "fp32":
+    if requirement.kind == "exact":
         problem = f"{flips} of {len(rows)} predictions of timed runs differ from golden.npz" if flips else ""
     else:
-        problem = _lossy_problem(found, golden, rows, precision)
+        problem = _lossy_problem(found, golden, rows, requirement)
     return OutputCheck(images=len(rows), flips=flips, problem=problem)
 
 
@@ -89,8 +90,10 @@ def _clear_flips(found: NDArray[np.float64], expected: NDArray[np.float64]) -> i
     return int((broken | ((found.argmax(axis=1) != expected.argmax(axis=1)) & clear)).sum())
 
 
-def _lossy_problem(found: NDArray[np.float64], golden: Reference, rows: NDArray[np.intp], precision: Precision) -> str:
-    """Return what a lossy variant's outputs break, or nothing.
+def _lossy_problem(
+    found: NDArray[np.float64], golden: Reference, rows: NDArray[np.intp], requirement: OutputRequirement
+) -> str:
+    """Return what the outputs of a variant that is not exact break, or nothing.
 
     Noise without a label is checked for NaN only: quantisers are calibrated on images. A few hundred images cannot
     show that accuracy is kept; what counts here is whether they show that it is lost.
@@ -102,14 +105,14 @@ def _lossy_problem(found: NDArray[np.float64], golden: Reference, rows: NDArray[
     if not real.any():
         return ""
     found, expected, labels = found[first][real], golden.logits[rows][real], golden.labels[rows][real]
-    drifted = drift(found, expected.astype(np.float64))
-    if drifted > ALLOWED[precision]:
+    drifted, allowed = drift(found, expected.astype(np.float64)), ALLOWED[requirement.precision]
+    if requirement.kind == "lossy" and drifted > allowed:
         return (
-            f"logits of timed runs drift by {drifted:.2g} from golden.npz, {precision} explains {ALLOWED[precision]:g}"
+            f"logits of timed runs drift by {drifted:.2g} from golden.npz, {requirement.precision} explains {allowed:g}"
         )
     right, right_before = found.argmax(axis=1) == labels, expected.argmax(axis=1) == labels
     lost, won = int((right_before & ~right).sum()), int((right & ~right_before).sum())
     drop_at_least = -paired_drop_upper95(won, lost, len(labels))
-    if drop_at_least > MAX_DROP:
+    if drop_at_least > requirement.max_accuracy_drop:
         return f"timed runs lose at least {drop_at_least:.1%} accuracy on golden.npz (95 % confidence)"
     return ""

@@ -7,22 +7,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-from mnist_edge.benchmarking.feeds import require_digit_classifier
+from mnist_edge.benchmarking.feeds import require_finite_outputs
 from mnist_edge.bundle.folder import Bundle, load_bundle
 from mnist_edge.bundle.golden import GOLDEN
-from mnist_edge.contract import Normalization, Precision, ProviderName
+from mnist_edge.contract import PYTORCH, Normalization, ProviderName
 from mnist_edge.errors import UsageError
 from mnist_edge.files import sha256_file
-from mnist_edge.records.benchmark import Candidate, Scenario
-from mnist_edge.records.bundle import VariantFile
+from mnist_edge.records.benchmark import EXACT, Candidate, OutputRequirement, Scenario
+from mnist_edge.records.bundle import Variant
 from mnist_edge.records.settings import SessionSettings
 from mnist_edge.runtime.classifier import open_classifier
+from mnist_edge.verification.parity import MAX_DROP
 
 ROUNDS = 5
 SECONDS = 0.4
 SINGLE_STREAM = Scenario(seconds=SECONDS)
+TF32 = OutputRequirement(kind="lossy", precision="fp16", max_accuracy_drop=MAX_DROP)
+"""Of an exact variant that runs with TF32, which has the mantissa of fp16: 10 bits."""
 WITHOUT_BASELINE = {"server", "idle"}
 """Scenarios in which PyTorch is not timed: they measure waiting, which is no property of an engine."""
 
@@ -74,7 +76,7 @@ class _Model:
     engine: str
     variant: str
     file: Path
-    precision: Precision = "fp32"
+    requirement: OutputRequirement = EXACT
 
 
 def resolve_plan(plan: Plan) -> ResolvedPlan:
@@ -93,8 +95,13 @@ def resolve_plan(plan: Plan) -> ResolvedPlan:
 def _resolve_bundle(plan: Plan) -> ResolvedPlan:
     bundle = load_bundle(plan.model)
     models = [
-        _Model(engine="onnxruntime", variant=variant.name, file=bundle.file(variant), precision=variant.precision)
-        for variant in _selected(bundle, plan.variants)
+        _Model(
+            engine="onnxruntime",
+            variant=variant.name,
+            file=bundle.file(variant),
+            requirement=_requirement(variant),
+        )
+        for variant in bundle.select(plan.variants)
     ]
     baseline, note = _baseline(bundle, plan.scenario)
     return ResolvedPlan(
@@ -109,7 +116,7 @@ def _resolve_file(plan: Plan) -> ResolvedPlan:
     if plan.variants:
         raise UsageError(f"{plan.model} is one model, not a bundle with variants", hint="leave --variant out")
     classifier = open_classifier(plan.model, SessionSettings(provider=plan.provider), normalization=plan.normalization)
-    require_digit_classifier(classifier)
+    require_finite_outputs(classifier)
     fixed = classifier.fixed_batch
     batches = plan.batches or (fixed or 1,)
     if fixed and set(batches) != {fixed}:
@@ -123,17 +130,6 @@ def _resolve_file(plan: Plan) -> ResolvedPlan:
     )
 
 
-def _selected(bundle: Bundle, names: Sequence[str]) -> list[VariantFile]:
-    known = {variant.name: variant for variant in bundle.manifest.variants}
-    for name in names:
-        if name not in known:
-            raise UsageError(
-                f"{bundle.folder} has no variant {name!r}; it has {', '.join(known)}",
-                hint=f"--variant {next(iter(known))}",
-            )
-    return [variant for variant in known.values() if not names or variant.name in names]
-
-
 def _baseline(bundle: Bundle, scenario: Scenario) -> tuple[_Model | None, str]:
     """Return the file whose weights PyTorch is timed with, or a note why PyTorch is not timed.
 
@@ -145,9 +141,8 @@ def _baseline(bundle: Bundle, scenario: Scenario) -> tuple[_Model | None, str]:
     if not (find_spec("torch") and find_spec("onnx")):
         return None, "PyTorch is not installed here: no baseline, no ratio"
     for variant in bundle.manifest.variants:
-        if variant.precision == "fp32":
-            file = bundle.file(variant)
-            return _Model(engine="torch", variant=variant.name, file=file), ""
+        if (variant.precision, variant.requirement, variant.reference) == ("fp32", "exact", PYTORCH):
+            return _Model(engine="torch", variant=variant.name, file=bundle.file(variant)), ""
     return None, "the bundle has no fp32 variant whose weights PyTorch can read: no baseline, no ratio"
 
 
@@ -175,6 +170,19 @@ def _candidates(
     )
 
 
+def _requirement(variant: Variant) -> OutputRequirement:
+    return OutputRequirement(
+        kind=variant.requirement, precision=variant.precision, max_accuracy_drop=variant.max_accuracy_drop or 0.0
+    )
+
+
 def _candidate(model: _Model, batch: int, scenario: Scenario, settings: SessionSettings) -> Candidate:
-    fields: dict[str, Any] = dataclasses.asdict(model)
-    return Candidate(**fields, batch=batch, scenario=scenario, settings=settings)
+    return Candidate(
+        engine=model.engine,
+        variant=model.variant,
+        file=model.file,
+        batch=batch,
+        scenario=scenario,
+        settings=settings,
+        requirement=TF32 if settings.tf32 and model.requirement == EXACT else model.requirement,
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from typing import Any
 
 from mnist_edge.benchmarking.outputs import OutputCheck
 from mnist_edge.benchmarking.sampling import Samples
-from mnist_edge.contract import Normalization, Precision
+from mnist_edge.contract import Normalization
 from mnist_edge.errors import (
     BadFileError,
     CheckFailedError,
@@ -25,7 +26,8 @@ from mnist_edge.errors import (
     UnavailableError,
     UsageError,
 )
-from mnist_edge.records.benchmark import GpuCalls, Scenario
+from mnist_edge.interrupts import end_with_parent
+from mnist_edge.records.benchmark import EXACT, GpuCalls, OutputRequirement, Scenario
 from mnist_edge.records.settings import SessionSettings
 
 TIMEOUT_SECONDS = 300
@@ -40,7 +42,7 @@ class Task:
         model: path of the ONNX file.
         golden: path of the golden file whose images are the inputs and whose logits are the reference of the outputs;
             None for random inputs.
-        precision: of the variant, which decides how its outputs are checked.
+        requirement: of the outputs, where there is a golden file.
         normalization: of the pixels of a float model that does not state it.
         seed: of the arrivals of scenario `server`.
         started_ns: `time.monotonic_ns()` when the process was requested; the clock is the same in all processes.
@@ -51,10 +53,14 @@ class Task:
     golden: str | None
     scenario: Scenario
     settings: SessionSettings
-    precision: Precision = "fp32"
+    requirement: OutputRequirement = EXACT
     normalization: Normalization | None = None
     seed: int = 0
     started_ns: int = 0
+
+
+PARTS = {"scenario": Scenario, "settings": SessionSettings, "requirement": OutputRequirement}
+"""Fields of a task that are records themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +119,8 @@ def process_result(
 def serve(measure: Callable[[Task], ProcessResult]) -> None:
     """Run as a timing process: read a task from stdin, measure, write the result to stdout, or the error and its code."""
     content = json.load(sys.stdin)
-    parts = {"scenario": Scenario(**content["scenario"]), "settings": SessionSettings(**content["settings"])}
-    task = Task(**{**content, **parts})
+    end_with_parent(content.pop("parent"))
+    task = Task(**{**content, **{name: kind(**content[name]) for name, kind in PARTS.items() if name in content}})
     try:
         result = measure(task)
     except MnistEdgeError as error:
@@ -139,7 +145,7 @@ def run_process(module: str, task: Task) -> ProcessResult:
     try:
         done = subprocess.run(
             command,
-            input=json.dumps(dataclasses.asdict(task)),
+            input=json.dumps({**dataclasses.asdict(task), "parent": os.getpid()}),
             capture_output=True,
             text=True,
             timeout=timeout,

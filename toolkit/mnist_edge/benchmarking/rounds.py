@@ -12,8 +12,9 @@ from mnist_edge.benchmarking.gpu import gpu_from_batch
 from mnist_edge.benchmarking.plan import Plan, ResolvedPlan, resolve_plan
 from mnist_edge.benchmarking.process import ProcessResult, Task, run_process
 from mnist_edge.benchmarking.row import make_row, with_ratios
+from mnist_edge.cpus import available_cpus, require_cpus
 from mnist_edge.records.benchmark import BenchReport, BenchRow, Candidate
-from mnist_edge.runtime.session import available_cpus, require_cpus, require_provider
+from mnist_edge.runtime.session import require_provider
 
 ENGINES = {"onnxruntime": "mnist_edge.benchmarking.worker", "torch": "mnist_edge.baseline.eager"}
 """The module that is the process of each engine. PyTorch's is only named here: this half never imports PyTorch."""
@@ -85,7 +86,7 @@ def run_rounds(
                 model=str(candidate.file),
                 batch=candidate.batch,
                 golden=str(resolved.golden) if resolved.golden else None,
-                precision=candidate.precision,
+                requirement=candidate.requirement,
                 scenario=candidate.scenario,
                 normalization=plan.normalization,
                 seed=seed + turn,

@@ -13,11 +13,10 @@ from mnist_edge.benchmarking.process import ProcessResult
 from mnist_edge.benchmarking.scenarios import QUERY_IMAGES
 from mnist_edge.errors import CheckFailedError
 from mnist_edge.records.benchmark import BenchRow, Candidate, GpuCalls, ProcessTiming, ServerFigures
-from mnist_edge.stats import interval, percentile, percentile_resamples
+from mnist_edge.stats import percentile, t_interval
 
 SHARES = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "p999_us": 0.999}
 LEVEL = 0.95
-RESAMPLE_SEED = 3
 
 
 def make_row(candidate: Candidate, results: Sequence[ProcessResult]) -> BenchRow:
@@ -49,7 +48,7 @@ def make_row(candidate: Candidate, results: Sequence[ProcessResult]) -> BenchRow
         p99_us=percentiles["p99_us"],
         p999_us=percentiles["p999_us"],
         intervals={
-            name: interval(percentile_resamples(groups, SHARES[name], RESAMPLE_SEED), len(groups), LEVEL)
+            name: t_interval(value, [_quantile(group, SHARES[name]) for group in groups], LEVEL)
             for name, value in percentiles.items()
             if value is not None and len(groups) > 1
         },
@@ -79,15 +78,14 @@ def _checked_outputs(candidate: Candidate, checks: Sequence[OutputCheck]) -> str
     images, flips = sum(check.images for check in checks), sum(check.flips for check in checks)
     if not images:
         return "random inputs, not checked"
-    changed = f", {flips} changed, which {candidate.precision} may" if flips else ""
+    changed = f", {flips} changed, as {candidate.requirement.precision} may" if flips else ""
     return f"{images} predictions checked against golden.npz{changed}"
 
 
 def with_ratios(rows: Sequence[BenchRow]) -> list[BenchRow]:
-    """Add to each row its ratio to PyTorch at the same batch, settings and scenario.
+    """Add to each row its ratio to PyTorch's p50 at the same batch, settings and scenario, with a t interval.
 
-    There is one PyTorch row for all variants. Both intervals come from the same draws of rounds, so that what slowed a
-    whole round cancels in the ratio.
+    There is one PyTorch row for all variants.
     """
     baselines = {_settings(row): row for row in rows if row.engine == "torch"}
     return [_with_ratio(row, baselines[_settings(row)]) if _settings(row) in baselines else row for row in rows]
@@ -98,11 +96,19 @@ def _settings(row: BenchRow) -> tuple[object, ...]:
 
 
 def _with_ratio(row: BenchRow, baseline: BenchRow) -> BenchRow:
+    ratio = row.p50_us / baseline.p50_us
     intervals = dict(row.intervals)
-    if len(row.run_us) > 1:
-        drawn = [percentile_resamples(one.run_us, 0.5, RESAMPLE_SEED) for one in (row, baseline)]
-        intervals["ratio_to_torch"] = interval(drawn[0] / drawn[1], len(row.run_us), LEVEL)
-    return dataclasses.replace(row, ratio_to_torch=row.p50_us / baseline.p50_us, intervals=intervals)
+    if len(row.processes) > 1:
+        # Both processes of a round ran one after the other: what slows the machine then cancels in their ratio.
+        rounds = zip(row.processes, baseline.processes, strict=True)
+        ratios = [one.p50_us / other.p50_us for one, other in rounds]
+        intervals["ratio_to_torch"] = t_interval(ratio, ratios, LEVEL)
+    return dataclasses.replace(row, ratio_to_torch=ratio, intervals=intervals)
+
+
+def _quantile(group: Sequence[float], share: float) -> float:
+    """Return the empirical quantile of one process, however few its runs: `percentile` asks for enough of them."""
+    return float(np.quantile(group, share, method="inverted_cdf"))
 
 
 def _process(group: Sequence[float]) -> ProcessTiming:

@@ -29,7 +29,7 @@ def measure(task: Task) -> ProcessResult:
         feeds = [classifier.prepare(golden.images[rows]) for rows in groups]
     calls = None
     if task.settings.provider == "cpu":
-        run, names, key = classifier.session.run, [classifier.output], classifier.input.name
+        run, names, key = classifier.session.run, [classifier.output.name], classifier.input.name
         samples = sample(
             lambda feed: run(names, feed), [{key: feed} for feed in feeds], task.scenario, task.batch, task.seed
         )
@@ -44,7 +44,7 @@ def measure(task: Task) -> ProcessResult:
         process_ns=process_ns,
         session_ns=session_ns,
         placement=classifier.placement,
-        check=None if golden is None else check_outputs(outputs, groups, golden, task.precision),
+        check=None if golden is None else check_outputs(outputs, groups, golden, task.requirement),
         gpu_calls=calls,
     )
 

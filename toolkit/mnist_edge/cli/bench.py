@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_edge.cli.options import Json, choices, picture
+from mnist_edge.cli.options import Json, choices, require_plot
 from mnist_edge.contract import Normalization, ProviderName, ScenarioName
 from mnist_edge.errors import UsageError
 
@@ -72,7 +72,7 @@ def bench(
     from mnist_edge.files import require_writable
     from mnist_edge.workflow.folders import newest_bundle
 
-    picture(plot)
+    require_plot(plot)
     if tf32 and provider == "cpu":
         raise UsageError("--tf32 is for --provider cuda: a CPU has no TF32", hint="leave --tf32 out")
     if self_check and (compare or profile or plot):

@@ -1,4 +1,4 @@
-"""`mnist-edge compare`: two results of bench, row by row."""
+"""`mnist-edge compare`: is one benchmark result slower than another?"""
 
 from __future__ import annotations
 
@@ -14,23 +14,29 @@ if TYPE_CHECKING:
 
 
 def compare(
-    baseline: Annotated[Path, typer.Argument(help="What bench --output wrote before.")],
-    candidate: Annotated[Path, typer.Argument(help="What it wrote now.")],
+    baseline: Annotated[Path, typer.Argument(help="Result file of an earlier bench --output.")],
+    candidate: Annotated[Path, typer.Argument(help="Result file to compare with it.")],
     *,
-    tolerance: Annotated[float, typer.Option(min=0, help="Slowdown in percent that is allowed.")] = 5,
-    anyway: Annotated[bool, typer.Option("--anyway", help="Compare although the environments differ.")] = False,
+    tolerance: Annotated[float, typer.Option(min=0, help="Estimated slowdown that passes, in percent.")] = 5,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Compare although environment, model or settings differ; list them.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Also show p99 and adjusted p-values.")] = False,
     json: Json = False,
 ) -> None:
-    """Compare two results of bench, row by row. Only p50 decides; p99 is shown beside it.
+    """Compare two benchmark results row by row. Only p50 is judged.
 
-    Exit 1: a row is shown to be slower by more than the tolerance, or is missing in the new result.
+    Exit 1: a row is shown to be slower (Welch's t on the log p50 of processes, 1 % with Holm's correction
+    over the rows) and its estimated slowdown is over the tolerance, or a row is missing in the candidate.
 
-    Exit 2: they cannot be compared.
+    Exit 2: the results cannot be compared.
 
-    Exit 0: neither. An undecided row passes, and the table says how large a slowdown it cannot rule out.
+    Exit 0: neither. An undecided row passes; the report says how large a slowdown it cannot rule out.
+
+    Example: mnist-edge compare before.json after.json --tolerance 3
     """
     from mnist_edge.benchmarking.compare import compare as compare_results
-    from mnist_edge.benchmarking.compare import read_result
+    from mnist_edge.benchmarking.results import read_result
 
     report = compare_results(
         read_result(baseline),
@@ -39,23 +45,17 @@ def compare(
         tolerance=tolerance / 100,
         anyway=anyway,
     )
-    show_comparison(report, json)
+    show_comparison(report, json, verbose=verbose)
 
 
-def show_comparison(report: CompareReport, json: bool) -> None:
+def show_comparison(report: CompareReport, json: bool, *, verbose: bool = False) -> None:
     """Print a comparison; exit with 1 on a slowdown or a missing row."""
-    from mnist_edge.reporting.console import emit, say
-    from mnist_edge.reporting.tables.comparison import compare_table
+    from functools import partial
 
-    emit(report, json, compare_table)
-    if report.passed:
-        return
-    reasons = []
-    slower = [row for row in report.rows if row.beyond_tolerance]
-    if slower:
-        worst = max(slower, key=lambda row: row.effect.ratio)
-        reasons.append(f"{worst.what} is {worst.effect.ratio - 1:.1%} slower, allowed {100 * report.tolerance:g} %")
-    if report.lost:
-        reasons.append(f"{report.candidate} lacks what {report.baseline} has: {'; '.join(report.lost)}")
-    say(f"mnist-edge: {'; '.join(reasons)}")
-    raise typer.Exit(1)
+    from mnist_edge.reporting.console import emit, say
+    from mnist_edge.reporting.tables.comparison import compare_table, failure
+
+    emit(report, json, partial(compare_table, verbose=verbose))
+    if not report.passed:
+        say(f"mnist-edge: {failure(report)}")
+        raise typer.Exit(1)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mnist_edge.cli.options import DataDir, Json, dataset_option, picture
-from mnist_edge.contract import Normalization, ProviderName
+from mnist_edge.cli.options import DataDir, Json, NormalizeModel, dataset_option, require_plot
+from mnist_edge.contract import ProviderName
 
 
 def evaluate(
@@ -17,9 +17,7 @@ def evaluate(
     dataset: Annotated[str | None, dataset_option("Default: the model's.")] = None,
     data_dir: DataDir = None,
     provider: Annotated[ProviderName, typer.Option(help="For an ONNX file; no other is used.")] = "cpu",
-    normalize: Annotated[
-        Normalization | None, typer.Option(help="What a float ONNX file expects of its pixels, where it does not say.")
-    ] = None,
+    normalize: NormalizeModel = None,
     plot: Annotated[
         Path | None, typer.Option(help="Also draw the confusion matrix and the reliability into this file.")
     ] = None,
@@ -31,7 +29,7 @@ def evaluate(
     from mnist_edge.reporting.tables.evaluation import eval_table
     from mnist_edge.workflow.evaluate import evaluate as evaluate_stage
 
-    picture(plot)
+    require_plot(plot)
     report = evaluate_stage(
         model,
         dataset=dataset,

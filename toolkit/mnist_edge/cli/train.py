@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_edge.cli.options import RECIPE_HELP, DataDir, Json, dataset_option, whole_numbers
+from mnist_edge.cli.options import RECIPE_HELP, DataDir, Json, NormalizeStateDict, dataset_option, whole_numbers
 from mnist_edge.contract import DeviceName, LogName
 from mnist_edge.errors import StoppedError, UsageError
 
@@ -32,6 +32,7 @@ def train(
         Path | None,
         typer.Option(help="Go on from a run folder or checkpoint, or start with the weights of a .pth file."),
     ] = None,
+    normalize: NormalizeStateDict = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training set, in total.")] = None,
     lr: Annotated[float | None, typer.Option(min=0, help="Learning rate; the peak under a schedule.")] = None,
     momentum: Annotated[float | None, typer.Option(min=0, max=1, help="0 is plain SGD, else Nesterov's.")] = None,
@@ -78,6 +79,7 @@ def train(
         resume=resume,
         run=run,
         device=device,
+        normalization=normalize,
         changes=changes,
         notify=say,
     )

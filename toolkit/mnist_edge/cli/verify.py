@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mnist_edge.cli.options import DataDir, Json, choices, dataset_option, picture
-from mnist_edge.contract import Normalization, Optimization, ProviderName
+from mnist_edge.cli.options import DataDir, Json, NormalizeModel, choices, dataset_option, require_plot
+from mnist_edge.contract import Optimization, ProviderName
 from mnist_edge.errors import UsageError
 
 
@@ -36,23 +36,23 @@ def verify(
     dataset: Annotated[
         str | None, dataset_option("For an ONNX file (default: the one that it names), or a bundle made of a folder.")
     ] = None,
-    normalize: Annotated[
-        Normalization | None, typer.Option(help="What a float ONNX file expects of its pixels, where it does not say.")
-    ] = None,
+    normalize: NormalizeModel = None,
     data_dir: DataDir = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw the images nearest to a change of decision.")] = None,
     json: Json = False,
 ) -> None:
     """Check hashes, logits, every decision and accuracy. Exit 1 if anything is wrong, 3 if a byte was changed."""
+    from mnist_edge.cpus import require_cpus
+    from mnist_edge.model_kind import require_model_kind
     from mnist_edge.records.settings import SessionSettings
     from mnist_edge.reporting.console import emit, say
     from mnist_edge.reporting.tables.parity import parity_table
-    from mnist_edge.runtime.session import require_cpus, require_provider
+    from mnist_edge.runtime.session import require_provider
     from mnist_edge.verification.verify import VerifyOptions
     from mnist_edge.workflow.folders import newest_bundle
     from mnist_edge.workflow.verify import verify_file, verify_folder
 
-    picture(plot)
+    require_plot(plot)
     require_provider(provider)
     require_cpus(threads)
     options = VerifyOptions(
@@ -63,10 +63,10 @@ def verify(
         normalization=normalize,
     )
     chosen = model or newest_bundle()
-    if chosen.suffix == ".onnx":
+    if chosen.exists() and require_model_kind(chosen, "onnx", "bundle", "run folder") == "onnx":
         report, reference = verify_file(chosen, against, options, dataset, data_dir, say)
-    elif normalize is not None:
-        raise UsageError("--normalize is for ONNX files; a bundle knows its own", hint="leave it out")
+    elif normalize is not None and against is None:
+        raise UsageError("--normalize is for an ONNX file or a .pth; a bundle states its own", hint="leave it out")
     else:
         report, reference = verify_folder(chosen, against, options, dataset, data_dir, say)
     if plot is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mnist_edge.contract import Precision, ScenarioName
+from mnist_edge.contract import Precision, RequirementKind, ScenarioName
 from mnist_edge.records.report import NOT_IN_JSON, Report
 from mnist_edge.records.settings import SessionSettings
 
@@ -35,6 +35,23 @@ class Scenario:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OutputRequirement:
+    """What the outputs of timed runs must meet; see `RequirementKind`.
+
+    Attributes:
+        precision: explains the drift of a lossy variant's logits.
+        max_accuracy_drop: a fraction of 1, for a variant that is not exact.
+    """
+
+    kind: RequirementKind = "exact"
+    precision: Precision = "fp32"
+    max_accuracy_drop: float = 0.0
+
+
+EXACT = OutputRequirement()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Candidate:
     """One combination to time: a file on an engine, with batch size, session settings and scenario.
 
@@ -42,7 +59,7 @@ class Candidate:
         engine: `onnxruntime` or `torch`.
         variant: name in the bundle, or the stem of the file; for PyTorch, the variant whose weights it has.
         batch: images of one run.
-        precision: of the variant, which decides how its outputs are checked.
+        requirement: of the outputs, where there are golden logits to compare them with.
     """
 
     engine: str
@@ -51,7 +68,7 @@ class Candidate:
     batch: int
     scenario: Scenario
     settings: SessionSettings
-    precision: Precision = "fp32"
+    requirement: OutputRequirement = EXACT
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mnist_edge.contract import Optimization, ProviderName
-from mnist_edge.errors import BadFileError, MnistEdgeError, UnavailableError, UsageError
+from mnist_edge.errors import BadFileError, MnistEdgeError, UnavailableError
+from mnist_edge.extras import install_hint, pip
 from mnist_edge.files import explaining_os_errors
 from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
 
@@ -71,14 +72,14 @@ def require_provider(provider: ProviderName) -> None:
     if len(wheels) > 1:
         raise UnavailableError(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other",
-            hint=f'pip uninstall -y onnxruntime onnxruntime-gpu && pip install "mnist-edge[{provider}]"',
+            hint=f"{pip()} uninstall -y onnxruntime onnxruntime-gpu && {install_hint(provider)}",
         )
     if not wheels:
-        raise UnavailableError("onnxruntime is not installed", hint=f'pip install "mnist-edge[{provider}]"')
+        raise UnavailableError("onnxruntime is not installed", hint=install_hint(provider))
     if EXECUTION_PROVIDERS[provider] not in import_onnxruntime().get_available_providers():
         wheel = next(iter(wheels))
         remedy = (
-            f'pip uninstall -y {wheel} && pip install "mnist-edge[{provider}]"'
+            f"{pip()} uninstall -y {wheel} && {install_hint(provider)}"
             if wheel != WHEELS[provider]
             else "mnist-edge doctor shows what is missing"
         )
@@ -115,18 +116,6 @@ def refuse_hard_links(model: Path) -> None:
                         f"{model}: its external data {path} are a hard link, which another name can change",
                         hint="copy the file instead of linking it",
                     )
-
-
-def available_cpus() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def require_cpus(threads: int) -> None:
-    """Raise UsageError for more threads than cores: onnxruntime would start them all, and starve the machine."""
-    cores = available_cpus()
-    if threads > cores:
-        raise UsageError(f"{threads} threads on {cores} cores only wait for each other", hint=f"--threads {cores}")
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
-import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from mnist_edge.contract import DatasetName
 from mnist_edge.errors import BadFileError, UnavailableError
 from mnist_edge.files import write_atomic
 from mnist_edge.records.training import EpochRecord
-from mnist_edge.training.model import build_model, check_state, model_from_state
+from mnist_edge.training.model import build_model, check_state
 from mnist_edge.training.recipes import Settings
 from mnist_edge.validation import validated
 
@@ -176,43 +173,3 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-
-def is_state_dict(path: Path) -> bool:
-    """Whether a file is to be read as a bare PyTorch state_dict."""
-    return path.suffix in {".pth", ".pt"}
-
-
-def load_state_dict(path: Path) -> nn.Sequential:
-    """Read a bare state_dict as the seed saves it; nothing in the file is ever executed.
-
-    Raises:
-        BadFileError: not a state_dict of tensors, or of another network.
-    """
-    hint = "give a file written by torch.save(net.state_dict(), ...)"
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:  # torch.load checks no CRC
-                damaged = archive.testzip()
-            if damaged:
-                raise ValueError(f"the CRC of {damaged} differs")  # noqa: TRY301 - one place tells it all
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise BadFileError(f"{path} is not a PyTorch state_dict: it asks for more than tensors", hint=hint) from error
-    except Exception as error:  # a damaged pickle can make the reader fail in any way
-        raise BadFileError(f"{path} is not a PyTorch state_dict: it is damaged", hint=hint) from error
-    if not isinstance(state, dict):
-        raise BadFileError(f"{path} is not a PyTorch state_dict: it holds a {type(state).__name__}", hint=hint)
-    for key, value in state.items():
-        if not (isinstance(key, str) and isinstance(value, Tensor)):
-            raise BadFileError(f"{path}: {key!r} is a {type(value).__name__}, not a named tensor", hint=hint)
-    return model_from_state(state, path)
-
-
-def read_model(path: Path) -> tuple[nn.Sequential, DatasetName | None]:
-    """Read the network of a run folder, checkpoint or .pth, and the dataset it was trained on where that is known."""
-    file = checkpoint_path(path)
-    if is_state_dict(file):
-        return load_state_dict(file), None
-    checkpoint = load_checkpoint(file)
-    return checkpoint.model(), checkpoint.settings.dataset

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mnist_edge.errors import CheckFailedError
-from mnist_edge.pixels import ImageFile, Images, rows_of
+from mnist_edge.pixels import ImageFile, Images, take_rows
 from mnist_edge.ranks import ALONE, Rank
 from mnist_edge.records.data import Dataset
 from mnist_edge.records.training import EpochRecord
@@ -99,7 +99,7 @@ def held_out(dataset: Dataset, recipe: Recipe) -> tuple[Images | ImageFile, Imag
     images, labels, held = dataset.train_images, dataset.train_labels, split(dataset, recipe)[1].numpy()
     if isinstance(images, ImageFile):
         chunks = chunks_of(len(images))[held]
-        return images.take(chunks), rows_of(labels, chunks)
+        return images.take(chunks), take_rows(labels, chunks)
     return images[held], labels[held]
 
 

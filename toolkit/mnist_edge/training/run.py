@@ -22,13 +22,13 @@ from mnist_edge.training.checkpoint import (
     Checkpoint,
     environment_of,
     load_checkpoint,
-    load_state_dict,
     save_checkpoint,
 )
 from mnist_edge.training.group import agreed, joined, same_everywhere
 from mnist_edge.training.loop import KEEP_LOSS_EVERY, Hooks, Run, checkpoint_of, continued_run, new_run, train
-from mnist_edge.training.model import accuracy, linear_layers, resolve_device
+from mnist_edge.training.model import accuracy, linear_layers, resolve_device, with_seed_normalization
 from mnist_edge.training.recipes import Settings
+from mnist_edge.training.state_dict import LoadedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +55,15 @@ def resumed(path: Path, epochs: int | None) -> Start:
     )
 
 
-def started_from(path: Path, settings: Settings) -> Start:
-    """Start with the weights of a bare state_dict; it brings no optimiser, no progress."""
-    model = load_state_dict(path)
+def started_from(loaded: LoadedModel, path: Path, settings: Settings) -> Start:
+    """Start with the weights of a bare state_dict; it has no optimiser state and no progress."""
+    model = with_seed_normalization(loaded.network, loaded.normalization)
     widths = tuple(layer.out_features for layer in linear_layers(model)[:-1])
     settings = dataclasses.replace(settings, widths=widths)
-    return Start(
-        run=new_run(settings, model), note=f"{path} is a bare state_dict: the optimiser starts fresh, at epoch 0"
-    )
+    note = f"{path} is a bare state_dict: the optimiser starts fresh, at epoch 0"
+    if loaded.normalization != "seed":
+        note += f"; its first layer was converted from {loaded.normalization} to the seed's normalisation"
+    return Start(run=new_run(settings, model), note=note)
 
 
 def unfinished(folder: Path) -> Checkpoint | None:

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from mnist_edge.contract import LABELS
 from mnist_edge.errors import CheckFailedError
 from mnist_edge.pixels import Images, Logits
-from mnist_edge.records.data import Dataset
+from mnist_edge.records.data import EvaluationSet
 from mnist_edge.records.evaluation import ClassFigures, EvalReport, ReliabilityBin
 
 BINS = 15
 
 
-def evaluate(model: Path, logits: Logits, dataset: Dataset) -> EvalReport:
+def evaluate(model: Path, logits: Logits, dataset: EvaluationSet) -> EvalReport:
     """Judge the answers to a test set.
 
     Args:

@@ -13,7 +13,8 @@ from mnist_edge.bundle.manifest import MANIFEST
 from mnist_edge.contract import INPUTS, LABELS, OUTPUT_NAME, Precision
 from mnist_edge.errors import BadFileError
 from mnist_edge.pixels import Images
-from mnist_edge.runtime.classifier import Classifier, describe
+from mnist_edge.runtime.classifier import Classifier
+from mnist_edge.runtime.images import describe
 from mnist_edge.verification.stages import precision_of
 
 
@@ -26,7 +27,7 @@ def require_contract(bundle: Bundle, classifier: Classifier) -> None:
     manifest, hint = bundle.manifest, "export it again"
     expected, found = (
         f"{INPUTS[manifest.input]} to {OUTPUT_NAME}",
-        f"{describe(classifier.input)} to {classifier.output}",
+        f"{describe(classifier.input)} to {classifier.output.name}",
     )
     if found != expected:
         raise BadFileError(f"{classifier.name}: its manifest promises {expected}, its graph takes {found}", hint=hint)

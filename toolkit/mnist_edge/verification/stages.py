@@ -18,6 +18,7 @@ from mnist_edge.contract import Normalization, Precision
 from mnist_edge.errors import BadFileError, UnavailableError
 from mnist_edge.pixels import Images
 from mnist_edge.runtime.classifier import open_classifier
+from mnist_edge.runtime.session import RefusedModelError
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -73,6 +74,8 @@ def run_stages(model: Path | bytes, images: Images, normalization: Normalization
         ModuleNotFoundError: the package onnx is missing.
     """
     proto = _load(model)
+    if not proto.graph.output:
+        raise RefusedModelError(f"{str(model)[:200]} has no output", hint="export it again")
     layers = find_layers(proto)
     with_output = {value.name for value in proto.graph.output}
     output = proto.graph.output[0].name

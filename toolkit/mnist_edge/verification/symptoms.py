@@ -17,7 +17,7 @@ from mnist_edge.contract import SIDE, Precision
 Floats = NDArray[np.float64]
 Finding = tuple[str, str]
 FLOAT16_MAX = 65504.0
-ALLOWED: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.1}
+ALLOWED: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.1, "int4": 0.5, "int2": 1.0}
 """Drift (see `drift`) that a precision explains. Seen on the seed's network: 3e-6 in fp32,
 1.2e-3 in fp16, 0.04 in int8 quantised by tensor; a weight matrix scaled by 1.2 gives 0.2. In the logits int8 gives 0.01."""
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from mnist_edge.bundle.folder import Bundle
-from mnist_edge.bundle.golden import NO_LABEL, sha256_of_test_set, stage_rows
+from mnist_edge.bundle.golden import NO_LABEL, layer_rows, sha256_of_test_set
 from mnist_edge.contract import DatasetName, Normalization, Precision
 from mnist_edge.pixels import Images, Logits
-from mnist_edge.records.data import Dataset
+from mnist_edge.records.bundle import Variant
+from mnist_edge.records.data import EvaluationSet
 from mnist_edge.records.settings import SessionSettings
 from mnist_edge.records.verification import LayerReport, ParityReport, VariantParity
 from mnist_edge.runtime.classifier import Classifier, open_classifier
@@ -73,10 +74,10 @@ def golden_reference(bundle: Bundle) -> Reference:
 def golden_stages(bundle: Bundle) -> ReferenceStages:
     """The network's inside as the golden file keeps it."""
     golden = bundle.golden
-    sums = tuple(np.split(golden.stage_sums, np.cumsum(golden.stage_widths)[:-1], axis=1))
+    sums = tuple(np.split(golden.pre_activations, np.cumsum(golden.layer_widths)[:-1], axis=1))
     return ReferenceStages(
-        images=golden.images[golden.stage_rows],
-        real=golden.labels[golden.stage_rows] != NO_LABEL,
+        images=golden.images[golden.layer_rows],
+        real=golden.labels[golden.layer_rows] != NO_LABEL,
         sums=sums,
         activations=with_relu(sums)[1],
     )
@@ -87,14 +88,14 @@ def with_relu(sums: tuple[Floats, ...]) -> Inside:
     return sums, tuple(np.maximum(values, 0) for values in sums[:-1])
 
 
-def reference_on_test_set(bundle: Bundle, dataset: Dataset) -> Reference | None:
+def reference_on_test_set(bundle: Bundle, dataset: EvaluationSet) -> Reference | None:
     """The test set with the answers that the bundle carries for it; None where they are for other images."""
     if not np.array_equal(sha256_of_test_set(dataset.test_images, dataset.test_labels), bundle.golden.test_sha256):
         return None
     return Reference(images=dataset.test_images, labels=dataset.test_labels, logits=bundle.golden.test_logits)
 
 
-def recorded_reference(bundle: Bundle, dataset: Dataset | None) -> ReferenceOutputs:
+def recorded_reference(bundle: Bundle, dataset: EvaluationSet | None) -> ReferenceOutputs:
     """What the bundle itself carries."""
     test_set = None if dataset is None else reference_on_test_set(bundle, dataset)
     return ReferenceOutputs(
@@ -109,7 +110,7 @@ def recorded_reference(bundle: Bundle, dataset: Dataset | None) -> ReferenceOutp
 def live_reference(
     images: Images,
     labels: Images,
-    dataset: Dataset | None,
+    dataset: EvaluationSet | None,
     answer: Callable[[Images], Logits],
     inside: Callable[[Images], Inside | None],
     said: str,
@@ -123,7 +124,7 @@ def live_reference(
         inside: the same to the stages, or None where they cannot be had.
         said: what that model is, for the report.
     """
-    rows = stage_rows(labels)
+    rows = layer_rows(labels)
     stages = inside(images[rows])
     return ReferenceOutputs(
         golden=Reference(images=images, labels=labels, logits=answer(images)),
@@ -138,7 +139,7 @@ def live_reference(
 
 
 def onnx_reference(
-    other: Path, images: Images, labels: Images, dataset: Dataset | None, normalization: Normalization | None
+    other: Path, images: Images, labels: Images, dataset: EvaluationSet | None, normalization: Normalization | None
 ) -> ReferenceOutputs:
     """What another ONNX file answers on the CPU."""
     classifier = open_classifier(other, normalization=normalization)
@@ -160,19 +161,21 @@ def onnx_reference(
     )
 
 
-def verify_bundle(bundle: Bundle, truth: ReferenceOutputs, options: VerifyOptions) -> ParityReport:
-    """Check every variant of a bundle, whose bytes have been checked.
+def verify_bundle(
+    bundle: Bundle, truth: ReferenceOutputs, options: VerifyOptions, variants: Sequence[Variant] | None = None
+) -> ParityReport:
+    """Check variants of a bundle, whose bytes have been checked; all by default.
 
     Raises:
         BadFileError: a model breaks the contract of its manifest, or contradicts it.
         UnavailableError: the provider cannot be had.
     """
     manifest = bundle.manifest
-    variants = tuple(
+    found = tuple(
         _check(variant.name, bundle.file(variant), variant.precision, truth, options, bundle)
-        for variant in manifest.variants
+        for variant in (manifest.variants if variants is None else variants)
     )
-    return _report(str(bundle.folder), manifest.dataset, truth, options, variants)
+    return _report(str(bundle.folder), manifest.dataset, truth, options, found)
 
 
 def verify_model(model: Path, dataset: DatasetName, truth: ReferenceOutputs, options: VerifyOptions) -> ParityReport:

@@ -59,7 +59,9 @@ def time_and_compare(
 
     The other arguments are those of `time_model`.
     """
-    from mnist_edge.benchmarking.compare import compare, read_result, require_comparable
+    from mnist_edge.benchmarking.comparable import require_comparable
+    from mnist_edge.benchmarking.compare import compare
+    from mnist_edge.benchmarking.results import read_result
 
     before, names = read_result(baseline), (str(baseline), "this run")
     require_comparable(before, plan, names, anyway=anyway)
@@ -71,7 +73,7 @@ def check_noise(
     plan: Plan, *, output: Path | None = None, on_process: OnProcess = lambda _done, _all: None
 ) -> SelfCheckReport:
     """Compare a model with itself and count the comparisons that report a difference; arguments as `time_model`."""
-    from mnist_edge.benchmarking.compare import self_check
+    from mnist_edge.benchmarking.self_check import self_check
 
     report = self_check(plan, on_process=on_process)
     _write(report, output)

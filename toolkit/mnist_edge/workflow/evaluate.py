@@ -6,13 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_edge.contract import Normalization
-from mnist_edge.errors import UnavailableError, UsageError
+from mnist_edge.contract import CLASSES, Normalization
+from mnist_edge.errors import UnavailableError
+from mnist_edge.model_kind import require_model_kind
 from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
+from mnist_edge.workflow.suspicion import suspect_normalization
 
 if TYPE_CHECKING:
     from mnist_edge.pixels import Logits
-    from mnist_edge.records.data import Dataset
+    from mnist_edge.records.data import EvaluationSet
     from mnist_edge.records.evaluation import EvalReport
 
 
@@ -32,7 +34,7 @@ def evaluate(
         dataset: a name or a folder; None takes the model's.
         data_dir: folder in which datasets are looked for first.
         settings: of the session, for an ONNX file.
-        normalization: what a float model expects of its pixels, where it does not state it.
+        normalization: of the pixels of a state_dict or a float ONNX file, which may not state it.
         notify: takes one plain line about what happens.
     """
     from mnist_edge.verification.accuracy import evaluate as judge
@@ -48,16 +50,17 @@ def _outputs(
     settings: SessionSettings,
     normalization: Normalization | None,
     notify: Callable[[str], None],
-) -> tuple[Dataset, Logits]:
+) -> tuple[EvaluationSet, Logits]:
     """Load whatever `model` is, and run the test set through it."""
     from mnist_edge.bundle.folder import is_bundle, load_bundle
-    from mnist_edge.data.sources import load_dataset
+    from mnist_edge.data.sources import load_test_set
 
     if not model.exists():
         raise UnavailableError(
             f"{model} does not exist", hint="give a run folder, checkpoint, .pth, bundle or ONNX file"
         )
-    if model.suffix == ".onnx" or is_bundle(model):
+    kind = require_model_kind(model, "onnx", "bundle", "checkpoint", "state_dict", "run folder")
+    if kind in {"onnx", "bundle"}:
         from mnist_edge.runtime.classifier import dataset_of, open_classifier
 
         path = model
@@ -65,13 +68,14 @@ def _outputs(
             bundle = load_bundle(model)
             path = bundle.file(bundle.manifest.variants[0])
         classifier = open_classifier(path, settings, normalization=normalization)
-        data = load_dataset(dataset or dataset_of(classifier) or "mnist", data_dir, notify)
-        return data, classifier.logits(data.test_images, batch=1000)
-    if normalization is not None:
-        raise UsageError("--normalize is for ONNX files; a checkpoint knows its own", hint="leave --normalize out")
-    from mnist_edge.training.checkpoint import read_model
+        data = load_test_set(dataset or dataset_of(classifier) or "mnist", data_dir, notify)
+        return data, classifier.class_logits(data.test_images, CLASSES, classifier.bounded_batch(1000))
     from mnist_edge.training.model import reference_logits
+    from mnist_edge.training.state_dict import read_model
 
-    network, trained_on = read_model(model)
-    data = load_dataset(dataset or trained_on or "mnist", data_dir, notify)
-    return data, reference_logits(network, data.test_images)
+    loaded = read_model(model, normalization)
+    for note in loaded.notes:
+        notify(note)
+    data = load_test_set(dataset or loaded.dataset or "mnist", data_dir, notify)
+    suspect_normalization(loaded, data, notify)
+    return data, reference_logits(loaded.network, data.test_images, normalization=loaded.normalization)

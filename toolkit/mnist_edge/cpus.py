@@ -1,0 +1,73 @@
+"""How many CPUs this process may use: its affinity mask, and the CPU quota of its cgroup (a container's `--cpus`)."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from mnist_edge.errors import UsageError
+
+
+def available_cpus(root: Path = Path("/")) -> int:
+    """Return the number of CPUs this process may use, at least 1; a fractional quota is rounded up.
+
+    Args:
+        root: where `/proc` and `/sys` are mounted.
+    """
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([cpus, *(math.ceil(quota) for quota in _cgroup_quotas(root))]))
+
+
+def require_cpus(threads: int) -> None:
+    """Raise UsageError for more threads than CPUs: they would all be started and only wait for each other."""
+    cpus = available_cpus()
+    if threads > cpus:
+        raise UsageError(f"--threads {threads}, but this process may use {cpus} CPUs", hint=f"--threads {cpus}")
+
+
+def _cgroup_quotas(root: Path) -> Iterator[float]:
+    """Yield the quota, in CPUs, of this process's cgroup and of each of its parents that sets one."""
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, name = rest.partition(":")
+        names = controllers.split(",")
+        if controllers and "cpu" not in names:
+            continue
+        version_2 = not controllers
+        mounts = ("", "unified") if version_2 else (controllers, "cpu")
+        path = PurePosixPath(name.lstrip("/"))
+        # In a container the name may be the host's, and only the mount's own files are visible: so each parent is tried.
+        for mount in dict.fromkeys(root / "sys/fs/cgroup" / mount for mount in mounts):
+            for folder in (path, *path.parents):
+                if ".." not in folder.parts:
+                    yield from (_quota_v2 if version_2 else _quota_v1)(mount / folder)
+
+
+def _quota_v2(cgroup: Path) -> Iterator[float]:
+    """`cpu.max` holds "<quota µs or max> <period µs>"."""
+    fields = _read(cgroup / "cpu.max").split()
+    if len(fields) == 2:
+        yield from _ratio(*fields)
+
+
+def _quota_v1(cgroup: Path) -> Iterator[float]:
+    """`cpu.cfs_quota_us` is -1 where there is no limit."""
+    yield from _ratio(_read(cgroup / "cpu.cfs_quota_us"), _read(cgroup / "cpu.cfs_period_us"))
+
+
+def _ratio(quota: str, period: str) -> Iterator[float]:
+    try:
+        microseconds, every = int(quota), int(period)
+    except ValueError:  # "max", or no such file
+        return
+    if microseconds > 0 and every > 0:
+        yield microseconds / every
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
