@@ -468,7 +468,7 @@ def test_self_check_passes_where_there_is_no_noise(
     )
     assert (done.code, done.json) == (0, json.loads((tmp_path / "s.json").read_text()))
     assert (done.json["schema"], done.json["passed"], done.json["false_positives"]) == (
-        "mnist-edge/self-check/1",
+        "mnist-edge/self-check/2",
         True,
         0,
     )

@@ -74,7 +74,7 @@ def run(
     if not verified.passed:
         reasons = "; ".join(variant.reason for variant in verified.variants if variant.reason)
         raise CheckFailedError(
-            f"{exported.bundle} does not decide as PyTorch does: {reasons}", hint="mnist-edge verify"
+            f"{exported.bundle} does not predict as PyTorch does: {reasons}", hint="mnist-edge verify"
         )
     say("timing it against PyTorch eager, in fresh processes")
     with progress("timing") as on_process:
