@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from mnist_edge.benchmarking.outputs import OutputCheck, check_outputs
 from mnist_edge.records.benchmark import EXACT, OutputRequirement
-from mnist_edge.verification.parity import Reference
+from mnist_edge.verification.reference import Reference
 
 INT8 = OutputRequirement(kind="lossy", precision="int8", max_accuracy_drop=0.001)
 FP16 = OutputRequirement(kind="lossy", precision="fp16", max_accuracy_drop=0.001)

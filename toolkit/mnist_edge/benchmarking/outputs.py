@@ -15,8 +15,9 @@ from mnist_edge.bundle.golden import NO_LABEL
 from mnist_edge.pixels import Logits
 from mnist_edge.records.benchmark import OutputRequirement
 from mnist_edge.stats import paired_drop_upper95
-from mnist_edge.verification.parity import Reference
-from mnist_edge.verification.symptoms import ALLOWED, drift
+from mnist_edge.verification.reference import Reference
+from mnist_edge.verification.requirement import ALLOWED_DRIFT
+from mnist_edge.verification.symptoms import drift
 
 DISTINCT_INPUTS = 64
 NEAR_TIE = 1e-3
@@ -105,7 +106,7 @@ def _lossy_problem(
     if not real.any():
         return ""
     found, expected, labels = found[first][real], golden.logits[rows][real], golden.labels[rows][real]
-    drifted, allowed = drift(found, expected.astype(np.float64)), ALLOWED[requirement.precision]
+    drifted, allowed = drift(found, expected.astype(np.float64)), ALLOWED_DRIFT[requirement.precision]
     if requirement.kind == "lossy" and drifted > allowed:
         return (
             f"logits of timed runs drift by {drifted:.2g} from golden.npz, {requirement.precision} explains {allowed:g}"

@@ -18,13 +18,11 @@ from mnist_edge.records.benchmark import EXACT, Candidate, OutputRequirement, Sc
 from mnist_edge.records.bundle import Variant
 from mnist_edge.records.settings import SessionSettings
 from mnist_edge.runtime.classifier import open_classifier
-from mnist_edge.verification.parity import MAX_DROP
+from mnist_edge.verification.requirement import MAX_DROP, with_tf32
 
 ROUNDS = 5
 SECONDS = 0.4
 SINGLE_STREAM = Scenario(seconds=SECONDS)
-TF32 = OutputRequirement(kind="lossy", precision="fp16", max_accuracy_drop=MAX_DROP)
-"""Of an exact variant that runs with TF32, which has the mantissa of fp16: 10 bits."""
 WITHOUT_BASELINE = {"server", "idle"}
 """Scenarios in which PyTorch is not timed: they measure waiting, which is no property of an engine."""
 
@@ -176,6 +174,12 @@ def _requirement(variant: Variant) -> OutputRequirement:
     )
 
 
+def _with_tf32(requirement: OutputRequirement) -> OutputRequirement:
+    kind, precision = with_tf32(requirement.kind, requirement.precision)
+    drop = MAX_DROP if requirement.kind == "exact" else requirement.max_accuracy_drop
+    return OutputRequirement(kind=kind, precision=precision, max_accuracy_drop=drop)
+
+
 def _candidate(model: _Model, batch: int, scenario: Scenario, settings: SessionSettings) -> Candidate:
     return Candidate(
         engine=model.engine,
@@ -184,5 +188,5 @@ def _candidate(model: _Model, batch: int, scenario: Scenario, settings: SessionS
         batch=batch,
         scenario=scenario,
         settings=settings,
-        requirement=TF32 if settings.tf32 and model.requirement == EXACT else model.requirement,
+        requirement=_with_tf32(model.requirement) if settings.tf32 else model.requirement,
     )
