@@ -78,6 +78,9 @@ WRONG = {
     "no such recipe": ["--recipe", "slow"],
     "no such dataset": ["--dataset", "cifar"],
     "no such option": ["--fast"],
+    "a seed that no generator takes": ["--seed", str(2**64)],
+    "too large a batch": ["--batch-size", str(2**40)],
+    "more threads than CPUs": ["--threads", "9999"],
 }
 
 

@@ -122,21 +122,7 @@ def train_run(
         UnavailableError: folder in use or not writable, no such device.
     """
     settings = start.run.settings
-    if settings.dataset != dataset.name:
-        raise UsageError(
-            f"the checkpoint was trained on {settings.dataset}, the dataset is {dataset.name}",
-            hint=f"--dataset {'FOLDER' if settings.dataset == 'folder' else settings.dataset}",
-        )
-    if settings.fingerprint != dataset.fingerprint:
-        raise UsageError(
-            f"{dataset.source} does not hold the images that the checkpoint was trained on",
-            hint="--dataset with the folder that the run began with, or start a new one with another --run",
-        )
-    steps = steps_per_epoch(dataset, settings.recipe)
-    try:
-        check_position(start.run.progress, start.run.curve, steps, KEEP_LOSS_EVERY)
-    except ValueError as error:
-        raise BadFileError(f"{start.checkpoint}: {error}", hint="give another checkpoint") from error
+    _check_data(start, dataset)
     target, rank = resolve_device(device), this_rank()
     with joined(rank, target), _held(folder, rank):
         if not overwrite:
@@ -181,6 +167,26 @@ def train_run(
             seconds_per_epoch=seconds / max(1, len(history)),
             device=environment_of(target)["device"],
         )
+
+
+def _check_data(start: Start, dataset: Dataset) -> None:
+    """Raise UsageError for another dataset than the checkpoint's, BadFileError for a position that it does not have."""
+    settings = start.run.settings
+    if settings.dataset != dataset.name:
+        raise UsageError(
+            f"the checkpoint was trained on {settings.dataset}, the dataset is {dataset.name}",
+            hint=f"--dataset {'FOLDER' if settings.dataset == 'folder' else settings.dataset}",
+        )
+    if settings.fingerprint != dataset.fingerprint:
+        raise UsageError(
+            f"{dataset.source} does not hold the images that the checkpoint was trained on",
+            hint="--dataset with the folder that the run began with, or start a new one with another --run",
+        )
+    steps = steps_per_epoch(dataset, settings.recipe)
+    try:
+        check_position(start.run.progress, start.run.curve, steps, KEEP_LOSS_EVERY)
+    except ValueError as error:
+        raise BadFileError(f"{start.checkpoint}: {error}", hint="give another checkpoint") from error
 
 
 def _threads(
