@@ -53,14 +53,14 @@ def bench(
     """Time onnxruntime, and PyTorch eager beside it, in fresh processes taken in turn."""
     from mnist_edge.benchmarking.rounds import ROUNDS, Plan
     from mnist_edge.files import require_writable
-    from mnist_edge.reporting.console import emit, say
+    from mnist_edge.reporting.console import emit, say, say_next
     from mnist_edge.reporting.tables.bench import bench_table
     from mnist_edge.reporting.tables.comparison import self_check_table
     from mnist_edge.workflow.folders import newest_bundle
 
     require_plot(plot)
     plan = Plan(
-        model=model or newest_bundle(),
+        model=model or newest_bundle(say),
         provider=provider,
         batches=None if batch is None else choices(batch, "--batch"),
         threads=choices(threads, "--threads"),
@@ -102,6 +102,8 @@ def bench(
         say(f"wrote {latencies(report, plot)}")
     if baseline is None:
         emit(report, json, bench_table)
+        again = ("--output", "result.json") if output is None else ("--compare", output)
+        say_next("bench", plan.model, *again, as_json=json)
         return
     from mnist_edge.benchmarking.compare import compare as compare_results
     from mnist_edge.cli.compare import show_comparison

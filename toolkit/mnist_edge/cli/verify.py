@@ -45,7 +45,7 @@ def verify(
     from mnist_edge.cpus import require_cpus
     from mnist_edge.model_kind import require_model_kind
     from mnist_edge.records.settings import SessionSettings
-    from mnist_edge.reporting.console import emit, say
+    from mnist_edge.reporting.console import emit, say, say_next, status
     from mnist_edge.reporting.tables.parity import parity_table
     from mnist_edge.runtime.session import require_provider
     from mnist_edge.verification.verify import VerifyOptions
@@ -62,13 +62,15 @@ def verify(
         layers=layers,
         normalization=normalize,
     )
-    chosen = model or newest_bundle()
+    chosen = model or newest_bundle(say)
     if chosen.exists() and require_model_kind(chosen, "onnx", "bundle", "run folder") == "onnx":
-        report, reference = verify_file(chosen, against, options, dataset, data_dir, say)
+        with status(f"verifying {chosen}"):
+            report, reference = verify_file(chosen, against, options, dataset, data_dir, say)
     elif normalize is not None and against is None:
         raise UsageError("--normalize is for an ONNX file or a .pth; a bundle states its own", hint="leave it out")
     else:
-        report, reference = verify_folder(chosen, against, options, dataset, data_dir, say)
+        with status(f"verifying {chosen}"):
+            report, reference = verify_folder(chosen, against, options, dataset, data_dir, say)
     if plot is not None:
         from mnist_edge.reporting.plots.margins import margin_sheet
 
@@ -79,3 +81,4 @@ def verify(
         reasons = "; ".join(f"{v.name}: {v.reason}" for v in report.variants if v.reason)
         say(f"mnist-edge: {report.model} does not decide as {reference.said}: {reasons}")
         raise typer.Exit(1)
+    say_next("bench", chosen, as_json=json)
