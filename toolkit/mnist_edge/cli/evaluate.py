@@ -14,6 +14,7 @@ from mnist_edge.contract import ProviderName
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A run folder, checkpoint, .pth, bundle folder or any ONNX file.")],
     *,
+    variant: Annotated[str | None, typer.Option(help="A model of the bundle, by name. Default: its first.")] = None,
     dataset: Annotated[str | None, dataset_option("Default: the model's.")] = None,
     data_dir: DataDir = None,
     provider: Annotated[ProviderName, typer.Option(help="For an ONNX file; no other is used.")] = "cpu",
@@ -32,6 +33,7 @@ def evaluate(
     require_plot(plot)
     report = evaluate_stage(
         model,
+        variant=variant,
         dataset=dataset,
         data_dir=data_dir,
         settings=SessionSettings(provider=provider),
