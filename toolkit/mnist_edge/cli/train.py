@@ -55,12 +55,16 @@ def train(
 
     Writes last.safetensors, history.csv, loss.csv and loss.png into the run folder.
     """
+    from mnist_edge.interrupts import end_with_parent
     from mnist_edge.ranks import this_rank
     from mnist_edge.reporting.console import emit, say, say_next, status
     from mnist_edge.reporting.tables.train import train_table
     from mnist_edge.workflow.train import prepare_training
 
-    size = this_rank().size
+    rank = this_rank()
+    size = rank.size
+    if rank.launcher is not None:
+        end_with_parent(rank.launcher)
     if size > 1 and processes not in (1, size):
         raise UsageError(f"--processes {processes}, but torchrun started {size}", hint="leave --processes out")
     changes = {
