@@ -74,6 +74,7 @@ def bench(
     from mnist_edge.benchmarking.threads import thread_counts
     from mnist_edge.cpus import available_cpus
     from mnist_edge.files import require_writable
+    from mnist_edge.reporting.console import say
     from mnist_edge.workflow.folders import newest_bundle
 
     require_plot(plot)
@@ -82,7 +83,7 @@ def bench(
     if self_check and (compare or profile or plot):
         raise UsageError("--self-check is a mode of its own", hint="leave out --compare, --profile and --plot")
     plan = plans.Plan(
-        model=model or newest_bundle(),
+        model=model or newest_bundle(say),
         variants=tuple(variant or ()),
         provider=provider,
         batches=None if batch is None else choices(batch, "--batch"),
@@ -105,7 +106,7 @@ def bench(
 
 
 def _time(plan: Plan, *, profile: bool, results: _Results) -> None:
-    from mnist_edge.reporting.console import emit, progress
+    from mnist_edge.reporting.console import emit, progress, say_next
     from mnist_edge.reporting.tables.bench import bench_table
     from mnist_edge.workflow.bench import time_model
 
@@ -113,6 +114,8 @@ def _time(plan: Plan, *, profile: bool, results: _Results) -> None:
         report = time_model(plan, profile=profile, output=results.output, on_process=on_process)
     _finish_files(report, results)
     emit(report, results.json, lambda shown: bench_table(shown, verbose=results.verbose))
+    again = ("--output", "result.json") if results.output is None else ("--compare", results.output)
+    say_next("bench", plan.model, *again, as_json=results.json)
 
 
 def _time_and_compare(
