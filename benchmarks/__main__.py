@@ -15,6 +15,7 @@ NAMES = (
     "time_to_accuracy",
     "best_accuracy",
     "processes",
+    "compare_power",
     "injected_slowdown",
     "fault_detection",
 )

@@ -32,7 +32,7 @@ Rounds = dict[str, list[float]]
 
 def mnist_folder() -> Path:
     """Return the folder with `MNIST/raw`: $MNIST_EDGE_DATA or the cache folder, downloaded if it must be."""
-    raw = find_raw("mnist") or Path(load_dataset("mnist", say=print).source)
+    raw = find_raw("mnist") or Path(load_dataset("mnist", notify=print).source)
     return raw.resolve().parents[1]
 
 

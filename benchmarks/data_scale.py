@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import MNIST_EDGE, Rounds, mnist_folder, pairs, report, row, run_child, take_turns, target
-from mnist_edge.data.folder import FILES
 from mnist_edge.data.idx import read_images, read_labels
+from mnist_edge.data.layout import FILES
 
 SIZES = (60_000, 500_000, 2_000_000)
 BATCH = 128

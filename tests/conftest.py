@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -69,6 +70,26 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle_folder(workplace: Path) -> Path:
     """The bundle of `workplace`. Copy it before changing it."""
     return workplace / "exported" / "digits"
+
+
+@pytest.fixture(scope="session")
+def two_variant_bundle(bundle_folder: Path, digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of `workplace` with a second variant, int8 by onnxruntime's quantiser. Copy it before changing it."""
+    import onnx
+
+    from benchmarks.planted_faults import Golden, to_int8
+    from mnist_edge.bundle.folder import load_bundle
+    from mnist_edge.bundle.golden import NO_LABEL
+    from mnist_edge.exporting.pipeline import add_variant
+    from mnist_edge.records.bundle import VariantSpec
+
+    folder = shutil.copytree(bundle_folder, tmp_path_factory.mktemp("two") / "digits")
+    golden = load_bundle(folder).golden
+    rows = golden.labels != NO_LABEL
+    model = to_int8(onnx.load(folder / "model.onnx"), Golden(golden.images[rows], golden.logits[rows]))
+    spec = VariantSpec(name="int8", precision="int8", requirement="lossy", max_accuracy_drop=0.05)
+    add_variant(folder, spec, model.SerializeToString(), digits)
+    return folder
 
 
 @pytest.fixture(scope="session")

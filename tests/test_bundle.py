@@ -7,9 +7,10 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from hypothesis import strategies as st
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.bundle.golden import GOLDEN, golden_bytes, golden_inputs, sha256_of_test_set
 from mnist_edge.bundle.manifest import MANIFEST, manifest_bytes
-from mnist_edge.contract import Precision
-from mnist_edge.errors import BadFileError, UnavailableError
+from mnist_edge.contract import Precision, RequirementKind
+from mnist_edge.errors import BadFileError, UnavailableError, UsageError
 from mnist_edge.files import sha256_bytes
+from mnist_edge.records.bundle import Variant
 from mnist_edge.records.data import Dataset
 
 FILES = ("model.onnx", GOLDEN, MANIFEST)
@@ -35,6 +37,7 @@ def rewrite_bundle(
     *,
     model: bytes | None = None,
     precision: Precision = "fp32",
+    requirement: RequirementKind | None = None,
     golden: bytes | None = None,
     **changes: Any,
 ) -> Path:
@@ -44,7 +47,10 @@ def rewrite_bundle(
     if model is not None:
         (target / "model.onnx").write_bytes(model)
         (variant,) = manifest.variants
-        variant = dataclasses.replace(variant, precision=precision, bytes=len(model), sha256=sha256_bytes(model))
+        kind = requirement or ("exact" if precision == "fp32" else "lossy")
+        variant = dataclasses.replace(
+            variant, precision=precision, requirement=kind, bytes=len(model), sha256=sha256_bytes(model)
+        )
         manifest = dataclasses.replace(manifest, variants=(variant,))
     if golden is not None:
         (target / GOLDEN).write_bytes(golden)
@@ -152,7 +158,7 @@ def test_a_manifest_of_another_schema_names_both(copy: Path) -> None:
     del content["sha256"]
     assert sealed(content) == (copy / MANIFEST).read_bytes()  # the control: this is how a manifest is sealed
     (copy / MANIFEST).write_bytes(sealed({**content, "schema": "mnist-edge/bundle/99"}))
-    with pytest.raises(BadFileError, match=r"bundle/99.*bundle/2"):
+    with pytest.raises(BadFileError, match=r"bundle/99.*bundle/3"):
         load_bundle(copy)
 
 
@@ -163,7 +169,7 @@ def test_a_manifest_of_another_schema_names_both(copy: Path) -> None:
         {"variants": [{"name": "fp32"}]},
         {"variants": [{"name": "a", "precision": "fp64", "file": "model.onnx", "bytes": 1, "sha256": ""}]},
         {"accuracy": float("nan")}, {"accuracy": 1.0001}, {"accuracy": -0.1}, {"accuracy": 97.42},
-        {"weights_sha256": ""}, {"weights_sha256": "no hash"}, {"weights_sha256": "0" * 63}, {"weights_sha256": "0" * 64 + "\n"},
+        {"weights_sha256": ""}, {"weights_sha256": "no hash"}, {"weights_sha256": "0" * 63}, {"weights_sha256": "0" * 64 + "\n"}, {"parity": {}}, {"parity": {"variants": [3]}},
     ],
 )  # fmt: skip
 def test_a_sealed_manifest_with_wrong_fields_names_the_field(copy: Path, change: dict[str, Any]) -> None:
@@ -179,8 +185,8 @@ def test_a_sealed_manifest_with_wrong_fields_names_the_field(copy: Path, change:
     "data",
     [
         b"[]", b'"text"', b"3", b"null", b"{}", b"\xff\xfe", b'{"schema": 1}', b"[" * 100_000,
-        b'{"schema": "mnist-edge/bundle/2", "sha256": "x", "dataset": "\\ud800"}',
-        b'{"schema": "mnist-edge/bundle/2", "sha256": ["x"], "dataset": NaN}',
+        b'{"schema": "mnist-edge/bundle/3", "sha256": "x", "dataset": "\\ud800"}',
+        b'{"schema": "mnist-edge/bundle/3", "sha256": ["x"], "dataset": NaN}',
     ],
     ids=lambda data: data[:12].decode("latin1") + data[-8:].decode("latin1"),
 )  # fmt: skip
@@ -189,6 +195,89 @@ def test_any_text_in_place_of_the_manifest_is_a_bad_file(copy: Path, data: bytes
     (copy / MANIFEST).write_bytes(data)
     with pytest.raises(BadFileError, match=MANIFEST):
         load_bundle(copy)
+
+
+def with_variants(*changes: dict[str, Any]) -> Callable[[Variant], tuple[Variant, ...]]:
+    return lambda first: (first, *(dataclasses.replace(first, **change) for change in changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "piece"),
+    [
+        ([{"name": "Int8", "file": "b"}], "'Int8' is no name"),
+        ([{"name": "pytorch", "file": "b"}], "'pytorch' is no name"),
+        ([{"name": "../b", "file": "b"}], "is no name"),
+        ([{"name": "b"}], "its file 'model.onnx', is taken"),
+        ([{"file": "b"}], "fp32: its name"),
+        ([{"name": "b", "file": GOLDEN}], "is taken"),
+        ([{"name": "b", "file": MANIFEST}], "is taken"),
+        ([{"name": "b", "file": "b", "reference": "c"}], "its reference 'c' is no variant before it"),
+        ([{"name": "b", "file": "b", "reference": "b"}], "its reference 'b' is no variant before it"),
+        ([{"name": "b", "file": "b", "requirement": "none"}], "requirement"),
+        ([{"name": "b", "file": "b", "precision": "fp8"}], "precision"),
+        ([{"name": "b", "file": "b", "format": "pickle"}], "format"),
+    ],
+)
+def test_variants_have_names_files_and_references_of_their_own(
+    changes: list[dict[str, Any]], piece: str, bundle_folder: Path, tmp_path: Path
+) -> None:
+    """A name selects one model, and what a variant is compared with exists and is checked before it."""
+    (first,) = load_bundle(bundle_folder).manifest.variants
+    folder = rewrite_bundle(bundle_folder, tmp_path / "b", variants=with_variants(*changes)(first))
+    with pytest.raises(BadFileError, match=re.escape(piece)):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize("schema", ["mnist-edge/bundle/1", "mnist-edge/bundle/2"])
+@pytest.mark.parametrize("run", [False, True])
+def test_an_older_bundle_names_the_command_that_exports_it_again(
+    schema: str, run: bool, copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The command works as printed where the run lies in its default folder."""
+    monkeypatch.chdir(tmp_path)
+    if run:
+        (tmp_path / "runs" / "digits").mkdir(parents=True)
+        (tmp_path / "runs" / "digits" / "last.safetensors").touch()
+    content = json.loads((copy / MANIFEST).read_text())
+    del content["sha256"]
+    (copy / MANIFEST).write_bytes(sealed({**content, "schema": schema}))
+    with pytest.raises(BadFileError, match=f"{schema}.*bundle/3") as caught:
+        load_bundle(copy)
+    assert caught.value.hint == f"mnist-edge export --run {'runs/digits' if run else 'RUN'} --output {copy}"
+
+
+@pytest.mark.parametrize("kind", ["file", "hidden file", "folder", "link", "weights beside the model"])
+def test_a_file_that_the_manifest_does_not_name_is_refused(kind: str, copy: Path) -> None:
+    """A file without a hash may take part in inference: external data, a sidecar that a runtime reads."""
+    name = {"hidden file": ".hidden", "weights beside the model": "model.onnx.data"}.get(kind, "more")
+    if kind == "folder":
+        (copy / name).mkdir()
+    elif kind == "link":
+        (copy / name).symlink_to("model.onnx")
+    else:
+        (copy / name).write_bytes(b"")
+    with pytest.raises(BadFileError, match=re.escape(f"{copy / name} is not named in {MANIFEST}")):
+        load_bundle(copy)
+
+
+def test_a_sparse_model_is_refused_before_it_is_hashed(copy: Path) -> None:
+    """A file of a terabyte that takes no space on the disk would be hashed for an hour."""
+    os.truncate(copy / "model.onnx", 2**40)
+    with pytest.raises(BadFileError, match=r"model\.onnx was changed"):
+        load_bundle(copy)
+    os.truncate(copy / MANIFEST, 2**40)
+    with pytest.raises(BadFileError, match="larger than 16 MiB"):
+        load_bundle(copy)
+
+
+def test_variants_are_selected_by_name(two_variant_bundle: Path) -> None:
+    """In the order of the manifest, each once; an unknown name lists the known ones."""
+    bundle = load_bundle(two_variant_bundle)
+    assert [variant.name for variant in bundle.select()] == ["fp32", "int8"]
+    assert [variant.name for variant in bundle.select(["int8", "fp32", "int8"])] == ["fp32", "int8"]
+    assert bundle.variant("int8").precision == "int8"
+    with pytest.raises(UsageError, match="no variant 'int4'; it has fp32, int8"):
+        bundle.select(["fp32", "int4"])
 
 
 def packed(**arrays: Any) -> bytes:
@@ -218,17 +307,17 @@ def other_golden(bundle_folder: Path, **changes: Any) -> bytes:
         {"test_sha256": np.zeros(31, np.uint8)},
         {"weights_sha256": np.zeros(33, np.uint8)},
         {"weights_sha256": None},
-        {"stage_rows": np.zeros(0, np.int64)},
-        {"stage_rows": np.zeros((48, 1), np.int64)},
-        {"stage_rows": np.full(48, 376)},
-        {"stage_rows": np.full(48, -1)},
-        {"stage_widths": np.array([48, 32, 11])},
-        {"stage_widths": np.array([48, 32, -10, 20])},
-        {"stage_widths": np.array([90.0])},
-        {"stage_sums": np.zeros((47, 90), np.float32)},
-        {"stage_sums": np.full((48, 90), np.inf, np.float32)},
-        {"stage_sums": None},
-        {"stage_widths": np.array([48, 31, 11])},
+        {"layer_rows": np.zeros(0, np.int64)},
+        {"layer_rows": np.zeros((48, 1), np.int64)},
+        {"layer_rows": np.full(48, 376)},
+        {"layer_rows": np.full(48, -1)},
+        {"layer_widths": np.array([48, 32, 11])},
+        {"layer_widths": np.array([48, 32, -10, 20])},
+        {"layer_widths": np.array([90.0])},
+        {"pre_activations": np.zeros((47, 90), np.float32)},
+        {"pre_activations": np.full((48, 90), np.inf, np.float32)},
+        {"pre_activations": None},
+        {"layer_widths": np.array([48, 31, 11])},
     ],
     ids=str,
 )
@@ -258,13 +347,13 @@ def test_the_last_sums_of_a_golden_file_are_its_logits(
     factor: float, whole: bool, row: int, bundle_folder: Path, tmp_path: Path
 ) -> None:
     """The same figures are kept twice; a file in which they differ by more than rounding was made by nobody's export."""
-    sums = load_bundle(bundle_folder).golden.stage_sums.copy()
+    sums = load_bundle(bundle_folder).golden.pre_activations.copy()
     sums[row, -10:] *= np.float32(factor)
-    folder = rewrite_bundle(bundle_folder, tmp_path / "b", golden=other_golden(bundle_folder, stage_sums=sums))
+    folder = rewrite_bundle(bundle_folder, tmp_path / "b", golden=other_golden(bundle_folder, pre_activations=sums))
     if whole:
         load_bundle(folder)
         return
-    with pytest.raises(BadFileError, match=f"{GOLDEN}: stage_sums: the last layer's are not its logits"):
+    with pytest.raises(BadFileError, match=f"{GOLDEN}: pre_activations: the last layer's are not its logits"):
         load_bundle(folder)
 
 

@@ -18,8 +18,9 @@ from conftest import Result, mnist_edge
 
 import mnist_edge as package
 from mnist_edge import diagnosis
-from mnist_edge.cli.app import main
+from mnist_edge.cli.entry import main
 from mnist_edge.errors import BadFileError
+from mnist_edge.extras import install_hint
 
 COMMANDS = ("run", "train", "eval", "export", "verify", "bench", "compare", "doctor")
 
@@ -108,7 +109,8 @@ def test_wrong_usage_is_2_in_one_line_and_in_one_document(arguments: tuple[str, 
     assert one_line(plain.err).startswith("mnist-edge: ")
     told = in_process(*arguments, "--json", cwd=tmp_path)
     assert told.code == 2
-    assert set(told.json) == {"error"}
+    assert set(told.json) == {"schema", "error"}
+    assert told.json["schema"] == "mnist-edge/error/1"
     assert set(told.json["error"]) == {"kind", "message", "hint"}
     assert told.json["error"]["kind"] == "usage"
     assert told.json["error"]["message"] in told.err
@@ -144,9 +146,9 @@ def test_an_unexpected_error_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
         (MemoryError(), 4, "memory"),
         (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), 4, "no further process or thread"),
         (RuntimeError("can't start new thread"), 4, "no further process or thread"),
-        (ModuleNotFoundError("No module named 'onnx'", name="onnx"), 4, 'pip install "mnist-edge[cpu]"'),
-        (ModuleNotFoundError("no", name="torch.nn"), 4, 'pip install "mnist-edge[train]"'),
-        (ModuleNotFoundError("no", name="onnxruntime"), 4, 'pip install "mnist-edge[cpu]"'),
+        (ModuleNotFoundError("No module named 'onnx'", name="onnx"), 4, install_hint("cpu")),
+        (ModuleNotFoundError("no", name="torch.nn"), 4, install_hint("train")),
+        (ModuleNotFoundError("no", name="onnxruntime"), 4, install_hint("cpu")),
         (BadFileError("x.onnx is damaged", hint="export it again"), 3, "x.onnx is damaged (export it again)"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value)[:20],
@@ -167,7 +169,7 @@ def test_each_kind_of_error_has_its_exit_code(
 def test_numpy_starts_no_threads_that_could_fail(tmp_path: Path) -> None:
     """OpenBLAS answers a thread that cannot be started with a SIGINT of its own, which would read as Ctrl-C."""
     code = (
-        "import os, sys\nfrom mnist_edge.cli.app import main\nsys.argv = ['mnist-edge', '--version']\n"
+        "import os, sys\nfrom mnist_edge.cli.entry import main\nsys.argv = ['mnist-edge', '--version']\n"
         "try:\n    main()\nexcept SystemExit:\n    import numpy\nprint(len(os.listdir('/proc/self/task')))"
     )
     if not Path("/proc/self/task").exists():
@@ -184,7 +186,7 @@ def test_training_without_torch_names_the_extra(tmp_path: Path) -> None:
     environment = hiding(tmp_path / "site", "torch")
     done = mnist_edge("train", "--dataset", "digits", "--json", cwd=tmp_path, **environment)
     assert done.code == 4
-    assert 'pip install "mnist-edge[train]"' in one_line(done.err)
+    assert install_hint("train") in one_line(done.err)
     assert done.json["error"]["kind"] == "environment"
     assert not (tmp_path / "runs").exists()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -128,7 +129,11 @@ def test_a_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     with mirror(silent) as (address, asked):
         monkeypatch.setenv("MNIST_EDGE_MIRROR", address)
         done = subprocess.run(
-            [sys.executable, "-c", shorter, "KMNIST", tmp_path], capture_output=True, text=True, timeout=90, check=False
+            [sys.executable, "-c", shorter, "KMNIST", tmp_path, str(os.getpid())],
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
         )
     assert asked
     assert done.returncode == 1

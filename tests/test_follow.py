@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mnist_edge.cli.app import app
 from mnist_edge.errors import MnistEdgeError
+from mnist_edge.extras import install_hint
 from mnist_edge.training.recipes import find_recipe, learning_rate
 
 SMALL = ("--dataset", "digits", "--widths", "4")
@@ -86,11 +87,11 @@ def test_without_tensorboard_nothing_is_trained(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(ModuleNotFoundError) as caught:
         train(*SMALL, "--epochs", "1", "--run", tmp_path / "run", "--log", "tensorboard")
     assert not (tmp_path / "run").exists()
-    from mnist_edge.cli.app import _known
+    from mnist_edge.cli.entry import as_reported
 
-    known = _known(caught.value)
+    known = as_reported(caught.value)
     assert isinstance(known, MnistEdgeError)
-    assert (known.exit_code, known.hint) == (4, 'pip install "mnist-edge[tensorboard]"')
+    assert (known.exit_code, known.hint) == (4, install_hint("tensorboard"))
     train(*SMALL, "--epochs", "1", "--run", tmp_path / "run")
 
 

@@ -21,8 +21,8 @@ from torch import nn
 from mnist_edge.contract import INPUT_NAMES, LABELS, OPSETS, InputKind
 from mnist_edge.exporting.graph import Origin, RawImages, export_graph, fold_normalization, weights_sha256
 from mnist_edge.records.data import Dataset
-from mnist_edge.training.checkpoint import read_model
 from mnist_edge.training.model import build_model
+from mnist_edge.training.state_dict import read_model
 
 pytestmark = pytest.mark.xdist_group("exporting")
 TRACES = ("/", ".py", "site-packages", "stack_trace", "Traceback", "\\")
@@ -31,7 +31,7 @@ TRACES = ("/", ".py", "site-packages", "stack_trace", "Traceback", "\\")
 @pytest.fixture(scope="module")
 def model(workplace: Path) -> nn.Sequential:
     """The trained network of the shared workplace."""
-    return read_model(workplace / "runs" / "digits")[0]
+    return read_model(workplace / "runs" / "digits").network
 
 
 def export(model: nn.Sequential, kind: InputKind = "uint8", **options: int) -> bytes:
@@ -103,6 +103,7 @@ def test_the_metadata_says_where_the_graph_comes_from(model: nn.Sequential, bund
     assert found["mnist_edge.dataset"] == "digits"
     assert json.loads(found["mnist_edge.labels"]) == list(LABELS["digits"])
     assert found["mnist_edge.normalization"] == "raw"
+    assert found["mnist_edge.trained_normalization"] == "seed"
     assert found["mnist_edge.weights_sha256"] == weights_sha256(model)
     assert json.loads(found["mnist_edge.versions"])["torch"] == torch.__version__.split("+")[0]
     assert proto.producer_name == "mnist-edge"

@@ -1,8 +1,13 @@
-"""IDX files: what is whole is read as it is, and nothing else is read at all."""
+"""IDX files: a sound file is read as it was written, and every other one is refused."""
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import os
 import struct
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mnist_edge.data.idx import read_images, read_labels
+from mnist_edge.data.idx import open_images, read_images, read_labels, sha256_of_idx
 from mnist_edge.errors import BadFileError, UnavailableError
 
 IMAGES = bytes([0, 0, 8, 3]) + struct.pack(">3I", 2, 28, 28) + bytes(i % 251 for i in range(2 * 784))
@@ -83,7 +88,7 @@ def test_no_items_and_another_count_are_refused(tmp_path: Path, reader_and_data)
     with pytest.raises(BadFileError):
         reader(file)
     file.write_bytes(data)
-    with pytest.raises(BadFileError, match=r"\b[25] items, expected 60000"):
+    with pytest.raises(BadFileError, match=r"\b[25] (images|labels), expected 60000"):
         reader(file, 60_000)
 
 
@@ -116,9 +121,103 @@ def test_images_and_labels_are_not_taken_for_each_other(tmp_path: Path) -> None:
         read_labels(file)
 
 
-def test_a_file_that_cannot_be_opened_is_no_bad_file(tmp_path: Path, reader_and_data) -> None:
-    """A missing file, or a folder in its place, is the surroundings' fault and named."""
+def test_a_missing_file_is_a_fault_of_the_environment(tmp_path: Path, reader_and_data) -> None:
+    """A file that is not there is named with exit code 4."""
     reader, _ = reader_and_data
-    for path in (tmp_path / "nowhere", tmp_path):
-        with pytest.raises(UnavailableError, match=path.name):
-            reader(path)
+    with pytest.raises(UnavailableError, match="nowhere"):
+        reader(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_regular_file_is_refused_at_once(make, tmp_path: Path, reader_and_data) -> None:
+    """A folder, a FIFO that nobody writes to and an endless device are refused before they are opened."""
+    reader, _ = reader_and_data
+    path = tmp_path / "train-images-idx3-ubyte"
+    make(path)
+    for read in (reader, open_images):
+        with pytest.raises(BadFileError, match=path.name):
+            read(path)
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_compressed_files_are_read_as_the_plain_ones(kind: str, tmp_path: Path) -> None:
+    """The values of a `.gz` are those of the file that was compressed, and its sha256 too."""
+    reader, data = READERS[kind]
+    (tmp_path / "plain").write_bytes(data)
+    (tmp_path / "packed.gz").write_bytes(gzip.compress(data))
+    values = reader(tmp_path / "packed.gz")
+    assert np.array_equal(values, reader(tmp_path / "plain"))
+    assert sha256_of_idx(values) == hashlib.sha256(data).hexdigest()
+
+
+def damage(data: bytes) -> Iterator[bytes]:
+    packed = gzip.compress(data)
+    yield from (packed[: len(packed) // 2], packed[:-6], packed[:12], packed[:-8] + bytes(8), b"")
+    yield from (gzip.compress(data[:-1]), gzip.compress(data + b"\0"), data, b"<!DOCTYPE html>")
+
+
+def test_a_damaged_gz_is_refused(tmp_path: Path, reader_and_data) -> None:
+    """Cut, with a wrong checksum, longer or shorter inside, or not compressed at all: exit code 3."""
+    reader, data = reader_and_data
+    file = tmp_path / "idx.gz"
+    for content in damage(data):
+        file.write_bytes(content)
+        with pytest.raises(BadFileError, match=r"idx\.gz"):
+            reader(file)
+
+
+def test_more_than_a_file_can_hold_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    """A compressed bomb, and a sparse file of 2^31 images, raise without an allocation of their declared size."""
+    bomb, sparse = tmp_path / "bomb.gz", tmp_path / "sparse"
+    header = struct.pack(">4I", 0x803, 1 << 31, 28, 28)
+    bomb.write_bytes(gzip.compress(header + bytes(1 << 22)))
+    small = tmp_path / "small.gz"  # under the memory limit, and still more than deflate can have compressed
+    small.write_bytes(gzip.compress(struct.pack(">4I", 0x803, 1 << 20, 28, 28)))
+    sparse.write_bytes(header)
+    os.truncate(sparse, 16 + 784 * (1 << 31))
+    tracemalloc.start()
+    try:
+        for path in (bomb, small, sparse):
+            with pytest.raises(BadFileError, match=path.name):
+                read_images(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+FOREIGN = {
+    "gzip": (gzip.compress(IMAGES), "gzip data", ".gz"),
+    "html": (b"<!DOCTYPE html><p>403 Forbidden", "web page", "again"),
+    "html after blanks": (b"\xef\xbb\xbf\r\n <html><p>403 Forbidden", "web page", "again"),
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid", "git-lfs pointer", "again"),
+}
+
+
+@pytest.mark.parametrize("found", FOREIGN)
+def test_another_format_is_named(found: str, tmp_path: Path, reader_and_data) -> None:
+    """gzip data, a web page and a git-lfs pointer under the name of an IDX file are reported as such."""
+    content, name, hint = FOREIGN[found]
+    (tmp_path / "idx").write_bytes(content)
+    with pytest.raises(BadFileError, match=name) as caught:
+        reader_and_data[0](tmp_path / "idx")
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("values", "reader", "found", "hint"),
+    [
+        (np.zeros((2, 28, 28), ">f4"), read_images, "32-bit float values in 3 dimensions", "255"),
+        (np.zeros((2, 28, 28), ">f8"), read_images, "64-bit float values in 3 dimensions", "255"),
+        (np.zeros((2, 8), ">i4"), read_labels, "32-bit integer values in 2 dimensions", "first column"),
+        (np.zeros(2, ">i4"), read_labels, "32-bit integer values in 1 dimension;", "astype('uint8')"),
+        (np.zeros((2, 28, 28), np.uint8), read_labels, "8-bit unsigned integer values in 3 dimensions", "exchanged"),
+    ],
+)
+def test_another_type_is_named_in_words(values, reader, found: str, hint: str, tmp_path: Path) -> None:
+    """Float images and QMNIST's labels are refused with their type and a conversion, not with a code in hex."""
+    codes = {np.dtype(np.uint8): 8, np.dtype(">i4"): 12, np.dtype(">f4"): 13, np.dtype(">f8"): 14}
+    header = bytes([0, 0, codes[values.dtype], values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
+    (tmp_path / "idx").write_bytes(header + values.tobytes())
+    with pytest.raises(BadFileError, match=found) as caught:
+        reader(tmp_path / "idx")
+    assert hint in caught.value.hint

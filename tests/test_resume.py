@@ -212,7 +212,7 @@ def test_an_interrupted_run_is_not_overwritten(interrupted: Path, tmp_path: Path
     arguments = ["--dataset", "digits", "--run", interrupted]
     if over == "weights":
         torch.save(build_model((8,)).state_dict(), tmp_path / "net.pth")
-        arguments += ["--resume", tmp_path / "net.pth", "--epochs", "1"]
+        arguments += ["--resume", tmp_path / "net.pth", "--normalize", "seed", "--epochs", "1"]
     elif over == "another run":
         other = settings_for("fast", dataset="digits", train_images=1437, widths=(4,), epochs=1)
         app(
@@ -234,7 +234,17 @@ def test_bare_weights_start_with_a_fresh_optimiser(tmp_path: Path, capsys: pytes
     model = build_model((7, 5))
     torch.save(model.state_dict(), tmp_path / "net.pth")
     train_here(
-        tmp_path / "run", "--dataset", "digits", "--resume", tmp_path / "net.pth", "--epochs", "1", "--lr", "1e-30"
+        tmp_path / "run",
+        "--dataset",
+        "digits",
+        "--resume",
+        tmp_path / "net.pth",
+        "--normalize",
+        "seed",
+        "--epochs",
+        "1",
+        "--lr",
+        "1e-30",
     )
     assert "optimiser starts fresh" in capsys.readouterr().err
     checkpoint = load_checkpoint(tmp_path / "run" / LAST)

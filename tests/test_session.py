@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 
 from mnist_edge.contract import Optimization, ProviderName
 from mnist_edge.errors import UnavailableError
+from mnist_edge.extras import install_hint, pip
 from mnist_edge.records.settings import SessionSettings
 from mnist_edge.runtime.session import open_session, require_provider
 
@@ -58,7 +59,7 @@ def test_cuda_on_the_cpu_wheel_is_refused_with_the_remedy(bundle_folder: Path) -
         pytest.skip("this machine has CUDA")
     with pytest.raises(UnavailableError, match="cuda") as caught:
         open_session(bundle_folder / "model.onnx", SessionSettings(provider="cuda"))
-    assert caught.value.hint == 'pip uninstall -y onnxruntime && pip install "mnist-edge[cuda]"'
+    assert caught.value.hint == f"{pip()} uninstall -y onnxruntime && {install_hint('cuda')}"
     silent = onnxruntime.InferenceSession(three_nodes(), providers=[CPU])
     assert silent.get_providers() == [CPU]
 
@@ -69,8 +70,8 @@ def test_both_wheels_overwrite_each_other(provider: ProviderName, monkeypatch: p
     wheels(monkeypatch, "onnxruntime", "onnxruntime-gpu")
     with pytest.raises(UnavailableError, match="both installed") as caught:
         require_provider(provider)
-    assert "pip uninstall -y onnxruntime onnxruntime-gpu" in caught.value.hint
-    assert f'pip install "mnist-edge[{provider}]"' in caught.value.hint
+    assert f"{pip()} uninstall -y onnxruntime onnxruntime-gpu" in caught.value.hint
+    assert install_hint(provider) in caught.value.hint
 
 
 @pytest.mark.parametrize("provider", ["cpu", "cuda"])
@@ -79,7 +80,7 @@ def test_no_wheel_names_the_extra(provider: ProviderName, monkeypatch: pytest.Mo
     wheels(monkeypatch)
     with pytest.raises(UnavailableError, match="not installed") as caught:
         require_provider(provider)
-    assert caught.value.hint == f'pip install "mnist-edge[{provider}]"'
+    assert caught.value.hint == install_hint(provider)
 
 
 class Made(list[dict[str, Any]]):

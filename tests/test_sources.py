@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from mnist_edge.data import sources
-from mnist_edge.data.sources import FILES, find_raw, load_dataset
+from mnist_edge.data.layout import FILES, TEST_FILES, TRAIN_FILES
+from mnist_edge.data.sources import find_raw, load_dataset, load_test_set
 from mnist_edge.errors import BadFileError, UnavailableError
 
 FOLDERS = ("option", "environment", "cache")
@@ -71,6 +73,130 @@ def test_without_option_and_variable_the_cache_is_looked_in(
     raw.mkdir(parents=True)
     (raw / FILES[0]).touch()
     assert find_raw("mnist") == raw
+
+
+LAYOUTS = {
+    "torchvision": ("FashionMNIST/raw", "."),
+    "class folder named": ("FashionMNIST/raw", "FashionMNIST"),
+    "raw folder named": ("FashionMNIST/raw", "FashionMNIST/raw"),
+    "without raw": ("FashionMNIST", "."),
+    "directly": ("", "."),
+}
+
+
+def compress(path: Path, name: str) -> None:
+    path.with_name(name).write_bytes(gzip.compress(path.read_bytes(), 1))
+    path.unlink()
+
+
+def nest(path: Path) -> None:
+    inner = path.rename(path.with_name("inner"))
+    path.mkdir()
+    inner.rename(path / path.name)
+
+
+SPELLINGS = {
+    "plain": lambda path: path,
+    "dot": lambda path: path.rename(path.with_name(path.name.replace("-idx", ".idx"))),
+    "gz": lambda path: compress(path, path.name + ".gz"),
+    "dot and gz": lambda path: compress(path, path.name.replace("-idx", ".idx") + ".gz"),
+    "in a folder of its name": nest,
+}
+
+
+def lay_test_set(folder: Path, labels: int = 3) -> Path:
+    """Write the two files of a test set of 10,000 black images."""
+    lay(folder, labels=labels)
+    for file in TRAIN_FILES:
+        (folder / file).unlink()
+    return folder
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_data_are_found_in_every_layout(layout: str, places: dict[str, Path]) -> None:
+    """--data-dir may name the data folder, the class folder, the raw folder, or one that holds the files directly."""
+    folder, named = LAYOUTS[layout]
+    raw = lay_test_set(places["option"] / folder)
+    assert find_raw("fashion-mnist", places["option"] / named) == raw
+    assert load_test_set("fashion-mnist", places["option"] / named, may_download=False).source == str(raw)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_data_are_found_in_every_spelling(spelling: str, places: dict[str, Path]) -> None:
+    """A dot for the dash, compressed files, and files inside folders of their own names."""
+    raw = lay_test_set(places["option"] / "KMNIST" / "raw")
+    for file in TEST_FILES:
+        SPELLINGS[spelling](raw / file)
+    found = load_test_set("kmnist", places["option"], may_download=False)
+    assert (found.test_images.shape, set(found.test_labels)) == ((10_000, 28, 28), {3})
+
+
+def test_a_test_set_needs_no_training_files(places: dict[str, Path]) -> None:
+    """Evaluating reads the test files only; training names the files that it lacks, and where."""
+    raw = lay_test_set(places["option"] / "KMNIST" / "raw")
+    assert len(load_test_set("kmnist", places["option"]).test_images) == 10_000
+    with pytest.raises(BadFileError, match="train-images-idx3-ubyte") as caught:
+        load_dataset("kmnist", places["option"])
+    assert str(raw) in caught.value.message
+    assert "t10k-images-idx3-ubyte" in caught.value.message  # what the folder holds instead
+
+
+def test_a_folder_named_for_one_dataset_is_no_other(places: dict[str, Path]) -> None:
+    """`--data-dir .../FashionMNIST/raw` is not taken for KMNIST, whose files have the same names and sizes."""
+    raw = lay_test_set(places["option"] / "FashionMNIST" / "raw")
+    assert find_raw("fashion-mnist", raw) == raw
+    assert find_raw("kmnist", raw) is None
+    assert find_raw("kmnist", raw.parent) is None
+
+
+def test_files_of_mnist_are_not_taken_for_its_siblings(mnist_folder: Path, places: dict[str, Path]) -> None:
+    """Files that lie directly in the folder are recognised by the sha256 of their labels."""
+    places["option"].mkdir()
+    for file in TEST_FILES:
+        (places["option"] / file).symlink_to(mnist_folder / "MNIST" / "raw" / file)
+    assert find_raw("mnist", places["option"]) == places["option"]
+    assert find_raw("kmnist", places["option"]) is None
+
+
+def test_images_of_your_own_under_data_dir_get_the_option_for_them(places: dict[str, Path]) -> None:
+    """Files that are not MNIST's name the option for a user's own images, and the advice works."""
+    raw = lay_test_set(places["option"])
+    with pytest.raises(BadFileError, match="sha256") as caught:
+        load_test_set("mnist", raw)
+    assert f"--dataset {raw}" in caught.value.hint
+    assert load_test_set(str(raw)).name == "folder"
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_an_own_folder_is_found_in_every_spelling(spelling: str, places: dict[str, Path]) -> None:
+    """The same names count in a user's own folder, and it loads to the same values and fingerprint."""
+    raw = write_own(places["option"])
+    plain = load_dataset(str(raw))
+    images = plain.train_images[0:7]
+    for file in FILES:
+        SPELLINGS[spelling](raw / file)
+    found = load_dataset(str(raw))
+    assert found.fingerprint == plain.fingerprint
+    assert np.array_equal(found.train_images[0:7], images)
+    assert np.array_equal(load_test_set(str(raw)).test_labels, plain.test_labels)
+
+
+def write_own(folder: Path) -> Path:
+    """Write four IDX files of 7 training and 4 test images."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(5)
+    for part, count in (("train", 7), ("t10k", 4)):
+        images = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4I", 0x803, *images.shape) + images.tobytes())
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, count) + bytes(range(count)))
+    return folder
+
+
+def test_a_download_that_fails_says_where_was_looked(places: dict[str, Path]) -> None:
+    """The error of a missing dataset lists every folder that was searched, and why the download failed."""
+    with pytest.raises(UnavailableError, match="no network") as caught:
+        load_test_set("mnist", places["option"])
+    assert all(str(places[name]) in caught.value.message for name in FOLDERS)
 
 
 @pytest.mark.parametrize(("name", "folder"), [("fashion-mnist", "FashionMNIST"), ("kmnist", "KMNIST")])
@@ -136,7 +262,7 @@ def test_mnist_with_one_changed_byte_is_refused(mnist_copy: Path, file: str) -> 
 def test_auto_takes_the_digits_where_there_is_no_mnist() -> None:
     """Without MNIST and network, `auto` says in one line why and which data it uses instead."""
     said: list[str] = []
-    assert load_dataset("auto", say=said.append).name == "digits"
+    assert load_dataset("auto", notify=said.append).name == "digits"
     told = [line for line in said if "--dataset digits" in line]
     assert len(told) == 1
     assert "no network" in told[0]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from test_cli import in_process, one_line
 from test_resume import assert_same_end, trained
 
-from mnist_edge.data.folder import FILES
+from mnist_edge.data.layout import FILES
 from mnist_edge.data.sources import load_dataset
 from mnist_edge.errors import BadFileError, MnistEdgeError, UnavailableError
 from mnist_edge.pixels import ImageFile

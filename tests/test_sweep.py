@@ -22,8 +22,10 @@ import numpy as np
 import optuna
 import pytest
 
-from mnist_edge.cli.app import app, main
+from mnist_edge.cli.app import app
+from mnist_edge.cli.entry import main
 from mnist_edge.errors import MnistEdgeError
+from mnist_edge.extras import install_hint
 from mnist_edge.records.data import Dataset
 from mnist_edge.records.sweep import SweepReport
 from mnist_edge.reporting.plots.sweep import sweep_plot
@@ -390,7 +392,7 @@ WRONG = {
 def test_wrong_options_end_with_two(tmp_path: Path, monkeypatch, capsys, wrong: str) -> None:
     """What cannot be searched is refused before any work, in one line and one document."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mnist_edge.cli.app.raise_on_signals", lambda: None)
+    monkeypatch.setattr("mnist_edge.cli.entry.raise_on_signals", lambda: None)
     monkeypatch.setattr("sys.argv", ["mnist-edge", "sweep", "--dataset", "digits", "--json", *WRONG[wrong]])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -410,10 +412,10 @@ def test_without_optuna_the_command_says_what_to_install(tmp_path: Path, monkeyp
     ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "optuna", None)
-    monkeypatch.setattr("mnist_edge.cli.app.raise_on_signals", lambda: None)
+    monkeypatch.setattr("mnist_edge.cli.entry.raise_on_signals", lambda: None)
     monkeypatch.setattr("sys.argv", ["mnist-edge", "sweep", "--lr", "wrong", "--json"])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 4
-    assert json.loads(capsys.readouterr().out)["error"]["hint"] == 'pip install "mnist-edge[sweep]"'
+    assert json.loads(capsys.readouterr().out)["error"]["hint"] == install_hint("sweep")
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import mnist_edge
 
-from mnist_edge.cli.app import app, main
+from mnist_edge.cli.app import app
+from mnist_edge.cli.entry import main
 from mnist_edge.errors import MnistEdgeError
 from mnist_edge.training.checkpoint import LAST, load_checkpoint
 from mnist_edge.training.model import accuracy
@@ -27,7 +28,7 @@ def here(*arguments: str | Path) -> None:
 
 def exit_code_here(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
     """Run the whole command line in this process, with all that `main` makes of errors."""
-    monkeypatch.setattr("mnist_edge.cli.app.raise_on_signals", lambda: None)
+    monkeypatch.setattr("mnist_edge.cli.entry.raise_on_signals", lambda: None)
     monkeypatch.setattr("sys.argv", ["mnist-edge", "train", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -158,7 +159,7 @@ def test_layers_of_one_width_are_all_there(tmp_path: Path) -> None:
 
 def test_widths_of_a_pth_cannot_change(tmp_path: Path) -> None:
     """A .pth has its own widths; naming others is wrong usage."""
-    (tmp_path / "net.pth").write_bytes(b"")
+    (tmp_path / "net.pth").write_bytes(b"\x80\x02")  # looks like a pickle
     with pytest.raises(MnistEdgeError, match="--widths") as caught:
         here("--dataset", "digits", "--resume", tmp_path / "net.pth", "--widths", "8", "--run", tmp_path / "run")
     assert caught.value.exit_code == 2

@@ -20,9 +20,10 @@ from test_cli import hiding, in_process, one_line
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.bundle.golden import golden_bytes
 from mnist_edge.cpus import available_cpus
+from mnist_edge.extras import install_hint
 
 ROW = {
-    "name", "precision", "images", "flips", "flip_rate_upper95", "ties", "max_abs_error", "max_relative_error",
+    "name", "precision", "requirement", "reference", "images", "flips", "flip_rate_upper95", "ties", "max_abs_error", "max_relative_error",
     "accuracy", "margins", "batches", "layers", "passed", "reason",
 }  # fmt: skip
 FAULTS = ("weight bytes of the transpose", "divided by 255 twice", "one weight NaN")
@@ -40,7 +41,7 @@ def test_an_untouched_bundle_passes(bundle_folder: Path, tmp_path: Path) -> None
     done = mnist_edge("verify", bundle_folder, "--json", cwd=tmp_path)
     assert (done.code, done.err) == (0, "")
     report = done.json
-    assert (report["schema"], report["passed"], report["settings"]["provider"]) == ("mnist-edge/verify/3", True, "cpu")
+    assert (report["schema"], report["passed"], report["settings"]["provider"]) == ("mnist-edge/verify/4", True, "cpu")
     assert report["test_set"] is True
     (row,) = report["variants"]
     assert set(row) == ROW
@@ -87,8 +88,8 @@ def test_cuda_on_a_machine_without_it_is_4(bundle_folder: Path, tmp_path: Path) 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this machine has CUDA")
     done = in_process("verify", bundle_folder, "--provider", "cuda", "--json", cwd=tmp_path)
-    assert (done.code, set(done.json)) == (4, {"error"})
-    assert 'pip install "mnist-edge[cuda]"' in one_line(done.err)
+    assert (done.code, set(done.json)) == (4, {"schema", "error"})
+    assert install_hint("cuda") in one_line(done.err)
 
 
 def edited(bundle: Path, target: Path, change: Callable[[onnx.ModelProto], object], **manifest: object) -> Path:
@@ -187,7 +188,7 @@ def test_answers_for_another_test_set_than_the_one_at_hand_fail(
     options = ("--against", bundle_folder / "model.onnx") if against else ()
     done = in_process("verify", folder, *options, "--json", cwd=tmp_path)
     assert (done.code, done.json["passed"], done.json["test_set"]) == (1, False, against)
-    told = "golden.npz holds PyTorch's answers for another test set than the digits at hand"
+    told = "golden.npz holds PyTorch's outputs for another test set than that of digits found here"
     assert done.json["variants"][0]["reason"] == told
     assert told in one_line(done.err)
     table = in_process("verify", folder, *options, cwd=tmp_path)
@@ -197,16 +198,16 @@ def test_answers_for_another_test_set_than_the_one_at_hand_fail(
 
 def test_a_layer_that_drifts_behind_right_answers_says_why_it_passes(bundle_folder: Path, tmp_path: Path) -> None:
     """The answers are owed, not the inside; the table says so beside the layer, and nothing where none drifts."""
-    told = "passed, for its answers agree"
+    told = "drifts, logits agree"
     golden = load_bundle(bundle_folder).golden
-    sums = golden.stage_sums.copy()
-    sums[:, : golden.stage_widths[0]] *= 2
-    changed = golden_bytes(dataclasses.replace(golden, stage_sums=sums))
+    sums = golden.pre_activations.copy()
+    sums[:, : golden.layer_widths[0]] *= 2
+    changed = golden_bytes(dataclasses.replace(golden, pre_activations=sums))
     folder = rewrite_bundle(bundle_folder, tmp_path / "b", golden=changed)
     done = in_process("verify", folder, "--layers", cwd=tmp_path, COLUMNS="160")
     assert done.code == 0, done.err
     (line, _) = [line for line in done.out.splitlines() if told in line]  # its sums, and its activations
-    assert line.split()[:2] == ["1", "sums"]
+    assert line.split()[:2] == ["1", "pre-activations"]
     assert told not in in_process("verify", bundle_folder, "--layers", cwd=tmp_path, COLUMNS="160").out
     wrong = broken(bundle_folder, tmp_path / "wrong", FAULTS[0])
     done = in_process("verify", wrong, cwd=tmp_path, COLUMNS="160")
@@ -227,16 +228,16 @@ def test_more_threads_than_cores_are_2(bundle_folder: Path, tmp_path: Path) -> N
 def test_against_a_run_folder_compares_with_live_pytorch(workplace: Path, bundle_folder: Path, tmp_path: Path) -> None:
     """The weights that the bundle was made of pass; other weights do not."""
     torch = pytest.importorskip("torch")
-    from mnist_edge.training.checkpoint import read_model
+    from mnist_edge.training.state_dict import read_model
 
     run = workplace / "runs" / "digits"
     done = in_process("verify", bundle_folder, "--against", run, "--json", cwd=tmp_path)
     assert (done.code, done.json["passed"]) == (0, True)
     assert str(run) in done.json["reference"]
-    state = read_model(run)[0].state_dict()
+    state = read_model(run).network.state_dict()
     state["4.bias"][3] += 1
     torch.save(state, tmp_path / "other.pth")
-    done = in_process("verify", bundle_folder, "--against", "other.pth", "--json", cwd=tmp_path)
+    done = in_process("verify", bundle_folder, "--against", "other.pth", "--normalize", "seed", "--json", cwd=tmp_path)
     assert (done.code, done.json["passed"]) == (1, False)
 
 

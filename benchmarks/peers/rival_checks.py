@@ -87,9 +87,9 @@ def _torch_program(run: Path) -> Any:
     import torch
 
     from mnist_edge.exporting.graph import deployed
-    from mnist_edge.training.checkpoint import read_model
+    from mnist_edge.training.state_dict import read_model
 
-    network, _ = read_model(run)
+    network = read_model(run).network
     example = torch.randint(0, 256, (2, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return torch.onnx.export(
         deployed(network, "uint8"),

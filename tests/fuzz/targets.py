@@ -132,9 +132,9 @@ def _make_pth(folder: Path) -> None:
 
 
 def _read_pth(folder: Path) -> str:
-    from mnist_edge.training.checkpoint import load_state_dict
+    from mnist_edge.training.state_dict import read_state_dict
 
-    return digest(load_state_dict(folder / "net.pth"))
+    return digest(read_state_dict(folder / "net.pth", "seed").network)
 
 
 def _change_zip(data: bytes, rng: random.Random) -> bytes:
@@ -294,7 +294,7 @@ def _make_result(folder: Path) -> None:
 
 
 def _read_result(folder: Path) -> str:
-    from mnist_edge.benchmarking.compare import read_result
+    from mnist_edge.benchmarking.results import read_result
 
     return digest(read_result(folder / "bench.json"))
 

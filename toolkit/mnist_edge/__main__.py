@@ -1,5 +1,5 @@
 """`python -m mnist_edge` is the `mnist-edge` command."""
 
-from mnist_edge.cli.app import main
+from mnist_edge.cli.entry import main
 
 main()

@@ -38,8 +38,16 @@ Normalization = Literal["raw", "unit", "seed", "mnist"]
 MNIST's mean 0 and standard deviation 1."""
 NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 
-Precision = Literal["fp32", "fp16", "int8"]
-"""What a variant computes in. fp32 must answer as PyTorch does to rounding; the others are lossy."""
+VariantFormat = Literal["onnx"]
+"""File formats of a variant's model."""
+Precision = Literal["fp32", "fp16", "int8", "int4", "int2"]
+"""Coarsest number format of a variant's weights or activations."""
+RequirementKind = Literal["exact", "lossy", "accuracy"]
+"""What a variant must prove: `exact`, every logit of its reference to a tolerance; `lossy`, logits whose drift its
+precision explains, and no loss of accuracy; `accuracy`, no loss of accuracy alone, for weights of its own (pruned,
+distilled)."""
+PYTORCH = "pytorch"
+"""The reference of a variant that is compared with the PyTorch outputs recorded in the bundle."""
 
 ProviderName = Literal["cpu", "cuda"]
 Optimization = Literal["none", "basic", "extended", "all"]

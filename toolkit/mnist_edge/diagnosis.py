@@ -12,8 +12,10 @@ from pathlib import Path
 from mnist_edge import __version__
 from mnist_edge.benchmarking.environment import environment
 from mnist_edge.contract import DatasetName, ProviderName
-from mnist_edge.data.sources import SOURCES, cache_folder, find_raw, load_dataset
+from mnist_edge.data.layout import TRAIN_FILES, find_files
+from mnist_edge.data.sources import SOURCES, cache_folder, find_raw, load_dataset, load_test_set
 from mnist_edge.errors import MnistEdgeError
+from mnist_edge.extras import install_hint
 from mnist_edge.records.system import DoctorReport, Finding
 from mnist_edge.runtime.session import EXECUTION_PROVIDERS, available_providers, require_provider
 
@@ -39,7 +41,7 @@ def _packages() -> Iterator[Finding]:
         try:
             yield Finding(subject=name, found=importlib.metadata.version(name), ok=True)
         except importlib.metadata.PackageNotFoundError:
-            fix = 'pip install "mnist-edge[train]" (only to train and export)'
+            fix = f"{install_hint('train')} (only to train and export)"
             yield Finding(subject=name, found="not installed", ok=False, fix=fix)
 
 
@@ -76,13 +78,16 @@ def _data(data_dir: Path | None) -> Iterator[Finding]:
 
 
 def _dataset(name: DatasetName, data_dir: Path | None) -> Finding:
+    """Find one dataset; a test set alone is enough for eval, verify and bench."""
+    subject = f"data {name}"
     raw = find_raw(name, data_dir)
     if raw is None:
         where = (data_dir or cache_folder()) / SOURCES[name].folder / "raw"
         fix = f"mnist-edge train --dataset {name} downloads it; or put the four files into {where}"
-        return Finding(subject=f"data {name}", found="not found", ok=False, fix=fix)
+        return Finding(subject=subject, found="not found", ok=False, fix=fix)
+    test_only = not any(file in TRAIN_FILES for file in find_files(raw))
     try:
-        load_dataset(name, data_dir, may_download=False)
+        (load_test_set if test_only else load_dataset)(name, data_dir, may_download=False)
     except MnistEdgeError as error:
-        return Finding(subject=f"data {name}", found=error.message, ok=False, fix=error.hint)
-    return Finding(subject=f"data {name}", found=f"{raw}, whole", ok=True)
+        return Finding(subject=subject, found=error.message, ok=False, fix=error.hint)
+    return Finding(subject=subject, found=f"{raw}, {'test set only' if test_only else 'complete'}", ok=True)

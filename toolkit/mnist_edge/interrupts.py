@@ -1,52 +1,86 @@
-"""SIGINT and SIGTERM: an exception for most work, a question for training, which ends in order."""
+"""Signals that ask for an end: an exception for most work, a request for training, which first saves its state."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, a polite kill, and the end of the terminal."""
+
 
 class SignalArrived(BaseException):
-    """Raised where a signal arrived, so that temporary files go and child processes end on the way out."""
+    """Raised where a signal arrived, so that temporary files are removed and child processes end on the way out."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
         self.signal_number = signal_number
 
 
-def raise_on_signals() -> None:
-    """Let SIGINT and SIGTERM unwind the work like an exception."""
-
-    def arrived(number: int, _frame: FrameType | None) -> None:
-        raise SignalArrived(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, arrived)
-
-
 class StopRequest:
-    """Holds the first signal that arrived; a second one ends the process at once."""
+    """The first signal that arrived; a second one ends the process at once.
+
+    Attributes:
+        signal_number: None as long as none arrived.
+    """
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
 
     def arrived(self, number: int, _frame: FrameType | None) -> None:
-        """Be the handler of a signal."""
+        """Handle a signal."""
         if self.signal_number is not None:
             os._exit(128 + number)
         self.signal_number = number
 
 
+def raise_on_signals() -> StopRequest:
+    """Let the signals unwind the work like an exception; SIGHUP stays ignored under nohup.
+
+    Returns:
+        Which signal was raised: an extension module that it interrupts may turn it into an exception of its own.
+    """
+    request = StopRequest()
+
+    def arrived(number: int, _frame: FrameType | None) -> None:
+        request.signal_number = number
+        raise SignalArrived(number)
+
+    for number in _handled():
+        signal.signal(number, arrived)
+    return request
+
+
+def _handled() -> list[signal.Signals]:
+    return [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+
+
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Collect SIGINT and SIGTERM for the length of the block instead of dying of them."""
+    """Collect the first signal during the block instead of raising it."""
     request = StopRequest()
-    before = {number: signal.signal(number, request.arrived) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, request.arrived) for number in _handled()}
     try:
         yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def end_with_parent(parent: int) -> None:
+    """Let Linux kill this process when its parent ends, even by SIGKILL; elsewhere do nothing.
+
+    Args:
+        parent: process id of the parent, which may have ended already.
+    """
+    if sys.platform.startswith("linux"):
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(128 + signal.SIGKILL)

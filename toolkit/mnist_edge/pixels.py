@@ -1,4 +1,4 @@
-"""Pictures and answers as arrays, pictures that stay in their file, and what a model may expect of its pixels."""
+"""Images and logits as arrays, images that stay in their file, and the normalisation of pixels."""
 
 from __future__ import annotations
 
@@ -12,84 +12,95 @@ from mnist_edge.errors import BadFileError, UnavailableError
 
 Images = NDArray[np.uint8]
 Logits = NDArray[np.float32]
-Runs = NDArray[np.int64]
-"""Rows in pieces, int64 (K, 2): the first row of each piece, and the one after its last."""
+RowRanges = NDArray[np.int64]
+"""Ranges of rows, int64 (K, 2): the first row of each range, and the one after its last."""
 
 IMAGES_HEADER = 16
-"""Bytes before the first picture of an IDX file."""
+"""Bytes before the first image of an IDX file."""
 
 
-def rows_of(values: Images, runs: Runs) -> Images:
-    """The rows of an array, piece after piece."""
-    return np.concatenate([values[first:end] for first, end in runs] or [values[:0]])
+def take_rows(values: Images, ranges: RowRanges) -> Images:
+    """Return the rows of these ranges, range after range."""
+    return np.concatenate([values[first:end] for first, end in ranges] or [values[:0]])
 
 
 class ImageFile:
-    """Pictures that stay in their IDX file: `images[a:b]` reads those rows, uint8 (n, 28, 28), and `len` counts all.
+    """Images that stay in their IDX file: `images[a:b]` reads those rows, uint8 (n, 28, 28); `len` counts all.
 
-    It reads, and maps nothing: the pages of a map count as memory of this process once they are touched,
+    The file is read, not mapped into memory: pages of a map count as memory of this process once they are touched,
     and a file that shrinks under a map ends the process with a bus error.
 
     Attributes:
-        runs: which pictures of the file these are, in their order.
+        path: an IDX file of uint8 images, whose header was checked.
+        ranges: which images of the file these are, in their order.
     """
 
-    def __init__(self, path: Path, runs: Runs) -> None:
+    def __init__(self, path: Path, ranges: RowRanges) -> None:
         self.path = path
-        self.runs = runs
-        self.ends = np.cumsum(runs[:, 1] - runs[:, 0])
+        self.ranges = ranges
+        self._ends = np.cumsum(ranges[:, 1] - ranges[:, 0])  # rows up to the end of each range
 
     def __len__(self) -> int:
-        return int(self.ends[-1]) if len(self.ends) else 0
+        return int(self._ends[-1]) if len(self._ends) else 0
 
-    def take(self, runs: Runs) -> ImageFile:
-        """Other rows of the same file."""
-        return ImageFile(self.path, runs)
+    def take(self, ranges: RowRanges) -> ImageFile:
+        """Return other images of the same file; `ranges` count from its first image."""
+        return ImageFile(self.path, ranges)
 
     def __getitem__(self, rows: slice) -> Images:
         """Read rows.
 
         Raises:
             UnavailableError: the file cannot be opened any more.
-            BadFileError: it is no longer as long as it was.
+            BadFileError: the file became shorter since it was checked.
         """
         start, stop, _ = rows.indices(len(self))
         images = np.empty((max(0, stop - start), SIDE, SIDE), dtype=np.uint8)
         row = 0
         try:
             with self.path.open("rb") as file:
-                for first, end in self._cut(start, stop):
-                    piece = images[row : row + end - first]  # shorter than the last run, where that goes on
+                for first, end in self._ranges_between(start, stop):
+                    part = images[row : row + end - first]  # shorter than the last range, where that goes on
                     file.seek(IMAGES_HEADER + int(first) * PIXELS)
-                    if file.readinto(piece.data) != piece.size:
+                    if file.readinto(part.data) != part.size:
                         raise BadFileError(
-                            f"{self.path} became shorter while it was read: image {first} is not whole",
+                            f"{self.path} became shorter while it was read: image {first} is incomplete",
                             hint="let nothing write to the folder while it is in use",
                         )
-                    row += len(piece)
+                    row += len(part)
         except OSError as error:
             raise UnavailableError(
-                f"{self.path}: {error.strerror}", hint="it was there a moment ago: leave the folder as it is"
+                f"{self.path}: {error.strerror}", hint="do not move or remove data while they are in use"
             ) from error
         return images
 
-    def _cut(self, start: int, stop: int) -> Runs:
-        """The pieces of the rows from `start`, as many as reach `stop`: the last may go on after it."""
+    def _ranges_between(self, start: int, stop: int) -> RowRanges:
+        """Return the ranges that cover rows `start` to `stop`, the first one cut; the last may go on after `stop`."""
         if start >= stop:
-            return self.runs[:0]
-        first = int(np.searchsorted(self.ends, start, side="right"))
-        last = int(np.searchsorted(self.ends, stop, side="left"))
-        runs = self.runs[first : last + 1].copy()
-        runs[0, 0] = runs[0, 1] - (self.ends[first] - start)
-        return runs
+            return self.ranges[:0]
+        first = int(np.searchsorted(self._ends, start, side="right"))
+        last = int(np.searchsorted(self._ends, stop, side="left"))
+        ranges = self.ranges[first : last + 1].copy()
+        ranges[0, 0] = ranges[0, 1] - (self._ends[first] - start)
+        return ranges
+
+
+AFFINE: dict[Normalization, tuple[float, float]] = {
+    "raw": (1.0, 0.0),
+    "unit": (255.0, 0.0),
+    "seed": (127.5, -1.0),
+    "mnist": (255.0 * 0.3081, -0.1307 / 0.3081),
+}
+"""Each normalisation as `x / divisor + shift` of a pixel x, 0 to 255: for folding it into weights."""
 
 
 def normalize(images: Images, normalization: Normalization) -> NDArray[np.float32]:
-    """Bring raw pixels to what a float model was trained on.
+    """Return pixels as the float input that a model was trained on.
 
     Args:
         images: uint8 of any shape, 0 (background) to 255.
-        normalization: see `Normalization`; `seed` is `((x / 255) - 0.5) / 0.5` in float32, step by step.
+        normalization: see `Normalization`; `seed` is `((x / 255) - 0.5) / 0.5`, each step rounded to float32 as
+            torchvision's transforms do.
 
     Returns:
         float32, same shape.

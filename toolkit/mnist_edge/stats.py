@@ -1,26 +1,29 @@
-"""Statistics with their source named: how sure we are of a figure."""
+"""Confidence bounds, tests and percentiles, each with its source."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 Z95 = 1.6448536269514722
 """95 % quantile of the normal distribution."""
 
 
 def upper_bound95(events: int, trials: int) -> float:
-    """Exact one-sided 95 % upper bound on a rate (Clopper and Pearson 1934).
+    """Return the exact one-sided 95 % upper confidence bound on a rate (Clopper and Pearson, Biometrika 26, 1934).
 
     Args:
-        events: how often it happened, 0 to `trials`.
-        trials: how often it could have, at least 1.
+        events: number of trials in which the event occurred, 0 to `trials`.
+        trials: number of trials, at least 1.
 
     Returns:
-        The rate, 0 to 1, that the true one exceeds with a probability of at most 5 %.
+        The bound, 0 to 1; it lies below the true rate in at most 5 % of repetitions.
+
+    Raises:
+        ValueError: impossible counts.
     """
     if not 0 <= events <= trials or trials < 1:
         raise ValueError(f"{events} events in {trials} trials")
@@ -32,10 +35,10 @@ def upper_bound95(events: int, trials: int) -> float:
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
-    """Exact two-sided p-value of no difference between two paired proportions (McNemar 1947, binomial form).
+    """Return the exact two-sided p-value of equal paired proportions (McNemar, Psychometrika 12, 1947; binomial form).
 
     Args:
-        only_first, only_second: pairs in which one of the two succeeded alone.
+        only_first, only_second: pairs in which only the first, or only the second, succeeded.
     """
     from scipy.special import bdtr
 
@@ -44,26 +47,39 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
 
 
 def paired_drop_upper95(only_first: int, only_second: int, pairs: int) -> float:
-    """One-sided 95 % upper bound on `first - second`, two proportions on the same pairs.
+    """Return a one-sided 95 % upper bound on `first - second`, two proportions of successes on the same pairs.
 
-    The score interval of Tango (Statistics in Medicine 17, 1998, 891-908), which holds its level
-    also where few pairs differ, or none.
+    The score bound of Tango (Statistics in Medicine 17, 1998, 891-908). It is approximate: where the second
+    never succeeds alone, it lies below the true difference in up to 6.5 % of repetitions at 1,024 pairs. There
+    the larger one of it and the exact bound of Clopper and Pearson on the share of pairs lost is returned. What
+    remains, by exact enumeration over the share of pairs that only the second wins: at most 5.5 % at 1,024
+    pairs (differences of 0.1 to 2 points) and 5.1 % at 10,000 pairs (0.1 to 1 point).
 
     Args:
-        only_first, only_second: pairs in which one of the two succeeded alone.
-        pairs: all of them, at least 1.
+        only_first, only_second: pairs in which only the first, or only the second, succeeded.
+        pairs: number of pairs, at least 1.
 
     Returns:
-        A difference, -1 to 1.
+        The bound on the difference, -1 to 1.
+
+    Raises:
+        ValueError: impossible counts.
     """
     if min(only_first, only_second) < 0 or not 1 <= max(1, only_first + only_second) <= pairs:
         raise ValueError(f"{only_first} and {only_second} of {pairs} pairs")
+    tango = _tango_upper95(only_first, only_second, pairs)
+    return tango if only_second else max(tango, upper_bound95(only_first, pairs))
+
+
+def _tango_upper95(only_first: int, only_second: int, pairs: int) -> float:
     from scipy.optimize import brentq
 
-    seen = (only_first - only_second) / pairs
+    estimate = (only_first - only_second) / pairs
 
     def excess(drop: float) -> float:
-        """The score statistic of `drop`, plus the quantile: 0 at the bound."""
+        """Return the score statistic of `drop` plus the normal quantile, which is 0 at the bound."""
+        # Under `first - second = drop`, the maximum-likelihood share of pairs that only the second wins is the
+        # positive root of 2 n q^2 + linear q + constant = 0.
         linear = (2 * pairs - only_first + only_second) * drop - only_first - only_second
         constant = -only_second * drop * (1 - drop)
         share = (math.sqrt(max(0.0, linear**2 - 8 * pairs * constant)) - linear) / (4 * pairs)
@@ -72,20 +88,20 @@ def paired_drop_upper95(only_first: int, only_second: int, pairs: int) -> float:
 
     if excess(1 - 1e-12) >= 0:
         return 1.0
-    return float(brentq(excess, max(seen, -1 + 1e-12), 1 - 1e-12, xtol=1e-12))
+    return float(brentq(excess, max(estimate, -1 + 1e-12), 1 - 1e-12, xtol=1e-12))
 
 
 def percentile(samples: Sequence[float], share: float) -> float | None:
-    """A percentile as a sample that was seen, or None where the samples do not support it.
+    """Return a percentile that is one of the samples, or None where there are too few samples.
 
-    The value is the smallest sample with at least `share` of all samples at or below it. It is
-    given only where the chance that every sample lies below the true percentile is at most 5 %
-    (`share ** n <= 0.05`), so that some sample bounds it: 29 samples for p90, 299 for p99, 2,995
-    for p99.9.
+    The value is the smallest sample with at least `share` of all samples at or below it (the inverse of
+    the empirical distribution; Hyndman and Fan 1996, definition 1). It is returned only if the largest
+    sample is an upper 95 % bound on the true percentile (`share ** n <= 0.05`): from 29 samples on for
+    p90, 299 for p99, 2,995 for p99.9.
 
     Args:
-        samples: any order, any unit.
-        share: above 0, below 1.
+        samples: in any order and unit.
+        share: above 0 and below 1; 0.99 for p99.
     """
     n = len(samples)
     if n == 0 or (share > 0.5 and share**n > 0.05):
@@ -94,67 +110,125 @@ def percentile(samples: Sequence[float], share: float) -> float | None:
     return float(ordered[math.ceil(share * n) - 1])
 
 
-RESAMPLES = 4000
-GRID = 4096
+def t_interval(center: float, values: Sequence[float], level: float) -> tuple[float, float]:
+    """Return the Student t interval around `center`, on the log scale, from the spread of one value per process.
 
-
-def percentile_resamples(groups: Sequence[Sequence[float]], share: float, seed: int) -> NDArray[np.float64]:
-    """Bootstrap a percentile of all samples by drawing whole groups with replacement.
-
-    Samples of one process are alike; so the process is what is drawn, and not the sample.
+    Runs of one process are alike, so the process is the unit of sampling: the half width is
+    `t(n - 1) * sd(log values) / sqrt(n)` (Student, Biometrika 6, 1908). For a percentile, `center` is that
+    of all runs and `values` are those of each process. Coverage of the 95 % interval, simulated: p50 92 to
+    97 %; p99 91 to 97 % where rare slow runs make the tail, and less where whole processes differ by more
+    than their runs do (77 to 88 % at a spread of 8 %), because the slowest processes were not among those
+    measured. A bootstrap over processes covered 64 to 95 % there.
 
     Args:
-        groups: samples by process.
-        share: above 0, below 1.
-        seed: equal seeds draw the same groups, so that two candidates of the same rounds stay paired.
+        center: the estimate, above 0.
+        values: one per process, above 0, in the unit of `center`.
+        level: 0.95 for 95 %.
 
     Returns:
-        float64 (RESAMPLES,), the percentile of each draw.
+        Low and high; (0, inf) for fewer than two processes.
     """
-    pooled = np.sort(np.concatenate([np.asarray(group, dtype=np.float64) for group in groups]))
-    places = np.unique(np.linspace(0, len(pooled) - 1, GRID).astype(np.intp))
-    grid = np.unique(np.concatenate([pooled[places], pooled[-256:]]))
-    below = np.stack([np.searchsorted(np.sort(group), grid, side="right") for group in groups])
-    count = len(groups)
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
-    reached = drawn @ below >= share * (drawn @ below[:, -1:])
-    return np.asarray(grid[reached.argmax(axis=1)])
-
-
-def interval(resamples: NDArray[np.float64], count: int, level: float) -> tuple[float, float]:
-    """The expanded percentile interval of a bootstrap over few units.
-
-    A plain percentile interval is too narrow for few units, as a z-interval is; its tails are moved
-    out to where a t-interval has them (Hesterberg, The American Statistician 69, 2015, 371-386).
-
-    Args:
-        resamples: the statistic of each draw.
-        count: units that were drawn from, at least 2; with one the interval says nothing: (0, inf).
-        level: 0.95 for 95 %.
-    """
+    count = len(values)
     if count < 2:
         return 0.0, math.inf
-    from scipy.special import ndtr, stdtrit
+    from scipy.special import stdtrit
 
-    tail = float(ndtr(math.sqrt(count / (count - 1)) * stdtrit(count - 1, (1 - level) / 2)))
-    low, high = np.quantile(resamples, [tail, 1 - tail], method="inverted_cdf")
-    return float(low), float(high)
+    half = float(stdtrit(count - 1, (1 + level) / 2)) * float(np.std(np.log(values), ddof=1)) / math.sqrt(count)
+    return center * math.exp(-half), center * math.exp(half)
 
 
-def ratio_of_means(
-    baseline: Sequence[float], candidate: Sequence[float], level: float, seed: int = 0
-) -> tuple[float, float, float]:
-    """Ratio of two geometric means over processes, with its bootstrap interval; the two sets are drawn apart.
+@dataclass(frozen=True, kw_only=True)
+class LogRatio:
+    """The ratio of two geometric means as the logarithm `estimate`, with what Welch's t test needs."""
+
+    estimate: float
+    standard_error: float
+    degrees_of_freedom: float
+
+    @property
+    def ratio(self) -> float:
+        """The ratio itself."""
+        return math.exp(self.estimate)
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided p-value of a ratio of 1."""
+        if self.standard_error == 0:
+            return 0.0 if self.estimate else 1.0
+        from scipy.special import stdtr
+
+        return 2 * float(stdtr(self.degrees_of_freedom, -abs(self.estimate) / self.standard_error))
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """Return the confidence interval of the ratio; it excludes 1 if and only if `p_value < 1 - level`."""
+        from scipy.special import stdtrit
+
+        if math.isinf(self.standard_error):
+            return 0.0, math.inf
+        half = float(stdtrit(self.degrees_of_freedom, (1 + level) / 2)) * self.standard_error
+        return math.exp(self.estimate - half), math.exp(self.estimate + half)
+
+
+def welch(baseline: Sequence[float], candidate: Sequence[float]) -> LogRatio:
+    """Compare two geometric means by Welch's t on logarithms (Welch, Biometrika 34, 1947; Satterthwaite 1946).
 
     Args:
-        baseline, candidate: one figure a process, above 0.
-        level: 0.99 for 99 %.
+        baseline, candidate: one value per process, above 0. The two spreads may differ.
 
     Returns:
-        Candidate over baseline, low, high.
+        Candidate over baseline; with an infinite standard error if a side has fewer than two values.
     """
-    random = np.random.default_rng(seed)
-    logs = [np.log(np.asarray(values, dtype=np.float64)) for values in (candidate, baseline)]
-    drawn = [random.choice(values, (RESAMPLES, len(values))).mean(axis=1) for values in logs]
-    low, high = interval(np.exp(drawn[0] - drawn[1]), min(len(baseline), len(candidate)), level)
-    return math.exp(logs[0].mean() - logs[1].mean()), low, high
+    logs = [np.log(np.asarray(values, dtype=np.float64)) for values in (baseline, candidate)]
+    estimate = float(logs[1].mean() - logs[0].mean())
+    if min(map(len, logs)) < 2:
+        return LogRatio(estimate=estimate, standard_error=math.inf, degrees_of_freedom=1.0)
+    parts = [float(values.var(ddof=1)) / len(values) for values in logs]
+    total = sum(parts)
+    divisor = sum(part**2 / (len(values) - 1) for part, values in zip(parts, logs, strict=True))
+    return LogRatio(
+        estimate=estimate,
+        standard_error=math.sqrt(total),
+        degrees_of_freedom=total**2 / divisor if divisor > 0 else float(len(logs[0]) + len(logs[1]) - 2),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HolmTest:
+    """One of several tests.
+
+    Attributes:
+        p_adjusted: p-value adjusted for the number of tests, 0 to 1.
+        rejected: `p_adjusted <= alpha`.
+        alpha: the significance level that its own p-value was compared with.
+    """
+
+    p_adjusted: float
+    rejected: bool
+    alpha: float
+
+
+def holm(p_values: Sequence[float], alpha: float) -> list[HolmTest]:
+    """Keep the chance of any false rejection among several tests at `alpha` (Holm, Scand. J. Statistics 6, 1979).
+
+    The smallest of m p-values is compared with alpha / m, the next with alpha / (m - 1), and so on up to the
+    first that is not rejected; the others are compared with the same level as that one.
+
+    Args:
+        p_values: in any order.
+        alpha: 0.01 for 1 %.
+
+    Returns:
+        One result per p-value, in the order given.
+    """
+    count = len(p_values)
+    order = sorted(range(count), key=p_values.__getitem__)
+    tests: dict[int, HolmTest] = {}
+    adjusted, rejections = 0.0, 0
+    for step, place in enumerate(order):
+        adjusted = max(adjusted, min(1.0, (count - step) * p_values[place]))
+        # Every earlier p-value was rejected, or the level stays that of the first that was not.
+        level = alpha / (count - rejections)
+        rejected = adjusted <= alpha
+        rejections += rejected
+        tests[place] = HolmTest(p_adjusted=adjusted, rejected=rejected, alpha=level)
+    return [tests[place] for place in range(count)]

@@ -1,13 +1,13 @@
-"""The two ends of a timing process: a task goes in as JSON, an answer or an error comes out as JSON.
+"""Run one timing in a fresh process: a task goes in as JSON, a result or an error comes back as JSON.
 
-A process times one candidate once. `worker.py` is the one for onnxruntime, `baseline/eager.py` the
-one for PyTorch; both prepare their inputs and judge their outputs here, so that they do the same.
+A process times one candidate once. `worker.py` is the process for onnxruntime, `baseline/eager.py` the one for PyTorch.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import time
@@ -16,11 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mnist_edge.benchmarking.sampling import Samples, peak_rss_bytes
-from mnist_edge.contract import CLASSES, Normalization
+from mnist_edge.benchmarking.outputs import OutputCheck
+from mnist_edge.benchmarking.sampling import Samples
+from mnist_edge.contract import Normalization
 from mnist_edge.errors import (
     BadFileError,
     CheckFailedError,
@@ -28,29 +26,26 @@ from mnist_edge.errors import (
     UnavailableError,
     UsageError,
 )
-from mnist_edge.pixels import Images, Logits, normalize
-from mnist_edge.records.benchmark import Scenario, Transfers
-from mnist_edge.records.model import ModelInput
+from mnist_edge.interrupts import end_with_parent
+from mnist_edge.records.benchmark import EXACT, GpuCalls, OutputRequirement, Scenario
 from mnist_edge.records.settings import SessionSettings
-from mnist_edge.runtime.classifier import Classifier
 
-DISTINCT_INPUTS = 64
-RANDOM_SEED = 7
 TIMEOUT_SECONDS = 300
-"""Besides ten times the counted part."""
+"""Beside ten times the timed part."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What one process is to time.
+    """One timing.
 
     Attributes:
         model: path of the ONNX file.
-        golden: path of the golden file whose images are run and whose logits judge the outputs, or
+        golden: path of the golden file whose images are the inputs and whose logits are the reference of the outputs;
             None for random inputs.
-        normalization: what a float model expects of its pixels, where it does not say so itself.
+        requirement: of the outputs, where there is a golden file.
+        normalization: of the pixels of a float model that does not state it.
         seed: of the arrivals of scenario `server`.
-        started_ns: `time.monotonic_ns()` when the process was asked for.
+        started_ns: `time.monotonic_ns()` when the process was requested; the clock is the same in all processes.
     """
 
     model: str
@@ -58,21 +53,29 @@ class Task:
     golden: str | None
     scenario: Scenario
     settings: SessionSettings
+    requirement: OutputRequirement = EXACT
     normalization: Normalization | None = None
     seed: int = 0
     started_ns: int = 0
 
 
+PARTS = {"scenario": Scenario, "settings": SessionSettings, "requirement": OutputRequirement}
+"""Fields of a task that are records themselves."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProcessResult:
-    """What one process measured.
+    """Measurements of one process.
 
     Attributes:
-        process_ns: from the wish for a process to the end of its imports.
+        process_ns: from the request for a process to the end of its imports.
+        session_ns: loading of the model.
+        run_ns: latency of each timed run.
         wait_ns: of each run, the wait for its turn (scenario `server`).
-        elapsed_ns: length of the counted part.
-        wrong: decisions of timed runs that differ from the golden ones, of `checked`.
-        transfers: on a GPU, medians of the parts.
+        elapsed_ns: length of the timed part.
+        placement: number of graph nodes by execution provider.
+        check: comparison with the golden logits; None for random inputs.
+        gpu_calls: on a GPU, medians of the calls that make one run.
     """
 
     process_ns: int
@@ -84,68 +87,8 @@ class ProcessResult:
     elapsed_ns: int
     peak_rss_bytes: int
     placement: dict[str, int]
-    checked: int
-    wrong: int
-    transfers: Transfers | None = None
-
-
-def load_golden(path: str | None) -> tuple[Images, Logits] | None:
-    """Return the golden images and logits, or None without a golden file."""
-    if path is None:
-        return None
-    with np.load(path, allow_pickle=False) as archive:
-        return archive["images"], archive["logits"]
-
-
-def row_groups(count: int, batch: int) -> list[NDArray[np.intp]]:
-    """Choose which golden rows make each distinct input; rows repeat where there are too few."""
-    inputs = max(1, min(DISTINCT_INPUTS, count // batch))
-    return [np.arange(start * batch, (start + 1) * batch) % count for start in range(inputs)]
-
-
-def random_feeds(model_input: ModelInput, batch: int) -> list[NDArray[Any]]:
-    """Random inputs for a model of unknown origin: all byte values, normalised if it is known how, or floats 0 to 1."""
-    random = np.random.default_rng(RANDOM_SEED)
-    shape = (batch, *(side or 0 for side in model_input.shape[1:]))
-    known = model_input.normalization
-    if model_input.dtype == "float32" and known is None:
-        return [random.random(shape, dtype=np.float32) for _ in range(8)]
-    pixels = [random.integers(0, 256, shape, dtype=np.uint8) for _ in range(8)]
-    if model_input.dtype == "uint8" or known is None:
-        return list(pixels)
-    return [normalize(images, known) for images in pixels]
-
-
-def require_digit_classifier(classifier: Classifier) -> None:
-    """Run a model of unknown origin once: what is no digit classifier is not timed.
-
-    Raises:
-        BadFileError: its input is no picture, or its answers are not of ten classes.
-        CheckFailedError: it answers NaN or infinite logits.
-    """
-    classifier.require_pictures()
-    answer = classifier.run(random_feeds(classifier.input, classifier.fixed_batch or 1)[0])
-    if answer.shape[1] != CLASSES:
-        raise BadFileError(
-            f"{classifier.name} answers {answer.shape[1]} classes, expected {CLASSES}", hint="give a digit classifier"
-        )
-    if not np.isfinite(answer).all():
-        raise CheckFailedError(
-            f"{classifier.name} answers NaN or infinite logits", hint="mnist-edge verify --against shows where"
-        )
-
-
-def judge(outputs: dict[int, Logits], groups: list[NDArray[np.intp]], expected: Logits) -> tuple[int, int]:
-    """Count decisions that were checked, and those that differ although the reference is no near-tie."""
-    checked = wrong = 0
-    for index, logits in outputs.items():
-        reference = expected[groups[index]]
-        top = np.sort(reference, axis=1)[:, -2:]
-        clear = top[:, 1] - top[:, 0] > 1e-3 * np.maximum(1, np.abs(reference).max(axis=1))
-        checked += len(reference)
-        broken = ~np.isfinite(logits).all(axis=1)  # argmax would call NaN class 0
-        wrong += int((broken | ((logits.argmax(axis=1) != reference.argmax(axis=1)) & clear)).sum())
-    return checked, wrong
+    check: OutputCheck | None = None
+    gpu_calls: GpuCalls | None = None
 
 
 def process_result(
@@ -154,10 +97,10 @@ def process_result(
     process_ns: int,
     session_ns: int,
     placement: dict[str, int],
-    judged: tuple[int, int],
-    transfers: Transfers | None = None,
+    check: OutputCheck | None,
+    gpu_calls: GpuCalls | None = None,
 ) -> ProcessResult:
-    """Put an answer together at the end of a process."""
+    """Combine what a process measured."""
     return ProcessResult(
         process_ns=process_ns,
         session_ns=session_ns,
@@ -166,33 +109,33 @@ def process_result(
         run_ns=samples.timed.run_ns,
         wait_ns=samples.timed.wait_ns,
         elapsed_ns=samples.timed.elapsed_ns,
-        peak_rss_bytes=peak_rss_bytes(),
+        peak_rss_bytes=samples.peak_rss_bytes,
         placement=placement,
-        checked=judged[0],
-        wrong=judged[1],
-        transfers=transfers,
+        check=check,
+        gpu_calls=gpu_calls,
     )
 
 
 def serve(measure: Callable[[Task], ProcessResult]) -> None:
-    """Be a timing process: read a task, measure, write the answer, or the error with its exit code."""
-    asked = json.load(sys.stdin)
-    task = Task(
-        **{**asked, "scenario": Scenario(**asked["scenario"]), "settings": SessionSettings(**asked["settings"])}
-    )
+    """Run as a timing process: read a task from stdin, measure, write the result to stdout, or the error and its code."""
+    content = json.load(sys.stdin)
+    end_with_parent(content.pop("parent"))
+    task = Task(**{**content, **{name: kind(**content[name]) for name, kind in PARTS.items() if name in content}})
     try:
-        answer = measure(task)
+        result = measure(task)
     except MnistEdgeError as error:
         json.dump({"error": [type(error).__name__, error.message, error.hint]}, sys.stdout)
         sys.exit(error.exit_code)
-    json.dump(dataclasses.asdict(answer), sys.stdout)
+    json.dump(dataclasses.asdict(result), sys.stdout)
 
 
 def run_process(module: str, task: Task) -> ProcessResult:
-    """Start a fresh interpreter on `module`, give it the task, wait for its answer.
+    """Start a fresh interpreter on `module`, send it the task, wait for its result.
+
+    A signal that arrives meanwhile kills the process: `subprocess.run` does so on any exception.
 
     Raises:
-        MnistEdgeError: what the process raised, as it raised it.
+        MnistEdgeError: what the process raised, with its type.
         UnavailableError: the process died or took far too long.
     """
     command = [sys.executable, "-m", module]
@@ -202,7 +145,7 @@ def run_process(module: str, task: Task) -> ProcessResult:
     try:
         done = subprocess.run(
             command,
-            input=json.dumps(dataclasses.asdict(task)),
+            input=json.dumps({**dataclasses.asdict(task), "parent": os.getpid()}),
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -211,7 +154,7 @@ def run_process(module: str, task: Task) -> ProcessResult:
     except subprocess.TimeoutExpired:
         raise UnavailableError(f"{what} took over {timeout:.0f} s", hint="try a smaller --batch") from None
     try:
-        content = dict(json.loads(done.stdout))
+        content: dict[str, Any] = dict(json.loads(done.stdout))
     except (ValueError, TypeError):
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise UnavailableError(
@@ -221,5 +164,9 @@ def run_process(module: str, task: Task) -> ProcessResult:
         name, message, hint = content["error"]
         kinds = {kind.__name__: kind for kind in (CheckFailedError, UsageError, UnavailableError)}
         raise kinds.get(name, BadFileError)(message, hint=hint)
-    transfers = content.pop("transfers")
-    return ProcessResult(**content, transfers=Transfers(**transfers) if transfers else None)
+    check, gpu_calls = content.pop("check"), content.pop("gpu_calls")
+    return ProcessResult(
+        **content,
+        check=OutputCheck(**check) if check else None,
+        gpu_calls=GpuCalls(**gpu_calls) if gpu_calls else None,
+    )

@@ -1,28 +1,47 @@
-"""manifest.json: what a bundle states about itself, under a sha256 of its own."""
+"""manifest.json: the content of a bundle, with the sha256 of every file and of itself."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnist_edge.contract import DatasetName, InputKind
+from mnist_edge.contract import LABELS, PYTORCH, DatasetName, InputKind
 from mnist_edge.errors import BadFileError
 from mnist_edge.files import sha256_bytes
-from mnist_edge.records.bundle import VariantFile
+from mnist_edge.records.bundle import Variant
 from mnist_edge.validation import validated
 
-SCHEMA = "mnist-edge/bundle/2"
+SCHEMA = "mnist-edge/bundle/3"
+OLDER_SCHEMAS = ("mnist-edge/bundle/1", "mnist-edge/bundle/2")
 MANIFEST = "manifest.json"
+MAX_BYTES = 16 * 2**20
+"""A manifest has a few kilobytes for each variant; a larger file is not read."""
 EXPORT_AGAIN = "export it again, or copy the whole folder anew"
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+HASH = re.compile("[0-9a-f]{64}")
+RESERVED = {MANIFEST, "golden.npz"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What the bundle says of itself; `accuracy` is PyTorch's on the test set, a fraction of 1."""
+    """Content of a bundle.
+
+    Attributes:
+        input_description: name, dtype and shape of the models' input, as `contract.INPUTS` has it.
+        labels: class names, by class number.
+        normalization: of the pixels that the models take.
+        weights_sha256: of the PyTorch weights whose outputs golden.npz holds.
+        versions: of the packages that shaped the files.
+        accuracy: PyTorch's on the test set, a fraction of 1.
+        parity: session settings and results of the comparison before publication.
+        variants: at least one; a variant's reference stands before it.
+        golden_sha256: of golden.npz.
+    """
 
     dataset: DatasetName
     input: InputKind
@@ -34,8 +53,13 @@ class Manifest:
     versions: dict[str, str]
     accuracy: float
     parity: dict[str, Any]
-    variants: tuple[VariantFile, ...]
+    variants: tuple[Variant, ...]
     golden_sha256: str
+
+
+def is_variant_name(name: str) -> bool:
+    """Whether a variant may have this name; `pytorch` is the reference that no variant is."""
+    return NAME.fullmatch(name) is not None and name != PYTORCH
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
@@ -53,9 +77,11 @@ def read_manifest(path: Path) -> Manifest:
     """Read and check the manifest alone.
 
     Raises:
-        BadFileError: not a manifest, of another schema, or changed.
+        BadFileError: not a manifest, of another schema, changed, or with values that no export writes.
     """
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise BadFileError(f"{path} is larger than {MAX_BYTES >> 20} MiB: not a manifest", hint=EXPORT_AGAIN)
         data = path.read_bytes()
         content = json.loads(data)
         stated = content.pop("sha256")
@@ -63,13 +89,47 @@ def read_manifest(path: Path) -> Manifest:
         schema = content.pop("schema")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadFileError(f"{path} is not a manifest", hint=EXPORT_AGAIN) from error
+    if schema in OLDER_SCHEMAS:
+        raise BadFileError(
+            f"{path} has schema {schema!r} of an older version, this version reads {SCHEMA!r}",
+            hint=_export_command(path.parent, content.get("dataset")),
+        )
     if schema != SCHEMA:
         raise BadFileError(f"{path} has schema {schema!r}, this version reads {SCHEMA!r}", hint=EXPORT_AGAIN)
     if not whole:
         raise BadFileError(f"{path} was changed: its content does not match its own sha256", hint=EXPORT_AGAIN)
     manifest = validated(Manifest, content, path, EXPORT_AGAIN)
-    if not 0 <= manifest.accuracy <= 1:  # nor is NaN
-        raise BadFileError(f"{path}: accuracy: {manifest.accuracy} is no fraction of 1", hint=EXPORT_AGAIN)
-    if not re.fullmatch("[0-9a-f]{64}", manifest.weights_sha256):
-        raise BadFileError(f"{path}: weights_sha256: {manifest.weights_sha256[:80]!r} is no sha256", hint=EXPORT_AGAIN)
+    problem = next(_problems(manifest), "")
+    if problem:
+        raise BadFileError(f"{path}: {problem}", hint=EXPORT_AGAIN)
     return manifest
+
+
+def _export_command(folder: Path, dataset: Any) -> str:
+    """Return the command that replaces an older bundle; the run is named where the default folder has one."""
+    run = Path("runs") / dataset if isinstance(dataset, str) and dataset in LABELS else None
+    named = run if run is not None and (run / "last.safetensors").is_file() else "RUN"
+    data = " --dataset FOLDER" if dataset == "folder" else ""
+    return f"mnist-edge export --run {named}{data} --output {folder}"
+
+
+def _problems(manifest: Manifest) -> Iterator[str]:
+    """Yield what is wrong with a field that no export writes so."""
+    if not 0 <= manifest.accuracy <= 1:  # nor is NaN
+        yield f"accuracy: {manifest.accuracy} is no fraction of 1"
+    if not HASH.fullmatch(manifest.weights_sha256):
+        yield f"weights_sha256: {manifest.weights_sha256[:80]!r} is no sha256"
+    names: set[str] = set()
+    files = set(RESERVED)
+    for variant in manifest.variants:
+        if not is_variant_name(variant.name):
+            yield f"variants: {variant.name[:80]!r} is no name of a variant"
+        if variant.name in names or variant.file in files:
+            yield f"variants: {variant.name}: its name, or its file {variant.file[:80]!r}, is taken"
+        if variant.reference not in {PYTORCH, *names}:
+            yield f"variants: {variant.name}: its reference {variant.reference[:80]!r} is no variant before it"
+        names.add(variant.name)
+        files.add(variant.file)
+    results = manifest.parity.get("variants")
+    if not isinstance(results, list) or not all(isinstance(entry, dict) and "name" in entry for entry in results):
+        yield "parity: no results of variants"

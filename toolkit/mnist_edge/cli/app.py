@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -19,10 +16,9 @@ from mnist_edge.cli.run import run
 from mnist_edge.cli.sweep import sweep
 from mnist_edge.cli.train import train
 from mnist_edge.cli.verify import verify
-from mnist_edge.errors import MnistEdgeError, StoppedError, UnavailableError, UnexpectedError, UsageError
-from mnist_edge.interrupts import SignalArrived, raise_on_signals
+from mnist_edge.errors import UsageError
 
-app = typer.Typer(pretty_exceptions_enable=False)
+app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command("run")(run)
 app.command("train")(train)
 app.command("sweep")(sweep)
@@ -32,13 +28,6 @@ app.command("verify")(verify)
 app.command("bench")(bench)
 app.command("compare")(compare)
 app.command("doctor")(doctor)
-
-EXTRAS = {
-    **dict.fromkeys(("onnxruntime", "onnx"), "cpu"),
-    **dict.fromkeys(("torch", "torchvision", "onnx_ir", "onnxscript", "safetensors", "matplotlib"), "train"),
-    "tensorboard": "tensorboard",
-    "optuna": "sweep",
-}
 
 
 def _version(asked: bool) -> None:
@@ -58,64 +47,3 @@ def root(
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(UsageError.exit_code)
-
-
-def main() -> NoReturn:
-    """Run a command and exit with its code: see `errors.py` for what each code means."""
-    raise_on_signals()
-    # Where a thread cannot be started, numpy's OpenBLAS raises SIGINT: that would be told as a user's Ctrl-C.
-    # Nothing here needs its threads.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    as_json = "--json" in sys.argv
-    try:
-        code = app(standalone_mode=False) or 0
-    except SignalArrived as stop:
-        code = _tell(StoppedError("interrupted", signal_number=stop.signal_number), as_json)
-    except Exception as error:  # noqa: BLE001 - the last line of defence against a traceback
-        if os.environ.get("MNIST_EDGE_TRACEBACK") == "1":
-            import traceback
-
-            traceback.print_exc()
-        code = _tell(error, as_json)
-    sys.exit(code)
-
-
-def _tell(error: Exception, as_json: bool) -> int:
-    """Print any error in one line and return the exit code; a signal that comes now comes too late."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    from mnist_edge.reporting.console import emit_error
-
-    known = _known(error)
-    emit_error(known, as_json)
-    return known.exit_code
-
-
-def _known(error: Exception) -> MnistEdgeError:
-    if isinstance(error, MnistEdgeError):
-        return error
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in EXTRAS:
-        package = (error.name or "").split(".")[0]
-        return UnavailableError(f"{package} is not installed", hint=f'pip install "mnist-edge[{EXTRAS[package]}]"')
-    starved = _starved(error)
-    if starved is not None:
-        return starved
-    if isinstance(error, OSError):
-        name = f"{error.filename}: " if error.filename else ""
-        return UnavailableError(f"{name}{error.strerror or error}", hint="check the path, its permissions and the disk")
-    if hasattr(error, "format_message"):  # typer's own: unknown option, missing value, bad choice
-        return UsageError(error.format_message(), hint="mnist-edge --help, or --help after the command")
-    return UnexpectedError(
-        f"unexpected {type(error).__name__}: {error}", hint="MNIST_EDGE_TRACEBACK=1 shows where; please report it"
-    )
-
-
-def _starved(error: Exception) -> UnavailableError | None:
-    """No memory, process or thread was left."""
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate" in str(error)):
-        return UnavailableError("not enough memory", hint="try a smaller --batch or --batch-size")
-    if isinstance(error, BlockingIOError) or (isinstance(error, RuntimeError) and "start new thread" in str(error)):
-        return UnavailableError(
-            "no further process or thread can be started", hint="end other programs, or raise the limit: ulimit -u"
-        )
-    return None

@@ -1,4 +1,4 @@
-"""`mnist-edge compare`: faster, slower, or not to be told apart."""
+"""`mnist-edge compare`: is one benchmark result slower than another?"""
 
 from __future__ import annotations
 
@@ -10,48 +10,52 @@ import typer
 from mnist_edge.cli.options import Json
 
 if TYPE_CHECKING:
-    from mnist_edge.records.benchmark import BenchReport
+    from mnist_edge.records.comparison import CompareReport
 
 
 def compare(
-    baseline: Annotated[Path, typer.Argument(help="What bench --output wrote before.")],
-    candidate: Annotated[Path, typer.Argument(help="What it wrote now.")],
+    baseline: Annotated[Path, typer.Argument(help="Result file of an earlier bench --output.")],
+    candidate: Annotated[Path, typer.Argument(help="Result file to compare with it.")],
     *,
-    tolerance: Annotated[float, typer.Option(min=0, help="Percent of slowdown that is let pass.")] = 5,
-    anyway: Annotated[bool, typer.Option("--anyway", help="Compare although the surroundings differ.")] = False,
+    tolerance: Annotated[float, typer.Option(min=0, help="Estimated slowdown that passes, in percent.")] = 5,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Compare although environment, model or settings differ; list them.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Also show p99 and adjusted p-values.")] = False,
     json: Json = False,
 ) -> None:
-    """Hold two results against each other, row by row. Only p50 is judged; p99 is shown beside it.
+    """Compare two benchmark results row by row. Only p50 is judged.
 
-    Exit 1: a row is shown to be slower by more than the tolerance, or is missing in the new result.
+    Exit 1: a row is shown to be slower (Welch's t on the log p50 of processes, 1 % with Holm's correction
+    over the rows) and its estimated slowdown is over the tolerance, or a row is missing in the candidate.
 
-    Exit 2: they cannot be compared.
+    Exit 2: the results cannot be compared.
 
-    Exit 0: neither. An undecided row passes, and the table says how large a slowdown it cannot rule out.
+    Exit 0: neither. An undecided row passes; the report says how large a slowdown it cannot rule out.
+
+    Example: mnist-edge compare before.json after.json --tolerance 3
     """
-    from mnist_edge.benchmarking.compare import read_result
+    from mnist_edge.benchmarking.compare import compare as compare_results
+    from mnist_edge.benchmarking.results import read_result
 
-    judge(read_result(baseline), read_result(candidate), (str(baseline), str(candidate)), tolerance, anyway, json)
+    report = compare_results(
+        read_result(baseline),
+        read_result(candidate),
+        (str(baseline), str(candidate)),
+        tolerance=tolerance / 100,
+        anyway=anyway,
+    )
+    show_comparison(report, json, verbose=verbose)
 
 
-def judge(
-    baseline: BenchReport, candidate: BenchReport, names: tuple[str, str], tolerance: float, anyway: bool, json: bool
-) -> None:
-    """Compare, print, and exit with 1 on a slowdown or a lost row."""
-    from mnist_edge.benchmarking.compare import compare as hold
+def show_comparison(report: CompareReport, json: bool, *, verbose: bool = False) -> None:
+    """Print a comparison; exit with 1 on a slowdown or a missing row."""
+    from functools import partial
+
     from mnist_edge.reporting.console import emit, say
-    from mnist_edge.reporting.tables.comparison import compare_table
+    from mnist_edge.reporting.tables.comparison import compare_table, failure
 
-    report = hold(baseline, candidate, names, tolerance=tolerance / 100, anyway=anyway)
-    emit(report, json, compare_table)
-    if report.passed:
-        return
-    reasons = []
-    slower = [row for row in report.rows if row.beyond_tolerance]
-    if slower:
-        worst = max(slower, key=lambda row: row.effect.ratio)
-        reasons.append(f"{worst.what} is {worst.effect.ratio - 1:.1%} slower, allowed {tolerance:g} %")
-    if report.lost:
-        reasons.append(f"{names[1]} lacks what {names[0]} has: {'; '.join(report.lost)}")
-    say(f"mnist-edge: {'; '.join(reasons)}")
-    raise typer.Exit(1)
+    emit(report, json, partial(compare_table, verbose=verbose))
+    if not report.passed:
+        say(f"mnist-edge: {failure(report)}")
+        raise typer.Exit(1)

@@ -7,19 +7,18 @@ from typing import Annotated
 
 import typer
 
-from mnist_edge.cli.options import DataDir, Json, dataset_option, picture
-from mnist_edge.contract import Normalization, ProviderName
+from mnist_edge.cli.options import DataDir, Json, NormalizeModel, dataset_option, require_plot
+from mnist_edge.contract import ProviderName
 
 
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A run folder, checkpoint, .pth, bundle folder or any ONNX file.")],
     *,
+    variant: Annotated[str | None, typer.Option(help="A model of the bundle, by name. Default: its first.")] = None,
     dataset: Annotated[str | None, dataset_option("Default: the model's.")] = None,
     data_dir: DataDir = None,
     provider: Annotated[ProviderName, typer.Option(help="For an ONNX file; no other is used.")] = "cpu",
-    normalize: Annotated[
-        Normalization | None, typer.Option(help="What a float ONNX file expects of its pixels, where it does not say.")
-    ] = None,
+    normalize: NormalizeModel = None,
     plot: Annotated[
         Path | None, typer.Option(help="Also draw the confusion matrix and the reliability into this file.")
     ] = None,
@@ -31,9 +30,10 @@ def evaluate(
     from mnist_edge.reporting.tables.evaluation import eval_table
     from mnist_edge.workflow.evaluate import evaluate as evaluate_stage
 
-    picture(plot)
+    require_plot(plot)
     report = evaluate_stage(
         model,
+        variant=variant,
         dataset=dataset,
         data_dir=data_dir,
         settings=SessionSettings(provider=provider),

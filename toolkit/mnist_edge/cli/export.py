@@ -1,4 +1,4 @@
-"""`mnist-edge export`: from a checkpoint to a proven bundle."""
+"""`mnist-edge export`: from a checkpoint to a bundle whose predictions were compared with PyTorch's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mnist_edge.cli.options import DataDir, Json, dataset_option
+from mnist_edge.cli.options import DataDir, Json, NormalizeStateDict, dataset_option
 from mnist_edge.contract import OPSET, OPSETS, InputKind
 
 
@@ -25,15 +25,23 @@ def export(
             help="uint8: raw images (batch, 28, 28), normalisation inside. float: (batch, 784), normalised by you."
         ),
     ] = "uint8",
+    normalize: NormalizeStateDict = None,
     opset: Annotated[int, typer.Option(min=OPSETS[0], max=OPSETS[-1], help="ONNX operator set.")] = OPSET,
     json: Json = False,
 ) -> None:
-    """Export a trained network to ONNX, hold it against PyTorch, and publish it only if they agree."""
+    """Export a trained network to ONNX, compare it with PyTorch, and publish it only if they agree."""
     from mnist_edge.reporting.console import emit, say
     from mnist_edge.reporting.tables.export import export_table
     from mnist_edge.workflow.export import export as export_stage
 
     report = export_stage(
-        run=run, output=output, dataset=dataset, data_dir=data_dir, input_kind=input, opset=opset, notify=say
+        run=run,
+        output=output,
+        dataset=dataset,
+        data_dir=data_dir,
+        input_kind=input,
+        opset=opset,
+        normalization=normalize,
+        notify=say,
     )
     emit(report, json, export_table)

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mnist_edge.contract import DATASET_CHOICES
-from mnist_edge.errors import UsageError
+from mnist_edge.contract import DATASET_CHOICES, Normalization
+from mnist_edge.errors import UnavailableError, UsageError
+from mnist_edge.extras import install_hint
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 DataDir = Annotated[
     Path | None,
     typer.Option("--data-dir", help="Folder with MNIST/raw/...; else $MNIST_EDGE_DATA, else the cache folder."),
+]
+NORMALIZE_VALUES = "unit is x / 255, seed -1 to 1, mnist mean 0 and deviation 1, raw 0 to 255."
+NormalizeStateDict = Annotated[
+    Normalization | None,
+    typer.Option("--normalize", help=f"Pixels that a .pth was trained on, which it does not state: {NORMALIZE_VALUES}"),
+]
+NormalizeModel = Annotated[
+    Normalization | None,
+    typer.Option(
+        "--normalize",
+        help=f"Pixels that a .pth or a float ONNX file expects, where it does not state them: {NORMALIZE_VALUES}",
+    ),
 ]
 RECIPE_HELP = "fast (default), best (minutes), seed (100 epochs of plain SGD), or a .toml file of your own."
 
@@ -35,17 +49,24 @@ def _datasets_like(incomplete: str) -> list[str]:
     return [name for name in DATASET_CHOICES if name.startswith(incomplete)] + folders
 
 
-PICTURES = (".png", ".svg", ".pdf")
+FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
-def picture(path: Path | None) -> None:
-    """Refuse a `--plot` that is no picture, before any work is done.
+def require_plot(path: Path | None) -> None:
+    """Check, before any work is done, that the figure of `--plot` can be drawn; None stands for no figure.
 
     Raises:
-        UsageError: another ending.
+        UsageError: the name has another suffix.
+        UnavailableError: matplotlib is not installed.
     """
-    if path is not None and path.suffix not in PICTURES:
-        raise UsageError(f"--plot {path}: expected a name that ends in {', '.join(PICTURES)}", hint="--plot plot.png")
+    if path is None:
+        return
+    if path.suffix not in FIGURE_SUFFIXES:
+        raise UsageError(
+            f"--plot {path}: expected a name that ends in {', '.join(FIGURE_SUFFIXES)}", hint="--plot plot.png"
+        )
+    if find_spec("matplotlib") is None:
+        raise UnavailableError("--plot needs matplotlib, which is not installed", hint=install_hint("plots"))
 
 
 def number_range(text: str, option: str) -> tuple[float, float]:

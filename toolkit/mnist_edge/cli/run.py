@@ -29,17 +29,17 @@ def run(
     json: Json = False,
 ) -> None:
     """Train (or go on with an interrupted run), export, verify and time, and print one summary."""
-    from mnist_edge.benchmarking.rounds import Plan
-    from mnist_edge.cli.bench import bench_stage
+    from mnist_edge.benchmarking.plan import Plan
     from mnist_edge.cli.train import train_with_progress
     from mnist_edge.data.sources import load_dataset
     from mnist_edge.records.run import RunReport
     from mnist_edge.records.settings import SessionSettings
-    from mnist_edge.reporting.console import emit, say
+    from mnist_edge.reporting.console import emit, progress, say
     from mnist_edge.reporting.tables.run import run_table
     from mnist_edge.runtime.session import require_provider
     from mnist_edge.training.run import unfinished
     from mnist_edge.verification.verify import VerifyOptions
+    from mnist_edge.workflow.bench import time_model
     from mnist_edge.workflow.export import export
     from mnist_edge.workflow.folders import RUNS
     from mnist_edge.workflow.train import prepare_training
@@ -74,8 +74,9 @@ def run(
     if not verified.passed:
         reasons = "; ".join(variant.reason for variant in verified.variants if variant.reason)
         raise CheckFailedError(
-            f"{exported.bundle} does not decide as PyTorch does: {reasons}", hint="mnist-edge verify"
+            f"{exported.bundle} does not predict as PyTorch does: {reasons}", hint="mnist-edge verify"
         )
     say("timing it against PyTorch eager, in fresh processes")
-    timed = bench_stage(Plan(model=exported.bundle, provider=provider))
+    with progress("timing") as on_process:
+        timed = time_model(Plan(model=exported.bundle, provider=provider), on_process=on_process)
     emit(RunReport(train=trained, export=exported, verify=verified, bench=timed), json, run_table)

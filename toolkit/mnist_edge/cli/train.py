@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_edge.cli.options import RECIPE_HELP, DataDir, Json, dataset_option, whole_numbers
+from mnist_edge.cli.options import RECIPE_HELP, DataDir, Json, NormalizeStateDict, dataset_option, whole_numbers
 from mnist_edge.contract import DeviceName, LogName
 from mnist_edge.errors import StoppedError, UsageError
 
@@ -32,6 +32,7 @@ def train(
         Path | None,
         typer.Option(help="Go on from a run folder or checkpoint, or start with the weights of a .pth file."),
     ] = None,
+    normalize: NormalizeStateDict = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training set, in total.")] = None,
     lr: Annotated[float | None, typer.Option(min=0, help="Learning rate; the peak under a schedule.")] = None,
     momentum: Annotated[float | None, typer.Option(min=0, max=1, help="0 is plain SGD, else Nesterov's.")] = None,
@@ -54,12 +55,16 @@ def train(
 
     Writes last.safetensors, history.csv, loss.csv and loss.png into the run folder.
     """
+    from mnist_edge.interrupts import end_with_parent
     from mnist_edge.ranks import this_rank
     from mnist_edge.reporting.console import emit, say
     from mnist_edge.reporting.tables.train import train_table
     from mnist_edge.workflow.train import prepare_training
 
-    size = this_rank().size
+    rank = this_rank()
+    size = rank.size
+    if rank.launcher is not None:
+        end_with_parent(rank.launcher)
     if size > 1 and processes not in (1, size):
         raise UsageError(f"--processes {processes}, but torchrun started {size}", hint="leave --processes out")
     changes = {
@@ -78,6 +83,7 @@ def train(
         resume=resume,
         run=run,
         device=device,
+        normalization=normalize,
         changes=changes,
         notify=say,
     )

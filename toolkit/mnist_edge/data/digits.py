@@ -15,6 +15,7 @@ from PIL import Image
 
 from mnist_edge.contract import SIDE
 from mnist_edge.errors import UnavailableError
+from mnist_edge.extras import install_hint
 from mnist_edge.pixels import Images
 from mnist_edge.records.data import Dataset
 
@@ -31,7 +32,7 @@ def load_digits() -> Dataset:
     if find_spec("sklearn") is None:
         raise UnavailableError(
             "the dataset digits comes with scikit-learn, which is not installed",
-            hint='pip install "mnist-edge[train]"',
+            hint=install_hint("train"),
         )
     from sklearn.datasets import load_digits as carried
 

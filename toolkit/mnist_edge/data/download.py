@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mnist_edge.errors import BadFileError, UnavailableError
+from mnist_edge.extras import install_hint
 from mnist_edge.files import ensure_folder, explaining_os_errors
 
 IDLE_SECONDS = 10
@@ -50,7 +51,7 @@ def download(
     if find_spec("torchvision") is None:
         raise UnavailableError(
             f"{class_name} is not in {root}, and torchvision, which downloads it, is not installed",
-            hint=f'put the four files into {root / class_name / "raw"}, or pip install "mnist-edge[train]"',
+            hint=f"put the four files into {root / class_name / 'raw'}, or {install_hint('train')}",
         )
     ensure_folder(root)
     with explaining_os_errors(root), tempfile.TemporaryDirectory(prefix=".downloading-", dir=root) as staging:
@@ -70,7 +71,7 @@ def download(
 
 
 def _fetch(class_name: str, staging: Path, total_seconds: float) -> None:
-    command = [sys.executable, "-m", "mnist_edge.data.torchvision_process", class_name, str(staging)]
+    command = [sys.executable, "-m", "mnist_edge.data.torchvision_process", class_name, str(staging), str(os.getpid())]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=total_seconds, check=False)
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""Where a dataset is looked for, in which order, and what it must be."""
+"""Where each dataset is looked for, in which order, and how its identity is checked."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ import platformdirs
 from mnist_edge.contract import DATASET_CHOICES, DatasetName
 from mnist_edge.data.digits import load_digits
 from mnist_edge.data.download import download
-from mnist_edge.data.folder import FILES, load_folder, missing_file
-from mnist_edge.data.idx import read_images, read_labels
+from mnist_edge.data.folder import load_folder, load_test_folder
+from mnist_edge.data.idx import read_images, read_labels, sha256_of_idx
+from mnist_edge.data.layout import FILES, TEST_FILES, candidate_folders, describe_missing, find_files
 from mnist_edge.errors import BadFileError, UnavailableError, UsageError
-from mnist_edge.files import sha256_file
-from mnist_edge.records.data import Dataset
+from mnist_edge.pixels import Images
+from mnist_edge.records.data import Dataset, EvaluationSet
 
 TRAIN_IMAGES, TEST_IMAGES = 60_000, 10_000
+COUNTS = dict(zip(FILES, (TRAIN_IMAGES, TRAIN_IMAGES, TEST_IMAGES, TEST_IMAGES), strict=True))
+Notify = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,118 +50,175 @@ SOURCES: dict[DatasetName, Source] = {
 
 
 def cache_folder() -> Path:
-    """Return the platform's folder for data that can be had again."""
+    """Return the platform's folder for data that can be downloaded again."""
     return Path(platformdirs.user_cache_dir("mnist-edge"))
 
 
 def load_dataset(
-    name: str,
-    data_dir: Path | None = None,
-    say: Callable[[str], None] = lambda _: None,
-    *,
-    may_download: bool = True,
+    name: str, data_dir: Path | None = None, notify: Notify = lambda _line: None, *, may_download: bool = True
 ) -> Dataset:
-    """Load a dataset from `data_dir`, `$MNIST_EDGE_DATA` or the cache folder, else download it; or a user's own folder.
+    """Load training and test set of a dataset, or of a user's own folder.
+
+    It is looked for in `data_dir`, `$MNIST_EDGE_DATA` and the cache folder, and downloaded where it is in none.
 
     Args:
-        name: a dataset; `auto`, MNIST where it can be had, otherwise the carried digits; or the path of a folder
+        name: a dataset; `auto`, MNIST where it is available, otherwise scikit-learn's digits; or the path of a folder
             (`./mnist` is one, `mnist` is not).
-        data_dir: a folder in torchvision's layout (`MNIST/raw/...`), looked in first.
-        say: takes one plain line where something happens that the user should know.
-        may_download: whether the network may be asked.
+        data_dir: a folder with the raw files, in any layout of `candidate_folders`.
+        notify: called with one plain line where something happens that the user should know.
+        may_download: whether the network may be used.
 
     Raises:
         UsageError: neither a dataset nor a folder.
         UnavailableError: it is nowhere and cannot be downloaded.
-        BadFileError: it is there, and damaged.
+        BadFileError: it was found, and is damaged or lacks a file.
     """
-    if name not in DATASET_CHOICES:
-        return _load_own(name)
-    if name == "auto":
-        try:
-            return load_dataset("mnist", data_dir, say, may_download=may_download)
-        except UnavailableError as error:
-            say(f"MNIST is not at hand ({error.message}): using the 1,797 digits of scikit-learn, --dataset digits")
-            return load_digits()
-    if name == "digits":
+    found, folder = _locate(name, data_dir, notify, may_download=may_download)
+    if folder is None:
         return load_digits()
-    known = cast("DatasetName", name)  # of DATASET_CHOICES, what is left
-    source = SOURCES[known]
-    raw = find_raw(known, data_dir)
-    if raw is None and may_download:
-        root = data_dir or _environment_folder() or cache_folder()
-        say(f"downloading {source.folder} into {root}")
-        raw = download(source.folder, root, lambda folder: _read(known, folder))
-    if raw is None:
-        raise UnavailableError(
-            f"{source.folder} is in none of: {', '.join(str(folder) for folder in _folders(data_dir))}",
-            hint="name its folder with --data-dir",
-        )
-    return _read(known, raw)
+    return load_folder(folder) if found == "folder" else _read(found, folder)
 
 
-def _load_own(name: str) -> Dataset:
-    """Load a folder, or say why it is none."""
-    path = Path(name)
-    if path.is_dir():
-        return load_folder(path)
-    if name == "folder":  # what a checkpoint or bundle says of its data
-        raise UnavailableError(
-            "it was trained on a folder of digits, and which one is not recorded", hint="name it: --dataset FOLDER"
-        )
-    if path.exists():
-        raise UsageError(f"--dataset {name} is a file, not a folder", hint="name the folder with the four IDX files")
-    if path.name != name:
-        raise UnavailableError(f"--dataset {name}: there is no such folder", hint="check the path")
-    raise UsageError(
-        f"--dataset {name} is neither a dataset ({', '.join(DATASET_CHOICES)}) nor a folder",
-        hint="name one of them, or a folder with the four IDX files",
-    )
+def load_test_set(
+    name: str, data_dir: Path | None = None, notify: Notify = lambda _line: None, *, may_download: bool = True
+) -> EvaluationSet:
+    """Load the test set alone, which needs no training files; arguments and errors as `load_dataset`."""
+    found, folder = _locate(name, data_dir, notify, may_download=may_download)
+    if folder is None:
+        return load_digits()
+    return load_test_folder(folder) if found == "folder" else _read_test_set(found, folder)
 
 
 def find_raw(name: DatasetName, data_dir: Path | None = None) -> Path | None:
     """Return the first folder that holds raw files of the dataset, or None.
 
-    A folder with some of the four counts as found: what is missing is then told by name, and
-    nothing of the user's is overwritten by a download.
+    A folder with some of the four files counts: what is missing is then reported by name, and a download never
+    overwrites the user's files.
     """
     if name not in SOURCES:
         return None
-    for folder in _folders(data_dir):
-        raw = folder / SOURCES[name].folder / "raw"
-        if any((raw / file).exists() for file in FILES):
-            return raw
+    for root in _roots(data_dir):
+        for folder in candidate_folders(root, SOURCES[name].folder):
+            if find_files(folder) and not _is_of_another(name, folder):
+                return folder
     return None
 
 
-def _environment_folder() -> Path | None:
-    value = os.environ.get("MNIST_EDGE_DATA")
-    return Path(value) if value else None
+def _locate(name: str, data_dir: Path | None, notify: Notify, *, may_download: bool) -> tuple[DatasetName, Path | None]:
+    """Return which dataset a name means, and the folder of its files; None for the digits of scikit-learn."""
+    if name not in DATASET_CHOICES:
+        return "folder", _own_folder(name)
+    if name == "digits":
+        return "digits", None
+    if name == "auto":
+        try:
+            return _locate("mnist", data_dir, notify, may_download=may_download)
+        except UnavailableError as error:
+            notify(f"using the 1,797 digits of scikit-learn (--dataset digits): {error.message}")
+            return "digits", None
+    known = cast("DatasetName", name)  # the other members of DATASET_CHOICES are handled above
+    if raw := find_raw(known, data_dir):
+        return known, raw
+    class_name = SOURCES[known].folder
+    roots = _roots(data_dir)
+    places = ", ".join(map(str, candidate_folders(Path(), class_name)[:-1]))
+    missing = f"{class_name} is not in {' or '.join(map(str, roots))} (nor in {places} below)"
+    if not may_download:
+        other = "another folder" if data_dir else "its folder"
+        raise UnavailableError(missing, hint=f"name {other} with --data-dir")
+    notify(f"downloading {class_name} into {roots[0]}")
+    try:
+        return known, download(class_name, roots[0], lambda folder: _read(known, folder))
+    except UnavailableError as error:
+        raise UnavailableError(f"{missing}; {error.message}", hint=error.hint) from error
 
 
-def _folders(data_dir: Path | None) -> list[Path]:
-    return [folder for folder in (data_dir, _environment_folder(), cache_folder()) if folder is not None]
+def _own_folder(name: str) -> Path:
+    """Return the path of a user's folder, or raise the reason why it is none."""
+    path = Path(name)
+    if path.is_dir():
+        return path
+    if name == "folder":  # the name that a checkpoint or bundle records for it
+        raise UnavailableError(
+            "it was trained on a folder of images whose path is not recorded", hint="name the folder: --dataset FOLDER"
+        )
+    if path.exists():
+        raise UsageError(f"--dataset {name} is a file, not a folder", hint="name the folder with the IDX files")
+    if path.name != name:
+        raise UnavailableError(f"--dataset {name}: there is no such folder", hint="check the path")
+    raise UsageError(
+        f"--dataset {name} is neither a dataset ({', '.join(DATASET_CHOICES)}) nor a folder",
+        hint="name one of them, or a folder with the IDX files",
+    )
+
+
+def _roots(data_dir: Path | None) -> list[Path]:
+    """Return the data folders that are searched, in order; the first one is where a download goes."""
+    environment = os.environ.get("MNIST_EDGE_DATA")
+    return [root for root in (data_dir, Path(environment) if environment else None, cache_folder()) if root is not None]
+
+
+def _is_of_another(name: DatasetName, folder: Path) -> bool:
+    """Whether files in a folder that does not name the dataset belong to another one, by its folder or its labels."""
+    own = SOURCES[name].folder
+    others = {other.folder: other for key, other in SOURCES.items() if key != name}
+    if own in (folder.name, folder.parent.name):
+        return False
+    if folder.name in others or folder.parent.name in others:
+        return True
+    files = find_files(folder)
+    for file, index in ((FILES[3], 3), (FILES[1], 1)):
+        if file in files:
+            try:
+                found = sha256_of_idx(read_labels(files[file]))
+            except (BadFileError, UnavailableError):
+                continue
+            return any(found in other.sha256[index : index + 1] for other in others.values())
+    return False
 
 
 def _read(name: DatasetName, raw: Path) -> Dataset:
     """Read and check the four raw files."""
-    paths = [raw / file for file in FILES]
-    if missing := missing_file(raw):
-        raise BadFileError(
-            f"{missing} is missing beside the others", hint="add it, or remove the folder to download anew"
-        )
-    dataset = Dataset(
+    images, labels, test_images, test_labels = _read_files(name, raw, FILES)
+    return Dataset(
         name=name,
         source=str(raw),
-        train_images=read_images(paths[0], TRAIN_IMAGES),
-        train_labels=read_labels(paths[1], TRAIN_IMAGES),
-        test_images=read_images(paths[2], TEST_IMAGES),
-        test_labels=read_labels(paths[3], TEST_IMAGES),
+        train_images=images,
+        train_labels=labels,
+        test_images=test_images,
+        test_labels=test_labels,
     )
-    for path, expected in zip(paths, SOURCES[name].sha256, strict=False):
-        if sha256_file(path) != expected:
+
+
+def _read_test_set(name: DatasetName, raw: Path) -> EvaluationSet:
+    """Read and check the two raw files of the test set."""
+    images, labels = _read_files(name, raw, TEST_FILES)
+    return EvaluationSet(name=name, source=str(raw), test_images=images, test_labels=labels)
+
+
+def _read_files(name: DatasetName, raw: Path, files: tuple[str, ...]) -> list[Images]:
+    """Read raw files of a dataset, uint8; counts, and the sha256 where it is known, must be those of the dataset."""
+    source, found = SOURCES[name], find_files(raw)
+    standard = raw.parts[-2:] == (source.folder, "raw")
+    again = f"replace it, or delete {raw} to have {source.folder} downloaded again"
+    own = f"if these are images of your own: --dataset {raw}"
+    if missing := [file for file in files if file not in found]:
+        raise BadFileError(
+            describe_missing(raw, missing),
+            hint=f"add it, or delete {raw} to have {source.folder} downloaded" if standard else own,
+        )
+    arrays = []
+    for file in files:
+        try:
+            read = read_images if "images" in file else read_labels
+            values = read(found[file], COUNTS[file])
+        except BadFileError as error:
+            raise BadFileError(error.message, hint=error.hint or (again if standard else own)) from error
+        expected = source.sha256[FILES.index(file)] if source.sha256 else None
+        if expected not in (None, sha256_of_idx(values)):
             raise BadFileError(
-                f"{path} is an IDX file, but not the one of {name}: its sha256 differs",
-                hint="replace the file, or delete its folder to have it downloaded again",
+                f"{found[file]} is an IDX file, but not the one of {name}: its sha256 differs",
+                hint=f"{again}; {own}" if standard else own,
             )
-    return dataset
+        arrays.append(values)
+    return arrays

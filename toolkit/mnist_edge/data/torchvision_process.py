@@ -7,13 +7,15 @@ import socket
 import sys
 
 from mnist_edge.data.download import IDLE_SECONDS
+from mnist_edge.interrupts import end_with_parent
 
 
 def main() -> None:
-    """Download the dataset named by the first argument into the folder named by the second."""
+    """Download a dataset; the arguments are its class in torchvision, the folder, and the parent's process id."""
+    class_name, folder, parent = sys.argv[1:]
+    end_with_parent(int(parent))
     import torchvision.datasets
 
-    class_name, folder = sys.argv[1:]
     dataset = getattr(torchvision.datasets, class_name)
     mirror = os.environ.get("MNIST_EDGE_MIRROR")
     if mirror:

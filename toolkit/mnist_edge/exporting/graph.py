@@ -27,24 +27,34 @@ from mnist_edge.contract import (
     InputKind,
     Normalization,
 )
-from mnist_edge.training.model import build_model, linear_layers
-
-NORMALIZATION: dict[InputKind, Normalization] = {"uint8": "raw", "float": "seed"}
+from mnist_edge.pixels import AFFINE
+from mnist_edge.training.model import build_model, linear_layers, rescale_input
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where a graph comes from: goes into its metadata and into the manifest."""
+    """Where a graph comes from: goes into its metadata and into the manifest.
+
+    Attributes:
+        weights_sha256: of the trained network, before its normalisation is folded in.
+        normalization: of the pixels that the network was trained on.
+    """
 
     dataset: DatasetName
     weights_sha256: str
+    normalization: Normalization = "seed"
+
+    def input_normalization(self, kind: InputKind) -> Normalization:
+        """Return what the exported graph expects of its pixels."""
+        return "raw" if kind == "uint8" else self.normalization
 
     def metadata(self, kind: InputKind) -> dict[str, str]:
         """Return the entries of the file's `metadata_props`."""
         return {
             "mnist_edge.dataset": self.dataset,
             "mnist_edge.labels": json.dumps(LABELS[self.dataset]),
-            "mnist_edge.normalization": NORMALIZATION[kind],
+            "mnist_edge.normalization": self.input_normalization(kind),
+            "mnist_edge.trained_normalization": self.normalization,
             "mnist_edge.weights_sha256": self.weights_sha256,
             "mnist_edge.versions": json.dumps(versions()),
         }
@@ -64,27 +74,17 @@ def weights_sha256(model: nn.Sequential) -> str:
     return digest.hexdigest()
 
 
-def fold_normalization(model: nn.Sequential) -> nn.Sequential:
-    """Return a copy that takes raw pixels 0 to 255 as floats instead of normalised ones.
-
-    `W (x / 127.5 - 1) + b = (W / 127.5) x + (b - W 1)`, computed in float64, rounded once.
-    """
-    layers = linear_layers(model)
-    folded = build_model([layer.out_features for layer in layers[:-1]])
-    folded.load_state_dict(model.state_dict())
-    first = linear_layers(folded)[0]
-    weight, bias = layers[0].weight.detach().double().cpu(), layers[0].bias.detach().double().cpu()
-    first.weight.data = (weight / 127.5).float()
-    first.bias.data = (bias - weight.sum(dim=1)).float()
-    return folded
+def fold_normalization(model: nn.Sequential, normalization: Normalization = "seed") -> nn.Sequential:
+    """Return a copy that takes raw pixels 0 to 255 as floats instead of normalised ones."""
+    return rescale_input(model, *AFFINE[normalization])
 
 
 class RawImages(nn.Module):
     """The deployed network: uint8 images (batch, 28, 28) to logits float32 (batch, 10)."""
 
-    def __init__(self, model: nn.Sequential) -> None:
+    def __init__(self, model: nn.Sequential, normalization: Normalization = "seed") -> None:
         super().__init__()
-        self.layers = fold_normalization(model)
+        self.layers = fold_normalization(model, normalization)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits."""
@@ -104,9 +104,9 @@ class NormalizedPixels(nn.Module):
         return self.layers(pixels)  # type: ignore[no-any-return]
 
 
-def deployed(model: nn.Sequential, kind: InputKind) -> nn.Module:
+def deployed(model: nn.Sequential, kind: InputKind, normalization: Normalization = "seed") -> nn.Module:
     """Return the module whose graph is exported."""
-    return (RawImages(model) if kind == "uint8" else NormalizedPixels(model)).eval()
+    return (RawImages(model, normalization) if kind == "uint8" else NormalizedPixels(model)).eval()
 
 
 def export_graph(model: nn.Sequential, kind: InputKind, origin: Origin, opset: int = OPSET) -> bytes:
@@ -114,15 +114,15 @@ def export_graph(model: nn.Sequential, kind: InputKind, origin: Origin, opset: i
 
     Args:
         model: as `build_model` makes it.
-        kind: how the graph takes a picture.
+        kind: how the graph takes an image.
         origin: goes into the metadata.
         opset: one of `contract.OPSETS`.
 
     Returns:
         A serialised, checked ONNX model, weights inside.
     """
-    module = deployed(model, kind)
-    # A batch of 2: torch.export takes 1 for a constant.
+    module = deployed(model, kind, origin.normalization)
+    # A batch of 2: torch.export would bake a 1 into the graph as a constant.
     example = torch.zeros(2, SIDE, SIDE, dtype=torch.uint8) if kind == "uint8" else torch.zeros(2, PIXELS)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # deprecations inside torch that no caller can act on

@@ -1,13 +1,12 @@
-"""Standard output for results, standard error for everything else; a closed pipe ends neither the work nor its exit code."""
+"""Standard output for results, standard error for everything else."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from mnist_edge.errors import MnistEdgeError
 from mnist_edge.ranks import this_rank
@@ -15,8 +14,11 @@ from mnist_edge.reporting.escape import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.progress import Progress, ProgressColumn
 
     from mnist_edge.records.report import Report
+
+ERROR_SCHEMA = "mnist-edge/error/1"
 
 
 def emit(report: Report, as_json: bool, render: Callable[[Any], RenderableType]) -> None:
@@ -40,7 +42,7 @@ def emit(report: Report, as_json: bool, render: Callable[[Any], RenderableType])
     ]
     with console.capture() as capture:
         console.print(Segments(shown), end="")
-    lines = (line.rstrip() for line in capture.get().splitlines())
+    lines = (line.rstrip() for line in capture.get().strip("\n").splitlines())
     _write(sys.stdout, "\n".join(lines) + "\n")
 
 
@@ -57,36 +59,64 @@ def emit_error(error: MnistEdgeError, as_json: bool) -> None:
     who = "mnist-edge" if rank.size == 1 else f"mnist-edge, rank {rank.number}"
     _write(sys.stderr, printable(" ".join(f"{who}: {error.message}{hint}".split("\n"))) + "\n")
     if as_json and rank.leads:
-        document = {"error": {"kind": error.kind, "message": error.message, "hint": error.hint}}
+        document = {"schema": ERROR_SCHEMA, "error": {"kind": error.kind, "message": error.message, "hint": error.hint}}
         _write(sys.stdout, json.dumps(document, indent=2) + "\n")
 
 
 def _write(stream: TextIO, text: str) -> None:
-    try:
-        stream.write(text)
-        stream.flush()
-    except UnicodeEncodeError:
-        stream.write(text.encode("ascii", "replace").decode())
-        stream.flush()
-    except BrokenPipeError:
-        # Nobody reads any more. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    stream.write(text)
+    stream.flush()
+
+
+class ProgressUpdate(Protocol):
+    """What `progress` yields."""
+
+    def __call__(self, done: int, total: int, detail: str = "") -> None:
+        """Show that `done` of `total` steps are finished, with a few words such as the current loss beside the bar.
+
+        The words stay until others are given. Cheap enough to be called after every step.
+        """
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar with an estimate on standard error while the block runs, where a person watches.
-
-    Yields:
-        A function of (done, all); cheap enough to be called after every step.
-    """
-    if not (sys.stderr.isatty() and this_rank().leads):
-        yield lambda _done, _all: None
+def progress(what: str) -> Iterator[ProgressUpdate]:
+    """Show a bar with the time left on standard error while the block runs, if standard error is a terminal."""
+    if not _watched():
+        yield lambda done, total, detail="": None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    name, detail_column = TextColumn(what, markup=False), TextColumn("{task.fields[detail]}", markup=False)
+    with _live(name, BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), detail_column) as bar:
+        task = bar.add_task(what, total=None, detail="")
+
+        def update(done: int, total: int, detail: str = "") -> None:
+            fields = {"detail": printable(detail)} if detail else {}
+            bar.update(task, completed=done, total=total, **fields)  # type: ignore[arg-type] # any field is one of ours
+
+        yield update
+
+
+@contextmanager
+def status(what: str) -> Iterator[None]:
+    """Show a spinner and what is in progress on standard error while the block runs, if standard error is a terminal."""
+    if not _watched():
+        yield
+        return
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    with _live(SpinnerColumn(), TextColumn(printable(what), markup=False), TimeElapsedColumn()) as spinner:
+        spinner.add_task(what, total=None)
+        yield
+
+
+def _watched() -> bool:
+    return sys.stderr.isatty() and this_rank().leads
+
+
+def _live(*columns: ProgressColumn) -> Progress:
+    """A display on standard error that is removed at its end; standard output stays as it is."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    return Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)

@@ -1,4 +1,4 @@
-"""Any ONNX image classifier with one input, fed with uint8 images whatever form it takes them in."""
+"""An ONNX image classifier with one input, run on uint8 images whatever form of them its graph takes."""
 
 from __future__ import annotations
 
@@ -8,38 +8,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mnist_edge.contract import (
-    LABELS,
-    NORMALIZATIONS,
-    PIXELS,
-    SIDE,
-    DatasetName,
-    Normalization,
-)
-from mnist_edge.errors import BadFileError, UsageError
-from mnist_edge.pixels import Images, Logits, normalize
-from mnist_edge.records.model import ModelInput
+from mnist_edge.contract import LABELS, NORMALIZATIONS, DatasetName, Normalization
+from mnist_edge.errors import BadFileError
+from mnist_edge.pixels import Images, Logits
+from mnist_edge.records.model import ModelInput, ModelOutput
 from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
+from mnist_edge.runtime.images import Feed, prepare_images, require_digit_images
+from mnist_edge.runtime.interface import class_rows, read_input, read_output
 from mnist_edge.runtime.session import RefusedModelError, open_session
 
 if TYPE_CHECKING:
     import onnxruntime
 
-Feed = NDArray[np.uint8] | NDArray[np.float32]
-"""A prepared input: what one run takes."""
-DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+FEED_BYTES = 2**26
+"""Largest feed of a run where the batch size does not matter: 64 MiB."""
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """An open model, what its input is, and where its nodes run."""
+    """An open model, its input and output, and the provider of each node."""
 
     name: str
     session: onnxruntime.InferenceSession
     input: ModelInput
-    output: str
+    output: ModelOutput
     placement: dict[str, int]
     metadata: dict[str, str]
 
@@ -60,16 +53,23 @@ class Classifier:
 
         Raises:
             UsageError: a float model whose normalisation is neither stated nor given.
-            RefusedModelError: onnxruntime fails, or the output is no float32 (n, classes).
+            BadFileError: the images cannot be fitted to the input, or no output holds a float for each class.
+            RefusedModelError: onnxruntime cannot run the graph.
         """
-        return np.concatenate([self.run(feed)[:count] for feed, count in self.batches(self.prepare(images), batch)])
+        self.require_scores()
+        size = self.fixed_batch or batch or max(1, len(images))
+        rows = []
+        for start in range(0, max(1, len(images)), size):
+            feed = prepare_images(self.name, self.input, images[start : start + size])
+            rows += [self.run(part)[:count] for part, count in self.batches(feed, size)]
+        return np.concatenate(rows)
 
     def batches(self, feed: Feed, batch: int | None = None) -> Iterator[tuple[Feed, int]]:
         """Cut a prepared feed into batches.
 
         Yields:
-            The feed of one run, and how many of its rows are real: the last batch of a fixed-batch graph is filled
-            up with zeros.
+            The feed of one run, and the number of its rows that are real: the last batch of a fixed-batch graph is
+            padded with zeros.
         """
         size = self.fixed_batch or batch or len(feed)
         for start in range(0, len(feed), size):
@@ -79,28 +79,45 @@ class Classifier:
                 part = np.concatenate([part, np.zeros((size - count, *part.shape[1:]), part.dtype)])
             yield part, count
 
-    def require_pictures(self) -> None:
-        """Raise BadFileError unless the input has the pixels of a picture."""
-        if int(np.prod([side or 0 for side in self.input.shape[1:]])) != PIXELS:
-            raise BadFileError(
-                f"{self.name} takes {describe(self.input)}, not pictures of {SIDE}x{SIDE}",
-                hint="give a digit classifier",
-            )
+    def bounded_batch(self, batch: int) -> int:
+        """Return the largest batch size up to `batch` whose feed stays below 64 MiB; at least 1."""
+        item = int(np.prod(self.input.image_shape)) * np.dtype(self.input.dtype).itemsize
+        return max(1, min(batch, FEED_BYTES // item))
 
     def prepare(self, images: Images) -> Feed:
-        """Bring uint8 images (N, 28, 28) to the dtype, normalisation and shape of the input."""
-        self.require_pictures()
-        shaped = images.reshape(len(images), *(side or 0 for side in self.input.shape[1:]))
-        if self.input.dtype == "uint8":
-            return shaped
-        if self.input.normalization is None:
-            raise UsageError(
-                f"{self.name} does not say how it wants its pixels", hint=f"--normalize {'|'.join(NORMALIZATIONS)}"
-            )
-        return normalize(shaped, self.input.normalization)
+        """Return uint8 images (N, 28, 28) in the size, axes, normalisation and dtype of the input."""
+        return prepare_images(self.name, self.input, images)
 
-    def run_for(self, names: Sequence[str], feed: Feed) -> list[NDArray[Any]]:
-        """Run one prepared batch for the outputs named, whatever their form."""
+    def class_logits(self, images: Images, classes: int, batch: int | None = None) -> Logits:
+        """Run images through a model that has so many classes; as `logits`, and BadFileError where it has others."""
+        self.require_scores()
+        declared = self.output.classes
+        logits = self.logits(images, batch) if declared in {None, classes} else None
+        found = declared if logits is None else logits.shape[1]
+        if logits is None or found != classes:
+            raise BadFileError(
+                f"{self.name} predicts {found} classes, the dataset has {classes}; it can only be timed",
+                hint=f"give a model of {classes} classes",
+            )
+        return logits
+
+    def require_scores(self) -> None:
+        """Raise BadFileError unless an output holds a float for each class, which evaluating and verifying need."""
+        output = self.output
+        if not output.scores_classes:
+            found = ", ".join(sorted({output.name, *output.others}))
+            raise BadFileError(
+                f"{self.name} has no float output of (batch, classes): its outputs are {found} "
+                f"({output.name} is {output.dtype}); it can only be timed",
+                hint="export the logits or probabilities as a tensor: zipmap=False in skl2onnx, no ArgMax at the end",
+            )
+
+    def require_digits(self) -> None:
+        """Raise BadFileError unless 28x28 images can be fitted to the input."""
+        require_digit_images(self.name, self.input)
+
+    def run_for(self, names: Sequence[str], feed: Feed) -> list[Any]:
+        """Run one prepared batch and return the outputs of these names, whatever their form."""
         try:
             return list(self.session.run(list(names), {self.input.name: feed}))
         except Exception as error:  # onnxruntime's own exceptions share no base class
@@ -108,18 +125,16 @@ class Classifier:
             raise RefusedModelError(f"onnxruntime cannot run {self.name}: {reason}", hint="export it again") from error
 
     def run(self, feed: Feed) -> Logits:
-        """Run one prepared batch and check the form of the answer."""
-        (answer,) = self.run_for([self.output], feed)
-        if not isinstance(answer, np.ndarray):
+        """Run one prepared batch and return its outputs, float32 (n, classes)."""
+        (values,) = self.run_for([self.output.name], feed)
+        rows = class_rows(values, len(feed))
+        if rows is None:
+            found = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else self.output.dtype
             raise RefusedModelError(
-                f"{self.name} answers no tensor", hint="give a classifier whose output is (batch, classes)"
+                f"{self.name} returns {found} for {len(feed)} images, expected float ({len(feed)}, classes)",
+                hint="export it with logits of (batch, classes) as its output",
             )
-        if answer.dtype != np.float32 or answer.ndim != 2 or len(answer) != len(feed):
-            raise RefusedModelError(
-                f"{self.name} answers {answer.dtype} {answer.shape} to {len(feed)} images, expected float32 ({len(feed)}, classes)",
-                hint="give a classifier whose output is (batch, classes)",
-            )
-        return answer
+        return rows
 
 
 def open_classifier(
@@ -130,7 +145,7 @@ def open_classifier(
     normalization: Normalization | None = None,
     profile_prefix: Path | None = None,
 ) -> Classifier:
-    """Open a model and read its one input from the graph.
+    """Open a model and read its one input and its class values from the graph.
 
     Args:
         model, settings, name, profile_prefix: as `open_session` takes them.
@@ -141,31 +156,16 @@ def open_classifier(
     """
     name = name or str(model if isinstance(model, Path) else "the model")
     opened = open_session(model, settings, name, profile_prefix=profile_prefix)
-    inputs, outputs = opened.session.get_inputs(), opened.session.get_outputs()
-    if len(inputs) != 1 or inputs[0].type not in DTYPES or not inputs[0].shape:
-        found = ", ".join(f"{value.name} {value.type} {value.shape}" for value in inputs)
-        raise BadFileError(
-            f"{name} takes {found or 'no input'}; expected one uint8 or float32 input", hint="give an image classifier"
-        )
-    shape = tuple(side if isinstance(side, int) and side > 0 else None for side in inputs[0].shape)
-    if None in shape[1:]:
-        raise BadFileError(
-            f"{name}: only the batch may be free, its input is {inputs[0].shape}", hint="fix the other sides"
-        )
-    metadata = opened.session.get_modelmeta().custom_metadata_map
+    metadata = dict(opened.session.get_modelmeta().custom_metadata_map)
     stated = metadata.get("mnist_edge.normalization")
+    known = next((known for known in NORMALIZATIONS if known == stated), None)
     return Classifier(
         name=name,
         session=opened.session,
-        input=ModelInput(
-            name=inputs[0].name,
-            dtype=DTYPES[inputs[0].type],
-            shape=shape,
-            normalization=normalization or next((known for known in NORMALIZATIONS if known == stated), None),
-        ),
-        output=outputs[0].name,
+        input=read_input(name, opened.session.get_inputs(), normalization or known),
+        output=read_output(name, opened.session.get_outputs()),
         placement=opened.placement,
-        metadata=dict(metadata),
+        metadata=metadata,
     )
 
 
@@ -173,9 +173,3 @@ def dataset_of(classifier: Classifier) -> DatasetName | None:
     """Return the dataset that the file says it was trained on, or None."""
     stated = classifier.metadata.get("mnist_edge.dataset")
     return next((name for name in LABELS if name == stated), None)
-
-
-def describe(model_input: ModelInput) -> str:
-    """Say an input in one phrase: `image uint8 (batch, 28, 28)`."""
-    sides = ", ".join("batch" if side is None else str(side) for side in model_input.shape)
-    return f"{model_input.name} {model_input.dtype} ({sides})"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from mnist_edge.contract import Optimization, ProviderName
 from mnist_edge.errors import BadFileError, MnistEdgeError, UnavailableError
+from mnist_edge.extras import install_hint, pip
 from mnist_edge.files import explaining_os_errors
 from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
 
@@ -71,14 +72,14 @@ def require_provider(provider: ProviderName) -> None:
     if len(wheels) > 1:
         raise UnavailableError(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other",
-            hint=f'pip uninstall -y onnxruntime onnxruntime-gpu && pip install "mnist-edge[{provider}]"',
+            hint=f"{pip()} uninstall -y onnxruntime onnxruntime-gpu && {install_hint(provider)}",
         )
     if not wheels:
-        raise UnavailableError("onnxruntime is not installed", hint=f'pip install "mnist-edge[{provider}]"')
+        raise UnavailableError("onnxruntime is not installed", hint=install_hint(provider))
     if EXECUTION_PROVIDERS[provider] not in import_onnxruntime().get_available_providers():
         wheel = next(iter(wheels))
         remedy = (
-            f'pip uninstall -y {wheel} && pip install "mnist-edge[{provider}]"'
+            f"{pip()} uninstall -y {wheel} && {install_hint(provider)}"
             if wheel != WHEELS[provider]
             else "mnist-edge doctor shows what is missing"
         )

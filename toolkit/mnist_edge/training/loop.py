@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mnist_edge.errors import CheckFailedError
-from mnist_edge.pixels import ImageFile, Images, rows_of
+from mnist_edge.pixels import ImageFile, Images, take_rows
 from mnist_edge.ranks import ALONE, Rank
 from mnist_edge.records.data import Dataset
 from mnist_edge.records.training import EpochRecord
@@ -94,12 +94,19 @@ def split(dataset: Dataset, recipe: Recipe) -> tuple[Tensor, Tensor]:
     return order[held:].sort().values, order[:held]
 
 
+def steps_per_epoch(dataset: Dataset, recipe: Recipe) -> int:
+    """Return how many batches an epoch has; the last may be short."""
+    images, chosen = dataset.train_images, split(dataset, recipe)[0]
+    count = len(images.take(chunks_of(len(images))[chosen.numpy()])) if isinstance(images, ImageFile) else len(chosen)
+    return math.ceil(count / recipe.batch_size)
+
+
 def held_out(dataset: Dataset, recipe: Recipe) -> tuple[Images | ImageFile, Images]:
     """Return the images and labels that are held out of training to choose by."""
     images, labels, held = dataset.train_images, dataset.train_labels, split(dataset, recipe)[1].numpy()
     if isinstance(images, ImageFile):
         chunks = chunks_of(len(images))[held]
-        return images.take(chunks), rows_of(labels, chunks)
+        return images.take(chunks), take_rows(labels, chunks)
     return images[held], labels[held]
 
 
@@ -126,7 +133,7 @@ def train(run: Run, dataset: Dataset, device: torch.device, hooks: Hooks, rank: 
     step = _step(run, rank, device)
     feed = feed_for(dataset, recipe, device, rank)
     held_images, held_labels = held_out(dataset, recipe)
-    steps = math.ceil((len(dataset.train_labels) - len(held_labels)) / recipe.batch_size)
+    steps = steps_per_epoch(dataset, recipe)
     run.loss_sum = run.loss_sum.to(device)
     run.curve = [loss.to(device) for loss in run.curve]
 
@@ -191,6 +198,8 @@ def _check_run(run: Run) -> None:
     _check_finite(run.loss_sum, run.progress)
     for key, value in run.model.state_dict().items():
         _check_finite(value, run.progress, key)
+    for key, value in run.momentum.items():
+        _check_finite(value, run.progress, f"the momentum of {key}")
 
 
 def checkpoint_of(run: Run, sampler: Tensor, device: torch.device) -> Checkpoint:

@@ -1,4 +1,4 @@
-"""The multilayer perceptron, named and shaped as the seed's `nn.Sequential`."""
+"""The multilayer perceptron, with the keys and shapes of the `nn.Sequential` that this project started from (the seed)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mnist_edge.contract import CLASSES, PIXELS, DeviceName
+from mnist_edge.contract import CLASSES, PIXELS, DeviceName, Normalization
 from mnist_edge.errors import BadFileError, UnavailableError
-from mnist_edge.pixels import ImageFile, Images, Logits
+from mnist_edge.pixels import AFFINE, ImageFile, Images, Logits
 from mnist_edge.ranks import this_rank
 
 
 def build_model(widths: Sequence[int]) -> nn.Sequential:
-    """Linear layers with a ReLU between them; keys `0.weight`, `0.bias`, `2.weight`, ...
+    """Return linear layers with a ReLU between them; keys `0.weight`, `0.bias`, `2.weight`, ...
 
     Args:
         widths: hidden widths, input side first; may be empty.
@@ -33,25 +33,6 @@ def build_model(widths: Sequence[int]) -> nn.Sequential:
 def linear_layers(model: nn.Sequential) -> list[nn.Linear]:
     """Return the linear layers, input side first."""
     return [layer for layer in model if isinstance(layer, nn.Linear)]
-
-
-def model_from_state(state: Mapping[str, Tensor], source: Path) -> nn.Sequential:
-    """Rebuild the model that a state_dict belongs to, its widths read from the shapes.
-
-    Raises:
-        BadFileError: names the key: missing, unexpected, of another shape or dtype, NaN or infinite.
-    """
-    hint = "give a checkpoint of mnist-edge, or a state_dict with keys 0.weight, 0.bias, 2.weight, ..."
-    sizes: list[int] = []
-    while (key := f"{2 * len(sizes)}.weight") in state and state[key].ndim == 2:
-        sizes.append(int(state[key].shape[0]))
-    if not sizes or min(sizes) < 1:
-        found = ", ".join(list(state)[:4]) or "none"
-        raise BadFileError(f"{source}: no matrix 0.weight of a 784-...-10 network (keys: {found})", hint=hint)
-    model = build_model(sizes[:-1])
-    check_state(model, state, source, hint)
-    model.load_state_dict(dict(state))
-    return model
 
 
 def check_state(model: nn.Sequential, state: Mapping[str, Tensor], source: Path, hint: str) -> None:
@@ -73,45 +54,83 @@ def check_state(model: nn.Sequential, state: Mapping[str, Tensor], source: Path,
             raise BadFileError(f"{source}: {key} holds NaN or infinite values", hint="take an earlier checkpoint")
 
 
-def normalize_pixels(pixels: Tensor) -> Tensor:
-    """The seed's normalisation, `((x / 255) - 0.5) / 0.5`: uint8 of any shape to float32 -1..1."""
-    return pixels.float().div_(255).sub_(0.5).div_(0.5)
+def normalize_pixels(pixels: Tensor, normalization: Normalization = "seed") -> Tensor:
+    """Return uint8 pixels of any shape as normalised float32; step by step as `pixels.normalize` in numpy."""
+    values = pixels.float()
+    if normalization == "raw":
+        return values
+    values.div_(255)
+    if normalization == "seed":
+        return values.sub_(0.5).div_(0.5)
+    return values.sub_(0.1307).div_(0.3081) if normalization == "mnist" else values
+
+
+def rescale_input(model: nn.Sequential, divisor: float, shift: float) -> nn.Sequential:
+    """Return a copy that takes `x` where `model` takes `x / divisor + shift`.
+
+    `W (x / d + s) + b = (W / d) x + (b + s W 1)`, computed in float64 and rounded to float32 once.
+    """
+    layers = linear_layers(model)
+    rescaled = build_model([layer.out_features for layer in layers[:-1]])
+    rescaled.load_state_dict(model.state_dict())
+    first = linear_layers(rescaled)[0]
+    weight, bias = layers[0].weight.detach().double().cpu(), layers[0].bias.detach().double().cpu()
+    first.weight.data = (weight / divisor).float()
+    first.bias.data = (bias + shift * weight.sum(dim=1)).float()
+    return rescaled
+
+
+def with_seed_normalization(model: nn.Sequential, normalization: Normalization) -> nn.Sequential:
+    """Return a network that computes from pixels normalised as the seed's what `model` computes from its own.
+
+    Training normalises as the seed does, so weights of another origin are converted before they are trained further.
+    """
+    if normalization == "seed":
+        return model
+    divisor, shift = AFFINE[normalization]
+    seed_divisor, seed_shift = AFFINE["seed"]
+    # x = seed_divisor (z - seed_shift) for normalised pixels z; the network takes x / divisor + shift.
+    return rescale_input(model, divisor / seed_divisor, shift - seed_shift * seed_divisor / divisor)
 
 
 @torch.no_grad()
-def reference_logits(model: nn.Sequential, images: Images | ImageFile, batch: int = 1000) -> Logits:
-    """PyTorch's own answer, float32 (N, 10), for uint8 images (N, 28, 28): what every variant is held against."""
+def reference_logits(
+    model: nn.Sequential, images: Images | ImageFile, batch: int = 1000, *, normalization: Normalization = "seed"
+) -> Logits:
+    """Return PyTorch's logits, float32 (N, 10), for uint8 images (N, 28, 28): the reference of every exported model."""
     device = next(model.parameters()).device
-    parts = [
-        model(normalize_pixels(torch.tensor(images[start : start + batch]).to(device).flatten(1))).cpu().numpy()
-        for start in range(0, len(images), batch)
-    ]
+    parts = []
+    for start in range(0, len(images), batch):
+        pixels = torch.tensor(images[start : start + batch]).to(device).flatten(1)  # uint8 (batch, 784)
+        parts.append(model(normalize_pixels(pixels, normalization)).cpu().numpy())
     return np.concatenate(parts)
 
 
 @torch.no_grad()
-def reference_sums(model: nn.Sequential, images: Images) -> tuple[NDArray[np.float32], ...]:
-    """What each linear layer gives before its ReLU, float32 (N, width) each, for uint8 images (N, 28, 28)."""
+def reference_sums(
+    model: nn.Sequential, images: Images, *, normalization: Normalization = "seed"
+) -> tuple[NDArray[np.float32], ...]:
+    """Return the pre-activations of each linear layer, float32 (N, width) each, for uint8 images (N, 28, 28)."""
     device = next(model.parameters()).device
-    values = normalize_pixels(torch.tensor(images).to(device).flatten(1))
-    sums = []
+    values = normalize_pixels(torch.tensor(images).to(device).flatten(1), normalization)
+    pre_activations = []
     for layer in model:
         values = layer(values)
         if isinstance(layer, nn.Linear):
-            sums.append(values.cpu().numpy())
-    return tuple(sums)
+            pre_activations.append(values.cpu().numpy())
+    return tuple(pre_activations)
 
 
 def accuracy(model: nn.Sequential, images: Images | ImageFile, labels: Images) -> float:
-    """Share of images, 0 to 1, that the model decides as labelled."""
+    """Return the share of images, 0 to 1, whose predicted class is their label."""
     return float((reference_logits(model, images).argmax(axis=1) == labels).mean())
 
 
 def resolve_device(name: DeviceName) -> torch.device:
-    """Return the device asked for; `auto` is CUDA where there is one.
+    """Return the requested device; `auto` is CUDA where it is available.
 
     Raises:
-        UnavailableError: CUDA was asked for and is not there, or has fewer GPUs than there are processes.
+        UnavailableError: CUDA was requested and is not available, or there are fewer GPUs than processes.
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_edge.contract import DeviceName
-from mnist_edge.errors import UsageError
+from mnist_edge.errors import BadFileError, UsageError
 from mnist_edge.files import ensure_folder, locked, sha256_bytes, write_atomic
 from mnist_edge.ranks import Rank, this_rank
 from mnist_edge.records.data import Dataset
@@ -22,13 +22,23 @@ from mnist_edge.training.checkpoint import (
     Checkpoint,
     environment_of,
     load_checkpoint,
-    load_state_dict,
     save_checkpoint,
 )
+from mnist_edge.training.checkpoint_checks import check_position
 from mnist_edge.training.group import agreed, joined, same_everywhere
-from mnist_edge.training.loop import KEEP_LOSS_EVERY, Hooks, Run, checkpoint_of, continued_run, new_run, train
-from mnist_edge.training.model import accuracy, linear_layers, resolve_device
+from mnist_edge.training.loop import (
+    KEEP_LOSS_EVERY,
+    Hooks,
+    Run,
+    checkpoint_of,
+    continued_run,
+    new_run,
+    steps_per_epoch,
+    train,
+)
+from mnist_edge.training.model import accuracy, linear_layers, resolve_device, with_seed_normalization
 from mnist_edge.training.recipes import Settings
+from mnist_edge.training.state_dict import LoadedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +65,15 @@ def resumed(path: Path, epochs: int | None) -> Start:
     )
 
 
-def started_from(path: Path, settings: Settings) -> Start:
-    """Start with the weights of a bare state_dict; it brings no optimiser, no progress."""
-    model = load_state_dict(path)
+def started_from(loaded: LoadedModel, path: Path, settings: Settings) -> Start:
+    """Start with the weights of a bare state_dict; it has no optimiser state and no progress."""
+    model = with_seed_normalization(loaded.network, loaded.normalization)
     widths = tuple(layer.out_features for layer in linear_layers(model)[:-1])
     settings = dataclasses.replace(settings, widths=widths)
-    return Start(
-        run=new_run(settings, model), note=f"{path} is a bare state_dict: the optimiser starts fresh, at epoch 0"
-    )
+    note = f"{path} is a bare state_dict: the optimiser starts fresh, at epoch 0"
+    if loaded.normalization != "seed":
+        note += f"; its first layer was converted from {loaded.normalization} to the seed's normalisation"
+    return Start(run=new_run(settings, model), note=note)
 
 
 def unfinished(folder: Path) -> Checkpoint | None:
@@ -111,6 +122,11 @@ def train_run(
             f"{dataset.source} does not hold the images that the checkpoint was trained on",
             hint="--dataset with the folder that the run began with, or start a new one with another --run",
         )
+    steps = steps_per_epoch(dataset, settings.recipe)
+    try:
+        check_position(start.run.progress, start.run.curve, steps, KEEP_LOSS_EVERY)
+    except ValueError as error:
+        raise BadFileError(f"{start.checkpoint}: {error}", hint="give another checkpoint") from error
     target, rank = resolve_device(device), this_rank()
     with joined(rank, target), _held(folder, rank):
         _refuse_to_overwrite(start, folder)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnist_edge.pixels import ImageFile, Images, Runs, rows_of
+from mnist_edge.pixels import ImageFile, Images, RowRanges, take_rows
 from mnist_edge.ranks import Rank
 from mnist_edge.training.feed import Feed
 from mnist_edge.training.recipes import Recipe
@@ -31,7 +31,7 @@ WINDOW = 65_536
 """Images in memory at a time, 51 MB as uint8."""
 
 
-def chunks_of(count: int) -> Runs:
+def chunks_of(count: int) -> RowRanges:
     """Cut a file of `count` images into chunks."""
     size = min(CHUNK, max(1, count // LEAST_CHUNKS))
     starts = np.arange(0, count, size)
@@ -45,7 +45,7 @@ class Stream:
         self,
         images: ImageFile,
         labels: Images,
-        chunks: Runs,
+        chunks: RowRanges,
         recipe: Recipe,
         device: torch.device,
         rank: Rank,
@@ -70,7 +70,7 @@ class Stream:
         batch = self.recipe.batch_size
         steps = max(1, WINDOW // batch)  # of a window; only the last one of the epoch has fewer
         order = self.chunks[torch.randperm(len(self.chunks), generator=sampler).numpy()]
-        images, labels = self.images.take(order), rows_of(self.labels, order)
+        images, labels = self.images.take(order), take_rows(self.labels, order)
         windows = math.ceil(len(images) / (steps * batch))
         seeds = torch.randint(2**32, (windows,), generator=sampler).tolist()
         for window in range(from_step // steps, windows):

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_edge.contract import WIDTHS, DeviceName
+from mnist_edge.contract import WIDTHS, DeviceName, Normalization
 from mnist_edge.errors import StoppedError, UsageError
+from mnist_edge.model_kind import require_model_kind
 from mnist_edge.workflow.folders import RUNS
+from mnist_edge.workflow.suspicion import suspect_normalization
 
 if TYPE_CHECKING:
     from mnist_edge.records.data import Dataset
@@ -38,6 +40,7 @@ def prepare_training(
     resume: Path | None = None,
     run: Path | None = None,
     device: DeviceName = "auto",
+    normalization: Normalization | None = None,
     changes: dict[str, Any],
     notify: Notify = lambda _line: None,
 ) -> TrainingRequest:
@@ -50,26 +53,30 @@ def prepare_training(
         resume: run folder or checkpoint to continue, or a .pth whose weights are the start.
         run: run folder; None takes `runs/<dataset>`, or the resumed run's.
         device: must be available.
+        normalization: of the pixels that a .pth was trained on.
         changes: settings that the user named, None for the others.
         notify: takes one plain line about what happens.
     """
     from mnist_edge.data.sources import load_dataset
     from mnist_edge.ranks import this_rank
-    from mnist_edge.training.checkpoint import checkpoint_path, is_state_dict
+    from mnist_edge.training.checkpoint import checkpoint_path
     from mnist_edge.training.model import resolve_device
     from mnist_edge.training.run import restarted, resumed
 
     resolve_device(device)
-    if resume is not None and not is_state_dict(resume):
+    path = None if resume is None else checkpoint_path(resume)
+    kind = None if path is None else require_model_kind(path, "checkpoint", "state_dict")
+    if normalization is not None and kind != "state_dict":
+        raise UsageError("--normalize is for the weights of a .pth (--resume FILE.pth)", hint="leave --normalize out")
+    if path is not None and kind == "checkpoint":
         _refuse_changes(recipe, changes)
-        path = checkpoint_path(resume)
         start = resumed(path, changes["epochs"])
         data = load_dataset(dataset or start.run.settings.dataset, data_dir, notify)
         folder = run or path.parent
     else:
         data = load_dataset(dataset or "mnist", data_dir, notify)
         folder = run or RUNS / data.name
-        start = _fresh(resume, recipe, data, changes)
+        start = _fresh(path, normalization, recipe, data, changes, notify)
     if this_rank().restarts:
         start = restarted(folder, start)
     return TrainingRequest(start=start, data=data, folder=folder)
@@ -130,12 +137,19 @@ def _refuse_changes(recipe: str | None, changes: dict[str, Any]) -> None:
         )
 
 
-def _fresh(weights: Path | None, recipe: str | None, data: Dataset, changes: dict[str, Any]) -> Start:
+def _fresh(
+    weights: Path | None,
+    normalization: Normalization | None,
+    recipe: str | None,
+    data: Dataset,
+    changes: dict[str, Any],
+    notify: Notify,
+) -> Start:
     """A run from first weights or from those of a .pth."""
-    from mnist_edge.training.checkpoint import checkpoint_path
     from mnist_edge.training.loop import new_run
     from mnist_edge.training.recipes import settings_for
     from mnist_edge.training.run import Start, started_from
+    from mnist_edge.training.state_dict import read_state_dict
 
     if weights is not None and changes["widths"] is not None:
         raise UsageError("--widths cannot change: the .pth file has its own", hint="leave --widths out")
@@ -147,4 +161,10 @@ def _fresh(weights: Path | None, recipe: str | None, data: Dataset, changes: dic
         fingerprint=data.fingerprint,
         **given,
     )
-    return Start(run=new_run(settings)) if weights is None else started_from(checkpoint_path(weights), settings)
+    if weights is None:
+        return Start(run=new_run(settings))
+    loaded = read_state_dict(weights, normalization)
+    for note in loaded.notes:
+        notify(note)
+    suspect_normalization(loaded, data, notify)
+    return started_from(loaded, weights, settings)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_edge.contract import DatasetName
 from mnist_edge.errors import UnavailableError, UsageError
+from mnist_edge.model_kind import require_model_kind
+from mnist_edge.workflow.suspicion import suspect_normalization
 
 if TYPE_CHECKING:
     from mnist_edge.pixels import Images
-    from mnist_edge.records.data import Dataset
+    from mnist_edge.records.data import EvaluationSet
     from mnist_edge.records.verification import ParityReport
-    from mnist_edge.verification.verify import ReferenceOutputs, VerifyOptions
+    from mnist_edge.runtime.recorded import RecordedOutputs
+    from mnist_edge.verification.reference import ReferenceOutputs
+    from mnist_edge.verification.verify import VerifyOptions
 
 Notify = Callable[[str], None]
 
@@ -26,6 +30,8 @@ def verify_folder(
     dataset: str | None = None,
     data_dir: Path | None = None,
     notify: Notify = lambda _line: None,
+    variants: Sequence[str] = (),
+    outputs: Path | None = None,
 ) -> tuple[ParityReport, ReferenceOutputs]:
     """Verify a bundle on the golden inputs, and on the test set where it is available.
 
@@ -36,16 +42,27 @@ def verify_folder(
         dataset: the folder that a bundle of a user's own digits was made with.
         data_dir: folder in which datasets are looked for first.
         notify: takes one plain line about what happens.
+        variants: names of those to check; all by default.
+        outputs: a file of logits to check in place of a variant's own; see `runtime.recorded`.
+
+    Returns:
+        The report, and the reference outputs whose images it counts on.
     """
     from mnist_edge.bundle.folder import load_bundle
-    from mnist_edge.data.sources import load_dataset
-    from mnist_edge.verification.verify import recorded_reference, verify_bundle
+    from mnist_edge.data.sources import load_test_set
+    from mnist_edge.verification.reference import recorded_reference
+    from mnist_edge.verification.verify import verify_bundle, verify_outputs
 
     bundle = load_bundle(folder)
+    chosen = bundle.select(variants)
+    if outputs is not None and len(chosen) > 1 and variants:
+        raise UsageError("--outputs holds the outputs of one variant", hint=f"--variant {chosen[0].name}")
     name = bundle.manifest.dataset
     if dataset is not None and name != "folder":
         raise UsageError(f"--dataset cannot change: the bundle is of {name}", hint="leave it out")
-    data = _test_set(name, data_dir, notify) if dataset is None else load_dataset(dataset, data_dir, may_download=False)
+    data = (
+        _test_set(name, data_dir, notify) if dataset is None else load_test_set(dataset, data_dir, may_download=False)
+    )
     reference = recorded_reference(bundle, data)
     if dataset is not None and reference.test_set is None:
         raise UsageError(
@@ -54,8 +71,28 @@ def verify_folder(
         )
     if against is not None:
         golden, other = bundle.golden, reference.other_test_set
-        reference = replace(_run_live(against, golden.images, golden.labels, data, options), other_test_set=other)
-    return verify_bundle(bundle, reference, options), reference
+        reference = replace(
+            _run_live(against, golden.images, golden.labels, data, options, notify), other_test_set=other
+        )
+    if outputs is None:
+        # The option is for the reference: a bundle states what its own models expect.
+        return verify_bundle(bundle, reference, replace(options, normalization=None), chosen), reference
+    recorded = _read_outputs(outputs, reference, notify)
+    report = verify_outputs(bundle, chosen[0], recorded, reference, options)
+    return report, reference if report.test_set else replace(reference, test_set=None)
+
+
+def _read_outputs(outputs: Path, reference: ReferenceOutputs, notify: Notify) -> RecordedOutputs:
+    from mnist_edge.runtime.recorded import read_recorded
+
+    known = [("golden images", reference.golden.images)]
+    if reference.test_set is not None:
+        known.append(("test images", reference.test_set.images))
+    recorded = read_recorded(outputs, known)
+    for name, images in known:
+        if not recorded.covers(images):
+            notify(f"{outputs} holds no logits for the {name}")
+    return recorded
 
 
 def verify_file(
@@ -68,48 +105,53 @@ def verify_file(
 ) -> tuple[ParityReport, ReferenceOutputs]:
     """Verify an ONNX file of any origin against another model on a test set; arguments as `verify_folder`."""
     from mnist_edge.bundle.golden import golden_inputs
-    from mnist_edge.data.sources import load_dataset
+    from mnist_edge.data.sources import load_test_set
     from mnist_edge.runtime.classifier import dataset_of, open_classifier
     from mnist_edge.verification.verify import verify_model
 
     if against is None:
         raise UsageError(f"{model} brings no reference", hint="--against OTHER.onnx, or a checkpoint, or name a bundle")
     classifier = open_classifier(model, options.session)
-    data = load_dataset(dataset or dataset_of(classifier) or "auto", data_dir, notify)
+    data = load_test_set(dataset or dataset_of(classifier) or "auto", data_dir, notify)
     images, labels = golden_inputs(data.test_images, data.test_labels)
-    reference = _run_live(against, images, labels, data, options)
+    reference = _run_live(against, images, labels, data, options, notify)
     return verify_model(model, data.name, reference, options), reference
 
 
 def _run_live(
-    against: Path, images: Images, labels: Images, data: Dataset | None, options: VerifyOptions
+    against: Path, images: Images, labels: Images, data: EvaluationSet | None, options: VerifyOptions, notify: Notify
 ) -> ReferenceOutputs:
     """Run the reference model now: an ONNX file, or a network in PyTorch."""
-    from mnist_edge.verification.verify import onnx_reference
+    from mnist_edge.verification.reference import live_reference, onnx_reference, with_relu
 
-    if against.suffix == ".onnx":
-        return onnx_reference(against, images, labels, data, options.normalization)
-    from mnist_edge.training.checkpoint import read_model
+    golden = (images, labels)
+    test_set = None if data is None else (data.test_images, data.test_labels)
+    if require_model_kind(against, "onnx", "checkpoint", "state_dict", "run folder") == "onnx":
+        return onnx_reference(against, golden, test_set, options.normalization)
     from mnist_edge.training.model import reference_logits, reference_sums
-    from mnist_edge.verification.verify import live_reference, with_relu
+    from mnist_edge.training.state_dict import read_model
 
-    network, _ = read_model(against)
+    loaded = read_model(against, options.normalization)
+    for note in loaded.notes:
+        notify(note)
+    network, normalization = loaded.network, loaded.normalization
+    if data is not None:
+        suspect_normalization(loaded, data, notify)
     return live_reference(
-        images,
-        labels,
-        data,
-        lambda batch: reference_logits(network, batch),
-        lambda batch: with_relu(reference_sums(network, batch)),
+        golden,
+        test_set,
+        lambda batch: reference_logits(network, batch, normalization=normalization),
+        lambda batch: with_relu(reference_sums(network, batch, normalization=normalization)),
         f"PyTorch, live, {against}",
     )
 
 
-def _test_set(name: DatasetName, data_dir: Path | None, notify: Notify) -> Dataset | None:
+def _test_set(name: DatasetName, data_dir: Path | None, notify: Notify) -> EvaluationSet | None:
     """The bundle's dataset where it is available; a device need not have it, and nothing is downloaded."""
-    from mnist_edge.data.sources import load_dataset
+    from mnist_edge.data.sources import load_test_set
 
     try:
-        return load_dataset(name, data_dir, may_download=False)
+        return load_test_set(name, data_dir, may_download=False)
     except UnavailableError as error:
         if data_dir is not None:
             raise

@@ -40,5 +40,5 @@ def ratio_words(ratio: float) -> str:
         ratio: time of the thing described over time of what it is compared with, above 0.
     """
     factor, word = (1 / ratio, "faster") if ratio < 1 else (ratio, "slower")
-    shown = f"{factor:,.2f}"
+    shown = f"{factor:,.2f}" if factor < 100 else f"{factor:,.0f}"
     return "same speed" if shown == "1.00" else f"{shown}x {word}"
