@@ -39,7 +39,9 @@ def bench(
     batch: Annotated[
         str | None, typer.Option(help="Batch sizes, with commas. Default: 1, or a fixed-batch model's own.")
     ] = None,
-    threads: Annotated[str, typer.Option(help="Thread counts on the CPU, with commas.")] = "1",
+    threads: Annotated[
+        str, typer.Option(help="Thread counts on the CPU, with commas; auto times 1, 2, 4 ... and recommends one.")
+    ] = "1",
     scenario: Annotated[ScenarioName, typer.Option(help="How requests arrive.")] = "single-stream",
     rate: Annotated[float | None, typer.Option(min=0.01, max=1e9, help="Requests a second, for server.")] = None,
     gap: Annotated[
@@ -69,7 +71,10 @@ def bench(
 ) -> None:
     """Time onnxruntime, and PyTorch eager beside it, in fresh interleaved processes."""
     from mnist_edge.benchmarking import plan as plans
+    from mnist_edge.benchmarking.threads import thread_counts
+    from mnist_edge.cpus import available_cpus
     from mnist_edge.files import require_writable
+    from mnist_edge.reporting.console import say
     from mnist_edge.workflow.folders import newest_bundle
 
     require_plot(plot)
@@ -78,11 +83,11 @@ def bench(
     if self_check and (compare or profile or plot):
         raise UsageError("--self-check is a mode of its own", hint="leave out --compare, --profile and --plot")
     plan = plans.Plan(
-        model=model or newest_bundle(),
+        model=model or newest_bundle(say),
         variants=tuple(variant or ()),
         provider=provider,
         batches=None if batch is None else choices(batch, "--batch"),
-        threads=choices(threads, "--threads"),
+        threads=thread_counts(available_cpus()) if threads == "auto" else choices(threads, "--threads"),
         rounds=rounds or plans.ROUNDS,
         scenario=_scenario(scenario, rate, gap, duration),
         normalization=normalize,
@@ -101,7 +106,7 @@ def bench(
 
 
 def _time(plan: Plan, *, profile: bool, results: _Results) -> None:
-    from mnist_edge.reporting.console import emit, progress
+    from mnist_edge.reporting.console import emit, progress, say_next
     from mnist_edge.reporting.tables.bench import bench_table
     from mnist_edge.workflow.bench import time_model
 
@@ -109,6 +114,8 @@ def _time(plan: Plan, *, profile: bool, results: _Results) -> None:
         report = time_model(plan, profile=profile, output=results.output, on_process=on_process)
     _finish_files(report, results)
     emit(report, results.json, lambda shown: bench_table(shown, verbose=results.verbose))
+    again = ("--output", "result.json") if results.output is None else ("--compare", results.output)
+    say_next("bench", plan.model, *again, as_json=results.json)
 
 
 def _time_and_compare(

@@ -25,23 +25,32 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Accuracy, calibration, per-class figures and confusion matrix on the test set."""
+    from mnist_edge.model_kind import require_model_kind
     from mnist_edge.records.settings import SessionSettings
-    from mnist_edge.reporting.console import emit, say
+    from mnist_edge.reporting.console import emit, say, say_next, status
     from mnist_edge.reporting.tables.evaluation import eval_table
     from mnist_edge.workflow.evaluate import evaluate as evaluate_stage
 
     require_plot(plot)
-    report = evaluate_stage(
-        model,
-        variant=variant,
-        dataset=dataset,
-        data_dir=data_dir,
-        settings=SessionSettings(provider=provider),
-        normalization=normalize,
-        notify=say,
-    )
+    with status(f"evaluating {model}"):
+        report = evaluate_stage(
+            model,
+            variant=variant,
+            dataset=dataset,
+            data_dir=data_dir,
+            settings=SessionSettings(provider=provider),
+            normalization=normalize,
+            notify=say,
+        )
     if plot is not None:
         from mnist_edge.reporting.plots.evaluation import evaluation
 
         say(f"wrote {evaluation(report, plot)}")
     emit(report, json, eval_table)
+    kind = require_model_kind(model)
+    if kind == "onnx":
+        say_next("bench", model, as_json=json)
+    elif kind == "bundle":
+        say_next("verify", model, as_json=json)
+    else:
+        say_next("export", "--run", model, as_json=json)

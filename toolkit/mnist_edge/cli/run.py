@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_edge.cli.options import RECIPE_HELP, DataDir, Json, dataset_option
+from mnist_edge.cli.options import MAX_SEED, DataDir, Json, dataset_option, recipe_option
 from mnist_edge.contract import DeviceName, ProviderName
 from mnist_edge.errors import CheckFailedError
 
@@ -19,9 +19,9 @@ def run(
     *,
     dataset: Annotated[str, dataset_option()] = "mnist",
     data_dir: DataDir = None,
-    recipe: Annotated[str | None, typer.Option(help=RECIPE_HELP)] = None,
+    recipe: Annotated[str | None, recipe_option()] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training set, in total.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED)] = None,
     device: Annotated[DeviceName, typer.Option(help="To train on.")] = "auto",
     provider: Annotated[ProviderName, typer.Option(help="To verify and time on.")] = "cpu",
     run_folder: Annotated[Path | None, typer.Option("--run", help="Run folder. Default: runs/<dataset>.")] = None,
@@ -37,7 +37,7 @@ def run(
     from mnist_edge.data.sources import load_dataset
     from mnist_edge.records.run import RunReport
     from mnist_edge.records.settings import SessionSettings
-    from mnist_edge.reporting.console import emit, progress, say
+    from mnist_edge.reporting.console import emit, progress, say, say_next
     from mnist_edge.reporting.tables.run import run_table
     from mnist_edge.runtime.session import require_provider
     from mnist_edge.verification.verify import VerifyOptions
@@ -82,3 +82,4 @@ def run(
     with progress("timing") as on_process:
         timed = time_model(Plan(model=exported.bundle, provider=provider), on_process=on_process)
     emit(RunReport(train=trained, export=exported, verify=verified, bench=timed), json, run_table)
+    say_next("bench", exported.bundle, "--batch", "1,64", "--output", "result.json", as_json=json)

@@ -61,7 +61,7 @@ def verify(
     from mnist_edge.cpus import require_cpus
     from mnist_edge.model_kind import require_model_kind
     from mnist_edge.records.settings import SessionSettings
-    from mnist_edge.reporting.console import emit, say
+    from mnist_edge.reporting.console import emit, say, say_next, status
     from mnist_edge.reporting.tables.parity import parity_table
     from mnist_edge.runtime.session import require_provider
     from mnist_edge.verification.verify import VerifyOptions
@@ -82,17 +82,19 @@ def verify(
         layers=layers,
         normalization=normalize,
     )
-    chosen = model or newest_bundle()
+    chosen = model or newest_bundle(say)
     if chosen.exists() and require_model_kind(chosen, "onnx", "bundle", "run folder") == "onnx":
         if variant or outputs is not None:
             raise UsageError("--variant and --outputs are for bundles", hint="name a bundle folder")
-        report, reference = verify_file(chosen, against, options, dataset, data_dir, say)
+        with status(f"verifying {chosen}"):
+            report, reference = verify_file(chosen, against, options, dataset, data_dir, say)
     elif normalize is not None and against is None:
         raise UsageError("--normalize is for an ONNX file or a .pth; a bundle states its own", hint="leave it out")
     else:
-        report, reference = verify_folder(
-            chosen, against, options, dataset, data_dir, say, variants=variant or (), outputs=outputs
-        )
+        with status(f"verifying {chosen}"):
+            report, reference = verify_folder(
+                chosen, against, options, dataset, data_dir, say, variants=variant or (), outputs=outputs
+            )
     if plot is not None:
         from mnist_edge.reporting.plots.margins import margin_sheet
 
@@ -103,6 +105,7 @@ def verify(
         reasons = "; ".join(f"{v.name}: {v.reason}" for v in report.variants if v.reason)
         say(f"mnist-edge: {report.outputs or report.model} does not predict as {report.reference}: {reasons}")
         raise typer.Exit(1)
+    say_next("bench", chosen, as_json=json)
 
 
 def _refuse_run_options(**given: bool) -> None:
