@@ -95,7 +95,7 @@ def test_wrong_options_end_with_two(
     assert exit_code_here(monkeypatch, *options, "--json") == 2
     told = capsys.readouterr()
     document = json.loads(told.out)
-    assert set(document) == {"error"}
+    assert set(document) == {"schema", "error"}
     assert set(document["error"]) == {"kind", "message", "hint"}
     assert document["error"]["kind"] == "usage"
     assert WRONG[wrong][0].strip("-") in document["error"]["message"]
