@@ -26,7 +26,11 @@ def profile(plan: Plan) -> tuple[OperatorTime, ...]:
     one = resolved.candidates[0]
     with tempfile.TemporaryDirectory() as scratch:
         classifier = open_classifier(
-            one.file, one.settings, normalization=plan.normalization, profile_prefix=Path(scratch) / "profile"
+            one.file,
+            one.settings,
+            normalization=plan.normalization,
+            profile_prefix=Path(scratch) / "profile",
+            trial=False,
         )
         golden = load_golden(str(resolved.golden) if resolved.golden else None)
         if golden is None:
