@@ -1,8 +1,8 @@
-"""Does `compare` see a slowdown that is really there, and none where there is none?
+"""Does `compare` find a real slowdown, and none where there is none?
 
-Our timing process runs with every run made longer by 0, 3, 5 and 10 %, interleaved in rounds in random
-order: batch 1, one thread, 0.2 s a process. Each window of so many rounds is one comparison, decided
-by the function behind `mnist-edge compare`; no process is in two comparisons of one row.
+The timing process of `bench` runs with every run made longer by 0, 3, 5 and 10 %, interleaved in rounds in
+random order: batch 1, one thread, 0.2 s a process. Each window of so many rounds is one comparison by the
+function behind `mnist-edge compare`; no process is in two comparisons of one row.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def measure(bundle: Path) -> dict[str, list[float]]:
                 scenario=Scenario(seconds=SECONDS),
                 settings=DEFAULT_SETTINGS,
             )
-            answer = run_process("benchmarks.peers.slowed_worker", task)
-            medians[name].append(statistics.median(answer.run_ns) / 1000)
+            result = run_process("benchmarks.peers.slowed_worker", task)
+            medians[name].append(statistics.median(result.run_ns) / 1000)
         print(f"  round {turn + 1} of {ROUNDS}", file=sys.stderr, flush=True)
     return medians
 
@@ -56,10 +56,12 @@ def main() -> None:
         for name in list(SLOWDOWNS)[1:]:
             windows = [slice(start, start + size) for start in range(0, ROUNDS - size + 1, size)]
             effects = [effect(medians["baseline"][part], medians[name][part]) for part in windows]
-            rows.append(row(f"ratio seen at {name}, {size} processes a side", "", [found.ratio for found in effects]))
+            rows.append(
+                row(f"estimated ratio at {name}, {size} processes a side", "", [found.ratio for found in effects])
+            )
             share = sum(found.verdict == "slower" for found in effects) / len(effects)
-            said = f"share of {len(effects)} comparisons called slower at {name}, {size} processes a side"
-            targets.append(target(said, [share], at_most=0.05) if name == "0 %" else target(said, [share]))
+            what = f"share of {len(effects)} comparisons called slower at {name}, {size} processes a side"
+            targets.append(target(what, [share], at_most=0.05) if name == "0 %" else target(what, [share]))
     report("injected_slowdown", measured=str(__doc__), rows=rows, targets=targets)
 
 

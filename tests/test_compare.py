@@ -47,8 +47,8 @@ def row(p50s: tuple[float, ...] = CALM, factor: float = 1.0, **changes: Any) -> 
         "samples": 500 * len(p50s), "outliers": 3, "p50_us": factor * sorted(p50s)[len(p50s) // 2],
         "p90_us": None, "p99_us": None, "p999_us": None, "intervals": {"p50_us": (90.0, 110.0)},
         "throughput_per_s": 1e4, "cold_start_ms": 330.0, "process_ms": 300.0, "session_ms": 20.0, "first_run_ms": 1.0,
-        "peak_rss_mb": 60.0, "bytes": 2_000_000, "ratio_to_torch": None, "server": None, "transfers": None,
-        "placement": {"CPUExecutionProvider": 5}, "outputs": "64 decisions checked against golden.npz",
+        "peak_rss_mb": 60.0, "bytes": 2_000_000, "ratio_to_torch": None, "server": None, "gpu_calls": None,
+        "placement": {"CPUExecutionProvider": 5}, "outputs": "64 predictions checked against golden.npz",
     }  # fmt: skip
     return BenchRow(**{**fields, **changes})
 
@@ -57,7 +57,7 @@ def result(*rows: BenchRow, weights: str = "a" * 64, **environment: Any) -> Benc
     """What `bench` would have reported."""
     return BenchReport(
         model="exported/digits", weights_sha256=weights, environment={**ENVIRONMENT, **environment}, order_seed=11,
-        pace_ms=(5.0, 5.1), results=rows or (row(),), gpu_from_batch=None, profile=(), notes=(),
+        reference_work_ms=(5.0, 5.1), results=rows or (row(),), gpu_from_batch=None, profile=(), notes=(),
     )  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def nothing_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_written_result_is_read_as_it_was(before: Path) -> None:
-    """Nothing that is compared is lost on the way through a file."""
+    """Nothing that is compared is missing on the way through a file."""
     assert read_result(before) == result()
     assert read_result(before).to_json() == json.loads(before.read_text())
 
@@ -147,7 +147,7 @@ def test_a_slowdown_beyond_the_tolerance_fails_and_is_named(before: Path, tmp_pa
 def test_only_a_slowdown_beyond_the_tolerance_fails(
     factor: float, tolerance: str, verdict: str, code: int, before: Path, tmp_path: Path
 ) -> None:
-    """Faster is no fault, and a slowdown that was let pass is told but fails nothing."""
+    """Faster passes, and so does a slowdown within the tolerance, which is reported."""
     after = write(tmp_path / "after.json", result(row(factor=factor)))
     done = in_process("compare", before, after, "--tolerance", tolerance, "--json", cwd=tmp_path)
     assert done.code == code
@@ -169,7 +169,7 @@ def test_noise_is_undecided_however_large_the_difference_looks(tmp_path: Path) -
 
 
 def test_the_order_of_the_processes_does_not_matter() -> None:
-    """What was measured decides, whichever round it was."""
+    """The effect depends on the values only."""
     shuffled = list(CALM)
     random.Random(1).shuffle(shuffled)
     found = effect(CALM, [1.05 * value for value in shuffled])
@@ -192,24 +192,24 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("what", OTHERS)
-def test_other_surroundings_are_not_compared(what: str, before: Path, tmp_path: Path) -> None:
+def test_other_environments_are_not_compared(what: str, before: Path, tmp_path: Path) -> None:
     """Exit 2 names what differs; with --anyway the figures come, and every row says what differs."""
-    changes, said = OTHERS[what]
+    changes, phrase = OTHERS[what]
     after = write(tmp_path / "after.json", result(row(factor=1.3), row(batch=64), **changes))
     before = write(before, result(row(), row(batch=64)))
     done = in_process("compare", before, after, "--json", cwd=tmp_path)
     assert (done.code, done.json["error"]["kind"]) == (2, "usage")
-    assert said in done.json["error"]["message"]
-    assert said in one_line(done.err)
+    assert phrase in done.json["error"]["message"]
+    assert phrase in one_line(done.err)
     assert "--anyway" in one_line(done.err)
-    told = in_process("compare", before, after, "--anyway", "--json", cwd=tmp_path)
-    assert told.code == 1
-    assert [said in found["differences"] for found in told.json["rows"]] == [True, True]
-    assert said in in_process("compare", before, after, "--anyway", cwd=tmp_path).out
+    reported = in_process("compare", before, after, "--anyway", "--json", cwd=tmp_path)
+    assert reported.code == 1
+    assert [phrase in found["differences"] for found in reported.json["rows"]] == [True, True]
+    assert phrase in in_process("compare", before, after, "--anyway", cwd=tmp_path).out
 
 
 def test_everything_that_differs_is_named(before: Path, tmp_path: Path) -> None:
-    """Not the first difference only: the user mends them all at once."""
+    """All differences are named, not only the first: the user can fix them at once."""
     after = write(tmp_path / "after.json", result(cpu="Another CPU", python="3.14.0", weights="b" * 64))
     line = one_line(in_process("compare", before, after, cwd=tmp_path).err)
     assert all(part in line for part in ("Another CPU", "3.14.0", "weights: sha256"))
@@ -232,7 +232,7 @@ def test_pytorchs_version_matters_only_where_pytorch_was_timed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "refusal", "said"),
+    ("changes", "refusal", "phrase"),
     [
         ({"threads": 2}, "have no row in common: threads 1 and 2", "2 threads"),
         ({"batch": 64}, "have no row in common: batch 1 and 64", "batch 64"),
@@ -254,35 +254,35 @@ def test_pytorchs_version_matters_only_where_pytorch_was_timed() -> None:
     ids=str,
 )
 def test_rows_of_other_settings_are_not_matched(
-    changes: dict[str, Any], refusal: str, said: str, before: Path, tmp_path: Path
+    changes: dict[str, Any], refusal: str, phrase: str, before: Path, tmp_path: Path
 ) -> None:
     """Nothing in common is wrong usage, and what differs is named; beside a row in common the others are listed."""
     after = write(tmp_path / "after.json", result(row(**changes)))
     done = in_process("compare", before, after, cwd=tmp_path)
     assert (done.code, done.out) == (2, "")
     assert refusal in one_line(done.err)
-    told = in_process("compare", before, write(after, result(row(), row(**changes))), "--json", cwd=tmp_path)
-    assert (told.code, len(told.json["rows"]), told.json["passed"]) == (0, 1, True)
-    (line,) = told.json["added"]
-    assert said in line
+    reported = in_process("compare", before, write(after, result(row(), row(**changes))), "--json", cwd=tmp_path)
+    assert (reported.code, len(reported.json["rows"]), reported.json["passed"]) == (0, 1, True)
+    (line,) = reported.json["added"]
+    assert phrase in line
     table = in_process("compare", before, after, cwd=tmp_path)
     assert f"added, only in {after}: {line}" in " ".join(table.out.split())
     assert table.out.startswith("passed (exit 0)")
 
 
-def test_a_lost_row_fails_and_is_listed(before: Path, tmp_path: Path) -> None:
-    """A build that times less than its baseline has shown nothing about the rest: exit 1, each lost row named."""
+def test_a_missing_row_fails_and_is_listed(before: Path, tmp_path: Path) -> None:
+    """A candidate without a row of the baseline shows nothing about it: exit 1, each missing row named."""
     wide = write(tmp_path / "wide.json", result(row(), row(batch=64), row(engine="torch"), row(factor=1.3, threads=2)))
     for anyway in ((), ("--anyway",)):
         done = in_process("compare", wide, before, "--json", *anyway, cwd=tmp_path)
         assert (done.code, done.json["passed"], done.json["added"]) == (1, False, [])
-        lost = done.json["missing"]
-        assert [any(said in what for said in ("batch 64", "torch", "2 thread")) for what in lost] == [True] * 3
+        missing = done.json["missing"]
+        assert [any(phrase in what for phrase in ("batch 64", "torch", "2 thread")) for what in missing] == [True] * 3
         assert not any(found["beyond_tolerance"] for found in done.json["rows"])
-        assert all(what in one_line(done.err) for what in lost)
+        assert all(what in one_line(done.err) for what in missing)
     table = in_process("compare", wide, before, cwd=tmp_path)
     assert table.code == 1
-    assert all(f"missing, only in {wide}: {what}" in " ".join(table.out.split()) for what in lost)
+    assert all(f"missing, only in {wide}: {what}" in " ".join(table.out.split()) for what in missing)
     assert table.out.splitlines()[0].endswith("3 missing")
     assert table.out.startswith("FAILED (exit 1)")
     slower = write(tmp_path / "slower.json", result(row(factor=1.3)))
@@ -293,7 +293,7 @@ def test_a_lost_row_fails_and_is_listed(before: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("p50s", "tolerance", "verdict", "told"),
+    ("p50s", "tolerance", "verdict", "reported"),
     [
         ((60.0, 140.0, 90.0, 120.0, 100.0), 0.05, "undecided", True),
         ((60.0, 140.0, 90.0, 120.0, 100.0), 5.0, "undecided", False),
@@ -304,19 +304,19 @@ def test_a_lost_row_fails_and_is_listed(before: Path, tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_what_cannot_be_ruled_out_is_told(
-    p50s: tuple[float, ...], tolerance: float, verdict: str, told: bool, before: Path, tmp_path: Path
+def test_a_slowdown_that_is_not_ruled_out_is_reported(
+    p50s: tuple[float, ...], tolerance: float, verdict: str, reported: bool, before: Path, tmp_path: Path
 ) -> None:
-    """A row that passes only because it is noisy says how much slower it may be, and what would tell."""
+    """A row that passes because its processes differ reports how much slower it may be, and what helps."""
     after = write(tmp_path / "after.json", result(row(p50s)))
     done = in_process("compare", before, after, "--tolerance", f"{100 * tolerance}", "--json", cwd=tmp_path)
     (found,) = done.json["rows"]
     assert (done.code, found["effect"]["verdict"]) == (0, verdict)
-    assert found["not_ruled_out"] == (pytest.approx(found["effect"]["high"] - 1) if told else None)
+    assert found["not_ruled_out"] == (pytest.approx(found["effect"]["high"] - 1) if reported else None)
     table = in_process("compare", before, after, "--tolerance", f"{100 * tolerance}", cwd=tmp_path)
     assert table.code == 0
     line = f"slowdown of up to {found['effect']['high'] - 1:.1%} not ruled out; more --rounds narrows the interval"
-    assert (line in table.out) == told == ("ruled out" in table.out)
+    assert (line in table.out) == reported == ("ruled out" in table.out)
     first_line = table.out.splitlines()[0]
     assert first_line.startswith("passed (exit 0): 0 of 1 slower")
     assert first_line.endswith(f"{int(verdict == 'undecided')} undecided, 0 missing")
@@ -369,24 +369,24 @@ def test_a_comparison_fits_eighty_columns_without_wrapping(case: str, verbose: b
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "phrase"),
     [({"threads": 2}, "settings: cpu, 1 thread and cpu, 2 threads"), ({"provider": "cuda"}, "settings: cpu, 1 thread and cuda, 1 thread"), ({"cuda_graph": True}, "settings: cpu, 1 thread and cpu, 1 thread, CUDA graph")],
     ids=str,
 )  # fmt: skip
-def test_anyway_compares_other_threads_and_providers_and_says_so(changes: dict[str, Any], said: str) -> None:
-    """The same batch of the same variant on the CPU and on the GPU can be compared by who asks for it."""
+def test_anyway_compares_other_threads_and_providers_and_says_so(changes: dict[str, Any], phrase: str) -> None:
+    """The same batch of the same variant on the CPU and on the GPU can be compared on request."""
     found = compare(result(), result(row(**changes)), ("a", "b"), tolerance=0.05, anyway=True)
-    assert found.rows[0].differences == (said,)
+    assert found.rows[0].differences == (phrase,)
     assert (found.missing, found.added) == ((), ())
     with pytest.raises(UsageError, match="no row in common"):
         compare(result(), result(row(batch=2, **changes)), ("a", "b"), tolerance=0.05, anyway=True)
 
 
 def test_an_exact_match_goes_before_a_loose_one() -> None:
-    """With --anyway, too, one thread is held against one thread where both were timed."""
+    """With --anyway, too, one thread is compared with one thread where both were timed."""
     one, two = row(), row(factor=0.5, threads=2)
     found = compare(result(one, two), result(two, one), ("a", "b"), tolerance=0.05, anyway=True)
-    assert [(held.effect.ratio, held.differences) for held in found.rows] == [(1, ()), (1, ())]
+    assert [(line.effect.ratio, line.differences) for line in found.rows] == [(1, ()), (1, ())]
 
 
 @pytest.mark.parametrize("rows", [[{}], [{}, {"batch": 64}]], ids=["one row", "two batches"])
@@ -416,7 +416,7 @@ def test_results_of_several_variants_match_by_name_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpus", "said"),
+    ("gpus", "phrase"),
     [
         (({"name": "A", "driver": "570"}, {"name": "B", "driver": "570"}), "GPU name: A and B"),
         (({"name": "A", "driver": "570"}, {"name": "A", "driver": "580"}), "GPU driver: 570 and 580"),
@@ -425,13 +425,13 @@ def test_results_of_several_variants_match_by_name_only() -> None:
     ],
     ids=str,
 )
-def test_another_gpu_or_driver_is_not_compared(gpus: tuple[Any, Any], said: str) -> None:
+def test_another_gpu_or_driver_is_not_compared(gpus: tuple[Any, Any], phrase: str) -> None:
     """A row that ran on a GPU needs the same model and driver; one that ran on the CPU does not."""
     sides = [result(row(provider="cuda"), gpu=gpu) for gpu in gpus]
-    if said:
-        with pytest.raises(UsageError, match=said):
+    if phrase:
+        with pytest.raises(UsageError, match=phrase):
             compare(*sides, ("a", "b"), tolerance=0.05)
-        assert set(said.split("; ")) <= set(
+        assert set(phrase.split("; ")) <= set(
             compare(*sides, ("a", "b"), tolerance=0.05, anyway=True).rows[0].differences
         )
     else:
@@ -632,12 +632,12 @@ REFUSED: dict[str, tuple[Callable[[BenchReport], BenchReport], tuple[str, ...], 
 @pytest.mark.usefixtures("nothing_is_timed")
 def test_bench_refuses_before_it_times_anything(what: str, bundle_folder: Path, tmp_path: Path) -> None:
     """What is known beforehand costs no minutes: the same code as `compare` would give, and no file."""
-    change, options, code, said = REFUSED[what]
+    change, options, code, phrase = REFUSED[what]
     old = write(tmp_path / "old.json", change(here(bundle_folder, row())))
     arguments = ("bench", bundle_folder, "--compare", old, "--output", "after.json", "--json", *options)
     done = in_process(*arguments, cwd=tmp_path)
     assert (done.code, set(done.json)) == (code, {"schema", "error"})
-    assert said in one_line(done.err)
+    assert phrase in one_line(done.err)
     assert not (tmp_path / "after.json").exists()
 
 
@@ -647,14 +647,14 @@ def test_bench_compares_with_another_machine_by_who_asks_for_it(
     """--anyway times, and every row says what differs."""
     made = here(bundle_folder, row())
     monkeypatch.setattr(rounds, "bench", lambda *_: made)
-    told = in_process("bench", bundle_folder, "--compare", before, "--anyway", "--json", cwd=tmp_path)
-    assert told.code == 0
+    reported = in_process("bench", bundle_folder, "--compare", before, "--anyway", "--json", cwd=tmp_path)
+    assert reported.code == 0
     weights = f"weights: sha256 aaaaaaaaaaaa and {made.weights_sha256[:12]}"
-    assert {f"cpu: A CPU and {made.environment['cpu']}", weights} <= set(told.json["rows"][0]["differences"])
+    assert {f"cpu: A CPU and {made.environment['cpu']}", weights} <= set(reported.json["rows"][0]["differences"])
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "said"),
+    ("one", "other", "phrase"),
     [
         (Scenario(seconds=0.4), Scenario(seconds=4), "single-stream for 0.4 s and single-stream for 4 s"),
         (
@@ -670,19 +670,19 @@ def test_bench_compares_with_another_machine_by_who_asks_for_it(
     ],
     ids=lambda value: "" if isinstance(value, str) else value.described,
 )
-def test_other_settings_of_a_scenario_are_not_compared(one: Scenario, other: Scenario, said: str) -> None:
+def test_other_settings_of_a_scenario_are_not_compared(one: Scenario, other: Scenario, phrase: str) -> None:
     """A queue that fills for ten seconds is not one of two; --anyway compares and says so in the row."""
     sides = result(row(scenario=one)), result(row(scenario=other))
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=phrase):
         compare(*sides, ("a", "b"), tolerance=0.05)
     found = compare(*sides, ("a", "b"), tolerance=0.05, anyway=True)
-    assert (found.rows[0].differences, found.missing, found.added) == ((f"scenario: {said}",), (), ())
+    assert (found.rows[0].differences, found.missing, found.added) == ((f"scenario: {phrase}",), (), ())
     assert compare(sides[0], sides[0], ("a", "b"), tolerance=0.05).rows[0].differences == ()
 
 
 @pytest.mark.usefixtures("nothing_is_timed")
 def test_too_few_processes_are_not_compared(before: Path, bundle_folder: Path, tmp_path: Path) -> None:
-    """Over two processes noise would be called news one time in three: exit 2, with the option that mends it."""
+    """With two processes a comparison would find next to nothing: exit 2, with the option that fixes it."""
     content = json.loads(WHOLE)
     first(content).update(processes=first(content)["processes"][:2], samples=1000)
     (tmp_path / "few.json").write_text(json.dumps(content))

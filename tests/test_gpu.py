@@ -1,4 +1,4 @@
-"""What a GPU is held against, and where its time goes: the logic, on stand-ins."""
+"""GPU candidates, the calls of a run with bound buffers (for real on the CPU), and the batch from which a GPU pays."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ import pytest
 from test_compare import row
 
 from mnist_edge.benchmarking import rounds
-from mnist_edge.benchmarking.gpu import ROUNDS, gpu_from_batch, measure_transfers
+from mnist_edge.benchmarking.gpu import ROUNDS, gpu_from_batch, time_calls
+from mnist_edge.benchmarking.outputs import OutputCheck
+from mnist_edge.benchmarking.plan import Plan, resolve_plan
 from mnist_edge.benchmarking.process import ProcessResult, Task
-from mnist_edge.benchmarking.rounds import Plan, bench, resolve_plan
-from mnist_edge.records.benchmark import BenchRow, Scenario, Transfers
+from mnist_edge.benchmarking.rounds import bench
+from mnist_edge.records.benchmark import BenchRow, GpuCalls, Scenario
 
 
 class FakeGpu:
     """Parts that take a set time on a clock of their own, and a whole with its own price."""
 
-    def __init__(self, upload: int, compute: int, download: int, whole: int) -> None:
-        self.costs = {"upload": upload, "compute": compute, "download": download, "whole": whole}
+    def __init__(self, copy_in: int, compute: int, copy_out: int, whole: int) -> None:
+        self.costs = {"copy_in": copy_in, "compute": compute, "copy_out": copy_out, "whole": whole}
         self.time = 1_000
         self.calls: list[tuple[str, Any]] = []
 
@@ -33,14 +35,14 @@ class FakeGpu:
         self.calls.append((part, feed))
         return feed
 
-    def upload(self, feed: Any) -> None:
-        self.did("upload", feed)
+    def copy_in(self, feed: Any) -> None:
+        self.did("copy_in", feed)
 
     def compute(self) -> None:
         self.did("compute")
 
-    def download(self) -> Any:
-        return self.did("download")
+    def copy_out(self) -> Any:
+        return self.did("copy_out")
 
     def whole(self, feed: Any) -> Any:
         return self.did("whole", feed)
@@ -52,11 +54,11 @@ FEEDS = [np.zeros(1), np.ones(1), np.full(1, 2.0)]
 def test_the_parts_of_a_run_are_told_apart() -> None:
     """Upload, compute and download in microseconds; where they add up, they explain the whole."""
     gpu = FakeGpu(5_000, 20_000, 3_000, 28_000)
-    assert measure_transfers(gpu, FEEDS, gpu.clock) == Transfers(
-        host_to_device_us=5, compute_us=20, device_to_host_us=3, whole_us=28, explained=1
+    assert time_calls(gpu, FEEDS, gpu.clock) == GpuCalls(
+        copy_in_us=5, compute_us=20, copy_out_us=3, whole_us=28, sum_over_whole=1
     )
-    assert [part for part, _ in gpu.calls] == ["upload", "compute", "download", "whole"] * ROUNDS
-    for part in ("upload", "whole"):
+    assert [part for part, _ in gpu.calls] == ["copy_in", "compute", "copy_out", "whole"] * ROUNDS
+    for part in ("copy_in", "whole"):
         assert [feed for name, feed in gpu.calls if name == part][:4] == [*FEEDS, FEEDS[0]]
 
 
@@ -64,8 +66,8 @@ def test_the_parts_of_a_run_are_told_apart() -> None:
 def test_a_whole_that_costs_more_than_its_parts_is_not_explained(whole: int, explained: float) -> None:
     """Below 1 something is missing from the parts, above 1 they overlap in the whole."""
     gpu = FakeGpu(5_000, 20_000, 3_000, whole)
-    found = measure_transfers(gpu, FEEDS[:1], gpu.clock)
-    assert (found.whole_us, found.explained) == (whole / 1000, pytest.approx(explained))
+    found = time_calls(gpu, FEEDS[:1], gpu.clock)
+    assert (found.whole_us, found.sum_over_whole) == (whole / 1000, pytest.approx(explained))
 
 
 def test_one_disturbed_run_is_not_the_figure() -> None:
@@ -79,7 +81,7 @@ def test_one_disturbed_run_is_not_the_figure() -> None:
             gpu.time += 1_000_000_000
 
     gpu.compute = compute  # type: ignore[method-assign]
-    assert measure_transfers(gpu, FEEDS, gpu.clock).compute_us == 20
+    assert time_calls(gpu, FEEDS, gpu.clock).compute_us == 20
 
 
 def pair(batch: int, cpu: float | None, cuda: float | None, **changes: Any) -> list[BenchRow]:
@@ -131,18 +133,17 @@ def plan(model: Path, **changes: Any) -> Plan:
 
 
 def test_a_gpu_stands_beside_its_graph_and_the_cpu(bundle_folder: Path) -> None:
-    """Each setting four times, every one under the provider that it really ran on."""
+    """CUDA once per batch, plain, as a graph and in PyTorch; beside it the CPU once per batch and thread count."""
     found = resolve_plan(plan(bundle_folder, batches=(1, 64), threads=(1, 2))).candidates
-    settings = [(batch, threads) for batch in (1, 64) for threads in (1, 2)]
     what = sorted(
         (one.batch, one.settings.threads, one.engine, one.settings.provider, one.settings.cuda_graph) for one in found
     )
     assert what == sorted(
-        (*one, *kind)
-        for one in settings
+        (batch, *kind)
+        for batch in (1, 64)
         for kind in (
-            ("onnxruntime", "cuda", False), ("onnxruntime", "cuda", True), ("onnxruntime", "cpu", False),
-            ("torch", "cuda", False),
+            (1, "onnxruntime", "cuda", False), (1, "onnxruntime", "cuda", True), (1, "torch", "cuda", False),
+            (1, "onnxruntime", "cpu", False), (2, "onnxruntime", "cpu", False),
         )
     )  # fmt: skip
     assert len(set(found)) == len(found)
@@ -162,18 +163,18 @@ def timed_on_a_gpu(monkeypatch: pytest.MonkeyPatch, explained: float) -> list[Ta
     def run(_module: str, task: Task) -> ProcessResult:
         tasks.append(task)
         us = (50.0 if task.settings.cuda_graph else 60.0) if task.settings.provider == "cuda" else 10.0 * task.batch
-        parts = Transfers(
-            host_to_device_us=10, compute_us=30, device_to_host_us=10, whole_us=50 / explained, explained=explained
+        parts = GpuCalls(
+            copy_in_us=10, compute_us=30, copy_out_us=10, whole_us=50 / explained, sum_over_whole=explained
         )
         return ProcessResult(
             process_ns=1, session_ns=1, first_run_ns=1, warmup_runs=1, run_ns=[round(1000 * us)] * 40, wait_ns=[],
-            elapsed_ns=round(40_000 * us), peak_rss_bytes=1, placement={}, checked=64, wrong=0,
-            transfers=parts if task.settings.provider == "cuda" and "worker" in _module else None,
+            elapsed_ns=round(40_000 * us), peak_rss_bytes=1, placement={}, check=OutputCheck(images=64, flips=0),
+            gpu_calls=parts if task.settings.provider == "cuda" and "worker" in _module else None,
         )  # fmt: skip
 
     monkeypatch.setattr(rounds, "run_process", run)
     monkeypatch.setattr(rounds, "require_provider", lambda _provider: None)
-    monkeypatch.setattr(rounds, "pace_ms", lambda: 10.0)
+    monkeypatch.setattr(rounds, "reference_work_ms", lambda: 10.0)
     return tasks
 
 
@@ -184,7 +185,7 @@ def test_parts_that_do_not_add_up_are_told(
     """Within 5 % they account for the whole; beyond, a note says by how much they do not."""
     timed_on_a_gpu(monkeypatch, explained)
     notes = bench(plan(bundle_folder)).notes
-    found = [note for note in notes if "the parts of a GPU run add up to" in note]
+    found = [note for note in notes if "the calls of a GPU run add up to" in note]
     assert len(found) == (2 if told else 0)  # plain, and as a graph
     assert all(f"{explained:.0%} of the whole" in note for note in found)
 
@@ -195,7 +196,7 @@ def test_a_timing_on_a_gpu_says_from_which_batch_it_pays(bundle_folder: Path, mo
     found = bench(plan(bundle_folder, batches=(1, 5, 6, 64)))
     assert found.gpu_from_batch == 6
     for one in found.results:
-        assert (one.transfers is not None) == (one.settings.provider == "cuda" and one.engine == "onnxruntime")
+        assert (one.gpu_calls is not None) == (one.settings.provider == "cuda" and one.engine == "onnxruntime")
         asked = [
             task
             for task in tasks
@@ -205,6 +206,6 @@ def test_a_timing_on_a_gpu_says_from_which_batch_it_pays(bundle_folder: Path, mo
         assert len(asked) == (4 if one.settings.provider == "cuda" and not one.settings.cuda_graph else 2)
         expected = (50 if one.settings.cuda_graph else 60) if one.settings.provider == "cuda" else 10 * one.batch
         assert one.p50_us == expected
-    assert found.to_json()["results"][0]["transfers"] == dataclasses.asdict(
-        Transfers(host_to_device_us=10, compute_us=30, device_to_host_us=10, whole_us=50, explained=1)
+    assert found.to_json()["results"][0]["gpu_calls"] == dataclasses.asdict(
+        GpuCalls(copy_in_us=10, compute_us=30, copy_out_us=10, whole_us=50, sum_over_whole=1)
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,16 @@ from onnx import ModelProto
 from test_bundle import rewrite_bundle
 
 from mnist_edge.bundle.folder import load_bundle
+from mnist_edge.contract import Precision, RequirementKind
 from mnist_edge.errors import BadFileError, UsageError
 from mnist_edge.records.data import Dataset
 from mnist_edge.records.verification import VariantParity
 from mnist_edge.runtime.classifier import open_classifier
 from mnist_edge.runtime.session import RefusedModelError
-from mnist_edge.verification.parity import TOLERANCE, Reference, Requirement, check_parity
-from mnist_edge.verification.verify import (
-    ReferenceOutputs,
-    VerifyOptions,
-    golden_reference,
-    reference_on_test_set,
-    verify_bundle,
-)
+from mnist_edge.verification.parity import check_parity
+from mnist_edge.verification.reference import Reference, ReferenceOutputs, golden_reference, reference_on_test_set
+from mnist_edge.verification.requirement import TOLERANCE, Requirement
+from mnist_edge.verification.verify import VerifyOptions, verify_bundle
 
 Array = NDArray[np.float32]
 
@@ -53,9 +51,9 @@ def plant(name: str, proto: ModelProto, golden: Reference) -> ModelProto:
     return BY_NAME[name].plant(proto, Golden(golden.images, golden.logits))
 
 
-def truth(references: tuple[Reference, Reference]) -> ReferenceOutputs:
-    """The answers alone; nothing is known of the network's inside."""
-    return ReferenceOutputs(golden=references[0], test_set=references[1], stages=None, said="golden")
+def logits_only(references: tuple[Reference, Reference]) -> ReferenceOutputs:
+    """Logits without layer outputs."""
+    return ReferenceOutputs(golden=references[0], test_set=references[1], layers=None, description="golden")
 
 
 def check(proto: ModelProto, golden: Reference, test_set: Reference | None = None) -> VariantParity:
@@ -69,8 +67,8 @@ def test_the_untouched_model_passes(proto: ModelProto, references: tuple[Referen
     assert found.batches == (1, 2, 3, 7, 64, 376)
     assert found.max_abs_error is not None
     assert found.max_abs_error < 1e-4
-    truth = references[1]
-    right = float((truth.logits.argmax(axis=1) == truth.labels).mean())
+    test_set = references[1]
+    right = float((test_set.logits.argmax(axis=1) == test_set.labels).mean())
     assert found.accuracy is not None
     assert (found.accuracy.reference, found.accuracy.variant, found.accuracy.images) == (right, right, 360)
     assert (found.accuracy.only_reference_right, found.accuracy.only_variant_right, found.accuracy.mcnemar_p) == (
@@ -111,7 +109,7 @@ def test_a_transposed_weight_that_no_longer_fits_fails_the_bundle(
     """A model that onnxruntime will not build, or not run, is a failed variant, not a crash and not a pass."""
     put(proto, name, get(proto, name).T)
     folder = rewrite_bundle(bundle_folder, tmp_path / "b", model=proto.SerializeToString())
-    report = verify_bundle(load_bundle(folder), truth(references), VerifyOptions())
+    report = verify_bundle(load_bundle(folder), logits_only(references), VerifyOptions())
     (variant,) = report.variants
     assert (report.passed, variant.passed, variant.flips, variant.flip_rate_upper95) == (False, False, 360, 1.0)
     assert variant.reason
@@ -126,7 +124,7 @@ def test_a_bundle_without_variants_does_not_pass(
         bundle = load_bundle(folder)
     except BadFileError:
         return
-    assert not verify_bundle(bundle, truth(references), VerifyOptions()).passed
+    assert not verify_bundle(bundle, logits_only(references), VerifyOptions()).passed
 
 
 # Answers made up by hand: a stand-in for the open model, so that every number is known.
@@ -134,14 +132,15 @@ def test_a_bundle_without_variants_does_not_pass(
 
 @dataclass
 class Fixed:
-    """A classifier that answers what it was given, whatever the batch, or another answer at one batch size."""
+    """A predictor that returns the logits it was made with, or others at one batch size. No session, no file."""
 
     answers: Array
     other: tuple[int, Array] | None = None
     fixed_batch: int | None = None
+    name: str = "fixed"
+    placement: Mapping[str, int] = field(default_factory=dict)
 
-    def logits(self, _images: NDArray[np.uint8], batch: int | None = None, normalization: None = None) -> Array:
-        assert normalization is None
+    def logits(self, _images: NDArray[np.uint8], batch: int | None = None) -> Array:
         return self.other[1] if self.other and batch == self.other[0] else self.answers
 
 
@@ -156,7 +155,7 @@ def reference(logits: Any, labels: Any = None) -> Reference:
 
 
 def held(answers: Any, expected: Any, **options: Any) -> VariantParity:
-    fixed: Any = Fixed(np.array(answers, np.float32), **options)
+    fixed = Fixed(np.array(answers, np.float32), **options)
     return check_parity("v", fixed, reference(expected), None)
 
 
@@ -165,9 +164,9 @@ def lossy(lost: int, won: int, count: int, max_drop: float, labels: Any = None) 
     expected, answers = rows(*[(2, 1)] * count), rows(*[(2, 1)] * count)
     expected[:won], answers[:won] = rows((1.99, 2)), rows((2, 1.99))
     expected[won : won + lost], answers[won : won + lost] = rows((2, 1.99)), rows((1.99, 2))
-    fixed: Any = Fixed(answers.astype(np.float32))
+    fixed = Fixed(answers.astype(np.float32))
     known = reference(expected, [3] * count if labels is None else labels)
-    return check_parity("v", fixed, known, None, Requirement(precision="int8", max_drop=max_drop))
+    return check_parity("v", fixed, known, None, Requirement(kind="lossy", precision="int8", max_drop=max_drop))
 
 
 def rows(*tops: tuple[float, float]) -> NDArray[np.float64]:
@@ -255,11 +254,101 @@ def test_no_images_prove_nothing(empty: str, proto: ModelProto, references: tupl
 def test_unlabelled_images_are_no_part_of_the_accuracy() -> None:
     """255 is no class: accuracy is over labelled images, and none where there are none."""
     expected = rows((2, 1), (1, 2), (2, 1))
-    fixed: Any = Fixed(expected.astype(np.float32))
+    fixed = Fixed(expected.astype(np.float32))
     accuracy = check_parity("v", fixed, reference(expected, [3, 3, 255]), None).accuracy
     assert accuracy is not None
     assert (accuracy.images, accuracy.variant, accuracy.reference) == (2, 0.5, 0.5)
     assert check_parity("v", fixed, reference(expected), None).accuracy is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision", "factor", "passed"),
+    [
+        ("exact", "fp32", 1 + 0.9e-4, True), ("exact", "fp32", 1 + 1.2e-4, False), ("exact", "int8", 1 + 1.2e-4, False),
+        ("lossy", "fp32", 1 + 0.9e-4, True), ("lossy", "fp32", 1 + 1.2e-4, False),
+        ("lossy", "fp16", 1.009, True), ("lossy", "fp16", 1.011, False),
+        ("lossy", "int8", 1.09, True), ("lossy", "int8", 1.11, False),
+        ("lossy", "int4", 1.24, True), ("lossy", "int4", 1.26, False),
+        ("lossy", "int2", 1.59, True), ("lossy", "int2", 1.61, False),
+    ],
+)  # fmt: skip
+def test_every_threshold_is_what_it_is_documented_to_be(
+    kind: RequirementKind, precision: Precision, factor: float, passed: bool
+) -> None:
+    """Logits of one size, scaled: the relative error and the drift are the same figure. No test below knows a threshold."""
+    expected = rows(*[(2, 0)] * 4000)
+    expected[:, 5] = -2  # two units of one size, so that the root mean square over all ten is 2 / sqrt(5)
+    found = factor * expected if kind == "exact" else expected + (factor - 1) * 2 / np.sqrt(5) * np.eye(10)[3]
+    requirement = Requirement(kind=kind, precision=precision, max_drop=1)
+    known = reference(expected, [3] * 4000)
+    assert check_parity("v", Fixed(found.astype(np.float32)), known, None, requirement).passed == passed
+
+
+def test_the_default_loss_allowed_is_a_tenth_of_a_percent() -> None:
+    """Tango's bound of 2,703 images without a change is the first below 0.1 %."""
+    expected = rows(*[(2, 1)] * 20_000).astype(np.float32)
+    changed = expected.copy()
+    for lost, passed in ((5, True), (40, False)):
+        changed[:lost] = rows((1.99, 2))
+        known = reference(expected, [3] * 20_000)
+        requirement = Requirement(kind="lossy", precision="int8")
+        assert check_parity("v", Fixed(changed), known, None, requirement).passed == passed
+
+
+ACCURACY = Requirement(kind="accuracy", max_drop=0.01)
+"""Of a model with weights of its own."""
+
+
+def test_a_model_with_weights_of_its_own_owes_accuracy_alone() -> None:
+    """Other logits and other predictions are no failure; as many wrong ones more than allowed are."""
+    expected, labels = rows(*[(2, 1)] * 4000), [3] * 4000
+    expected[:8] = rows((1, 2))  # the reference is wrong on eight
+    found = 7 * rows(*[(2, 1)] * 4000)
+    found[100:110] = rows((1, 9))  # the model on ten others
+    result = check_parity("v", Fixed(found.astype(np.float32)), reference(expected, labels), None, ACCURACY)
+    assert (result.passed, result.reason, result.flips) == (True, "", 18)
+    assert (result.max_abs_error, result.max_relative_error, result.margins) == (None, None, None)
+    assert result.accuracy is not None
+    assert (result.accuracy.only_reference_right, result.accuracy.only_variant_right) == (10, 8)
+    found[:200] = rows((1, 9))
+    result = check_parity("v", Fixed(found.astype(np.float32)), reference(expected, labels), None, ACCURACY)
+    assert not result.passed
+    assert "it may lose up to" in result.reason
+    result = check_parity("v", Fixed(found.astype(np.float32)), reference(expected), None, ACCURACY)
+    assert "no image has a label" in result.reason
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_model_with_weights_of_its_own_owes_finite_logits_of_ten_classes(value: float) -> None:
+    """A prediction read from NaN is no prediction."""
+    expected, labels = rows(*[(2, 1)] * 4000), [3] * 4000
+    found = expected.copy()
+    found[3999, 0] = value
+    assert (
+        "image 3999"
+        in check_parity("v", Fixed(found.astype(np.float32)), reference(expected, labels), None, ACCURACY).reason
+    )
+    nine = Fixed(expected[:, :9].astype(np.float32))
+    assert "(4000, 9)" in check_parity("v", nine, reference(expected, labels), None, ACCURACY).reason
+
+
+@pytest.mark.parametrize("batch", [1, 7, 4000])
+def test_a_model_with_weights_of_its_own_agrees_with_itself_at_every_batch_size(batch: int) -> None:
+    """Its accuracy is measured at one size only; a device may use another."""
+    expected, labels = rows(*[(2, 1), (1, 2)] * 2000), [3, 5] * 2000
+    found = Fixed(expected.astype(np.float32), other=(batch, (1.5 * expected).astype(np.float32)))
+    result = check_parity("v", found, reference(expected, labels), None, ACCURACY)
+    assert not result.passed
+    assert "from its own at another batch size" in result.reason
+
+
+def test_outputs_for_the_test_set_alone_are_compared() -> None:
+    """A foreign runtime may have run only these; nothing is reported of golden inputs that were not run."""
+    expected = rows((2, 1), (1, 2))
+    result = check_parity("v", Fixed(expected.astype(np.float32)), None, reference(expected))
+    assert (result.passed, result.images, result.batches) == (True, 2, ())
+    wrong = check_parity("v", Fixed(expected[::-1].astype(np.float32)), None, reference(expected))
+    assert (wrong.passed, wrong.flips, "memorised" in wrong.reason) == (False, 2, False)
 
 
 @settings(max_examples=100, deadline=None)
@@ -321,8 +410,8 @@ def test_a_lossy_variant_whose_logits_drift_further_than_its_precision_explains_
     expected = rows(*[(2, 1), (1, 2)] * 2000)
     known = reference(expected, [3, 5] * 2000)
     for factor, precision, passed in ((1.2, "int8", False), (1.03, "int8", True), (1.03, "fp16", False)):
-        fixed: Any = Fixed((factor * expected).astype(np.float32))
-        found = check_parity("v", fixed, known, None, Requirement(precision=precision))  # type: ignore[arg-type]
+        fixed = Fixed((factor * expected).astype(np.float32))
+        found = check_parity("v", fixed, known, None, Requirement(kind="lossy", precision=precision))  # type: ignore[arg-type]
         assert (found.passed, found.flips) == (passed, 0)
         assert passed or f"{precision} explains" in found.reason
 
@@ -349,13 +438,13 @@ def test_a_lossy_variant_owes_nothing_on_images_without_label() -> None:
     answers = expected.copy()
     answers[3000] = rows((1, 9))
     known = reference(expected, [3] * 3000 + [255])
-    for precision, passed in (("int8", True), ("fp32", False)):
-        fixed: Any = Fixed(answers.astype(np.float32))
-        found = check_parity("v", fixed, known, None, Requirement(precision=precision))  # type: ignore[arg-type]
+    for kind, passed in (("lossy", True), ("exact", False)):
+        fixed = Fixed(answers.astype(np.float32))
+        found = check_parity("v", fixed, known, None, Requirement(kind=kind, precision="int8"))  # type: ignore[arg-type]
         assert found.passed == passed
     answers[3000, 0] = np.nan
     fixed = Fixed(answers.astype(np.float32))
-    found = check_parity("v", fixed, known, None, Requirement(precision="int8"))
+    found = check_parity("v", fixed, known, None, Requirement(kind="lossy", precision="int8"))
     assert not found.passed
     assert "image 3000" in found.reason
 
@@ -368,7 +457,7 @@ def test_a_batch_that_cannot_be_run_is_refused_and_never_reported(
 ) -> None:
     """Five images make no batch of a million; a fixed-batch model takes its own size, and fills it up."""
     expected = rows(*[(2, 1)] * 5)
-    model: Any = Fixed(expected.astype(np.float32), fixed_batch=fixed)
+    model = Fixed(expected.astype(np.float32), fixed_batch=fixed)
     if code:
         with pytest.raises(UsageError, match="there are 5 golden images" if fixed is None else "only batch 3"):
             check_parity("v", model, reference(expected), None, Requirement(batches=batches))
@@ -387,19 +476,19 @@ def test_batches_asked_for_are_run_besides_the_usual_ones(
     assert found.passed
     assert found.batches == (1, 2, *dict.fromkeys((3, 7, 64, *batches)), 376)
     expected = rows(*[(2, 1), (1, 2)] * 50)
-    fixed: Any = Fixed(expected.astype(np.float32), other=(batches[0], expected[::-1].astype(np.float32)))
+    fixed = Fixed(expected.astype(np.float32), other=(batches[0], expected[::-1].astype(np.float32)))
     found = check_parity("v", fixed, reference(expected), None, Requirement(batches=batches))
     assert not found.passed
     assert f"batch {batches[0]} " in found.reason
 
 
-def test_answers_known_by_heart_are_told_as_such() -> None:
+def test_memorised_golden_inputs_are_reported_as_such() -> None:
     """Right on the golden inputs and wrong on the test set is another thing than wrong everywhere."""
     right, wrong = rows((2, 1), (1, 2)), rows((1, 2), (2, 1))
-    fixed: Any = Fixed(right.astype(np.float32))
+    fixed = Fixed(right.astype(np.float32))
     found = check_parity("v", fixed, reference(right), reference(wrong))
     assert not found.passed
     assert "on the test set" in found.reason
-    assert "by heart" in found.reason
+    assert "memorised" in found.reason
     found = check_parity("v", fixed, reference(wrong), reference(wrong))
-    assert "by heart" not in found.reason
+    assert "memorised" not in found.reason

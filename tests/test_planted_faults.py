@@ -25,17 +25,15 @@ from mnist_edge.records.data import Dataset
 from mnist_edge.records.settings import SessionSettings
 from mnist_edge.records.verification import VariantParity
 from mnist_edge.training.model import build_model, normalize_pixels, reference_logits, reference_sums
-from mnist_edge.verification.parity import Reference
-from mnist_edge.verification.verify import (
+from mnist_edge.verification.reference import (
+    Reference,
     ReferenceOutputs,
-    VerifyOptions,
-    golden_stages,
+    golden_layers,
     live_reference,
     recorded_reference,
-    verify_bundle,
-    verify_model,
     with_relu,
 )
+from mnist_edge.verification.verify import VerifyOptions, verify_bundle, verify_model
 
 pytestmark = pytest.mark.xdist_group("planted")
 
@@ -46,17 +44,17 @@ SEEN: dict[str, tuple[str, str]] = {
     "weight bytes of the transpose": ("transposition", "in the order of the transposed matrix"),
     "square weight transposed": ("transposition", "its square weight matrix is transposed"),
     "weight rows permuted": ("permutation", "units are in another order"),
-    "weight columns permuted": ("other weights", "its weights are others"),
-    "two layers swapped": ("swapped layers", "it fits the weights of layer 3: the two are swapped"),
+    "weight columns permuted": ("other weights", "it has other weights"),
+    "two layers swapped": ("swapped layers", "the weights of layer 3 fit: the two are swapped"),
     "ReLU missing": ("missing activation", "its ReLU is missing"),
-    "ReLU after the logits": ("doubled activation", "a ReLU stands where the reference has none"),
+    "ReLU after the logits": ("doubled activation", "it has a ReLU where the reference has none"),
     # (x / 255 - 0.1307) / 0.5 is the seed's normalisation of x + 0.3693 * 255.
-    "wrong mean in the normalisation": ("normalisation", "a pixel x of 0 to 255 counts as 1 x + 94.17"),
+    "wrong mean in the normalisation": ("normalisation", "it reads a pixel x of 0 to 255 as 1 x + 94.17"),
     # (x / 255 - 0.5) / 0.3081 is the seed's normalisation of x / 0.6162 - 79.41.
-    "wrong scale in the normalisation": ("normalisation", "a pixel x of 0 to 255 counts as 1.623 x - 79.41"),
-    "divided by 255 twice": ("normalisation", "its pixels are divided by 255 once too often"),
-    "pixels inverted": ("inverted pixels", "it takes 255 - x for a pixel x"),
-    "image transposed": ("image transposed", "it is fed the image transposed"),
+    "wrong scale in the normalisation": ("normalisation", "it reads a pixel x of 0 to 255 as 1.623 x - 79.41"),
+    "divided by 255 twice": ("normalisation", "its pixels are divided by 255 twice"),
+    "pixels inverted": ("inverted pixels", "it reads a pixel x as 255 - x"),
+    "image transposed": ("image transposed", "its input is the image transposed"),
     "batch size baked in": ("", "at batch 2 it runs only at batch 1, its batch size is baked in"),
     "float16 overflow": ("overflow", "its values become infinite"),
     # To get there it is scaled by a power of two; that is the first that is seen of it.
@@ -67,9 +65,9 @@ SEEN: dict[str, tuple[str, str]] = {
     "sign of one weight flipped": ("flipped sign", "the sign of weight"),
     "one weight NaN": ("not a number", "unit 3 of 48 is NaN"),
     "weights scaled by 1.01": ("scale", "its weights are scaled by 1.01"),
-    "two classes swapped": ("permutation", "units 4 and 9 are exchanged"),
-    "constant logits": ("constant", "it gives the same values for every image"),
-    "golden inputs known by heart": ("other architecture", "it may know these by heart"),
+    "two classes swapped": ("permutation", "units 4 and 9 are swapped"),
+    "constant logits": ("constant", "its values are the same for every image"),
+    "golden inputs known by heart": ("other architecture", "it may have memorised them"),
 }
 """What is to be seen of each: the symptom, and a piece of the reason."""
 
@@ -115,9 +113,8 @@ def live(subject: Subject) -> ReferenceOutputs:
     """PyTorch's own answers, asked now, and not those in the bundle."""
     golden = subject.bundle.golden
     return live_reference(
-        golden.images,
-        golden.labels,
-        subject.data,
+        (golden.images, golden.labels),
+        (subject.data.test_images, subject.data.test_labels),
         lambda images: reference_logits(subject.network, images),
         lambda images: with_relu(reference_sums(subject.network, images)),
         "PyTorch, live",
@@ -159,9 +156,11 @@ def test_a_fault_is_caught_for_its_reason_in_its_layer(
         assert variant.layers is not None
         assert (variant.layers.first, variant.layers.symptom) == (fault.layer_of(4), symptom)
         if fault.layer is not None:
-            assert f"layer {fault.layer_of(4)} is the first that drifts, {symptom}: " in variant.reason
+            assert f"layer {fault.layer_of(4)} is the first to drift, {symptom}: " in variant.reason
             drifting = [
-                stage.layer for stage in variant.layers.stages if stage.drift is None or stage.drift > stage.allowed
+                tensor.layer
+                for tensor in variant.layers.tensors
+                if tensor.drift is None or tensor.drift > tensor.allowed
             ]
             assert drifting[0] == fault.layer_of(4)
 
@@ -178,7 +177,7 @@ def test_what_has_nothing_wrong_passes(fault: Fault, subject: Subject, live: Ref
         assert (variant.passed, variant.reason, variant.precision) == (True, "", fault.precision)
         assert variant.layers is not None
         assert (variant.layers.first, variant.layers.symptom, variant.layers.detail) == (None, "", "")
-        assert {stage.layer for stage in variant.layers.stages} == {1, 2, 3, 4}
+        assert {tensor.layer for tensor in variant.layers.tensors} == {1, 2, 3, 4}
         assert variant.images == len(subject.data.test_images)
 
 
@@ -212,7 +211,7 @@ def test_labels_exchanged_in_the_manifest_are_caught(subject: Subject, tmp_path:
     order = [0, 1, 2, 3, 9, 5, 6, 7, 8, 4]
     swapped = tuple(LABELS["digits"][place] for place in order)
     found = verified(subject, tmp_path / "b", labels=swapped)
-    assert "the classes were swapped" in found.reason
+    assert "classes were swapped" in found.reason
     assert (found.flips, found.max_abs_error is not None and found.max_abs_error < 1e-4) == (0, True)
     proto = ModelProto()
     proto.CopyFrom(subject.proto)
@@ -220,7 +219,7 @@ def test_labels_exchanged_in_the_manifest_are_caught(subject: Subject, tmp_path:
     helper.set_model_props(proto, stated | {"mnist_edge.labels": str(list(swapped)).replace("'", '"')})
     for number, labels in enumerate((swapped, LABELS["digits"])):
         found = verified(subject, tmp_path / f"b{number}", labels=labels, model=proto.SerializeToString())
-        assert "the classes were swapped" in found.reason
+        assert "classes were swapped" in found.reason
 
 
 def other_network() -> nn.Sequential:
@@ -268,14 +267,14 @@ def test_a_model_relabelled_as_lossy_does_not_escape_the_exact_check(
     model = subject.planted(BY_NAME["weights scaled by 1.01"]).SerializeToString()
     found = verified(subject, tmp_path / "b", model=model, precision=precision)
     assert not found.passed
-    assert f"manifest.json says that it computes in {precision}, its graph computes in fp32" in found.reason
+    assert f"manifest.json states that it computes in {precision}, its graph computes in fp32" in found.reason
 
 
 def test_int8_relabelled_as_fp16_is_told(subject: Subject, tmp_path: Path) -> None:
     """And fp32 is a promise of exact logits, whatever the graph."""
     model = subject.planted(BY_NAME["quantised to int8, untouched"]).SerializeToString()
     found = verified(subject, tmp_path / "fp16", model=model, precision="fp16")
-    assert "manifest.json says that it computes in fp16, its graph computes in int8" in found.reason
+    assert "manifest.json states that it computes in fp16, its graph computes in int8" in found.reason
     found = verified(subject, tmp_path / "fp32", model=model, precision="fp32")
     assert "logits differ by up to" in found.reason
 
@@ -322,13 +321,18 @@ def test_an_empty_set_of_images_proves_nothing(empty: str, precision: str, subje
     )
     bundle = load_bundle(rewrite_bundle(subject.folder, tmp_path / "b"))
     (variant,) = bundle.manifest.variants
-    manifest = dataclasses.replace(bundle.manifest, variants=(dataclasses.replace(variant, precision=precision),))
+    manifest = dataclasses.replace(
+        bundle.manifest,
+        variants=(
+            dataclasses.replace(variant, precision=precision, requirement="exact" if precision == "fp32" else "lossy"),
+        ),
+    )
     whole = recorded_reference(bundle, subject.data)
     truth = ReferenceOutputs(
         golden=nothing if empty == "golden" else whole.golden,
         test_set=nothing if empty == "test set" else whole.test_set,
-        stages=golden_stages(bundle),
-        said="nothing",
+        layers=golden_layers(bundle),
+        description="nothing",
     )
     report = verify_bundle(dataclasses.replace(bundle, manifest=manifest), truth, LOSSY)
     assert not report.passed
@@ -355,11 +359,11 @@ def test_int8_on_the_golden_inputs_alone_fails_closed(subject: Subject, tmp_path
 
 
 COMMAND_LINE = [
-    ("weights scaled by 1.01", "layer 3 is the first that drifts, scale: its weights are scaled by 1.01"),
-    ("ReLU missing", "layer 2 is the first that drifts, missing activation"),
-    ("one weight NaN", "layer 2 is the first that drifts, not a number"),
-    ("float16 overflow", "layer 2 is the first that drifts, overflow"),
-    ("wrong zero point", "layer 2 is the first that drifts, shift"),
+    ("weights scaled by 1.01", "layer 3 is the first to drift, scale: its weights are scaled by 1.01"),
+    ("ReLU missing", "layer 2 is the first to drift, missing activation"),
+    ("one weight NaN", "layer 2 is the first to drift, not a number"),
+    ("float16 overflow", "layer 2 is the first to drift, overflow"),
+    ("wrong zero point", "layer 2 is the first to drift, shift"),
 ]
 
 

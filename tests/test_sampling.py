@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnist_edge.benchmarking.process import DISTINCT_INPUTS, judge, row_groups
+from mnist_edge.benchmarking.outputs import DISTINCT_INPUTS, row_groups
 from mnist_edge.benchmarking.sampling import WARMUP_LIMIT_NS, peak_rss_bytes, sample
 from mnist_edge.benchmarking.scenarios import MIN_SAMPLES, RealClock
 from mnist_edge.errors import UsageError
@@ -107,30 +107,6 @@ def test_the_seed_decides_when_requests_come(monkeypatch: pytest.MonkeyPatch) ->
         return sample(clock.run, ["a"], Scenario(name="server", seconds=1, rate_per_s=400), 1, seed).timed.run_ns
 
     assert latencies(1) == latencies(1) != latencies(2)
-
-
-EXPECTED = np.array([[0, 9, 1], [5, 0, 5.0001], [0, 0, 7], [3, 1, 0]], np.float32)
-GROUPS = [np.array([0, 1]), np.array([2, 3])]
-
-
-def test_right_decisions_are_no_error() -> None:
-    """The control: PyTorch's own logits, and others that decide alike, are right."""
-    outputs = {0: EXPECTED[:2], 1: EXPECTED[2:] * 3}
-    assert judge(outputs, GROUPS, EXPECTED) == (4, 0)
-
-
-def test_wrong_decisions_are_counted_and_near_ties_are_not() -> None:
-    """A clear decision that changed is counted; one that PyTorch itself left open is not."""
-    outputs = {0: np.array([[9, 0, 0], [1, 0, 0]], np.float32), 1: np.array([[0, 1, 0], [2, 0, 0]], np.float32)}
-    assert judge(outputs, GROUPS, EXPECTED) == (4, 2)
-    assert judge({1: outputs[1]}, GROUPS, EXPECTED) == (2, 1)
-    assert judge({}, GROUPS, EXPECTED) == (0, 0)
-
-
-def test_nan_is_no_decision() -> None:
-    """A model that answers NaN is as wrong on class 0, which argmax would name, as on any other."""
-    outputs = {index: np.full((2, 3), np.nan, np.float32) for index in (0, 1)}
-    assert judge(outputs, GROUPS, EXPECTED) == (4, 4)
 
 
 @given(count=st.integers(1, 2000), batch=st.integers(1, 3000))

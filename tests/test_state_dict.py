@@ -498,6 +498,7 @@ def test_the_float_form_states_the_normalisation(foreign: Path, tmp_path: Path) 
     done = in_process(*arguments, "--output", target, cwd=foreign)
     assert done.code == 0, done.err
     assert '"normalization": "unit"' in (target / "manifest.json").read_text()
+    assert "comparing onnxruntime with PyTorch" in done.err
     done = in_process("verify", target, "--against", "unit.pth", "--normalize", "unit", cwd=foreign)
     assert done.code == 0, done.err
 

@@ -1,4 +1,4 @@
-"""Symptoms and stages: each kind of damage, made by hand in arrays of which every figure is known, has its own name."""
+"""Symptoms and layer outputs: each kind of fault, planted in arrays with known values, has its own name."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from faults import CONTROL, Fault, Golden, gemms, get
+from faults import gemms, get
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.bundle.golden import golden_inputs
-from mnist_edge.errors import BadFileError, UnavailableError
 from mnist_edge.exporting import graph
 from mnist_edge.records.data import Dataset
 from mnist_edge.training.model import build_model, reference_sums
 from mnist_edge.training.state_dict import read_model
-from mnist_edge.verification.layers import ReferenceStages, compare_layers
-from mnist_edge.verification.stages import find_layers, precision_of, run_stages
+from mnist_edge.verification.intermediates import find_layers, run_intermediates
+from mnist_edge.verification.layers import compare_layers
+from mnist_edge.verification.reference import ReferenceLayers
+from mnist_edge.verification.requirement import EXACT
 from mnist_edge.verification.symptoms import FLOAT16_MAX, Case, drift, symptom
 
 Floats = NDArray[np.float64]
@@ -39,7 +39,7 @@ def told(found: Floats, expected: Floats = SUMS, **more: Any) -> tuple[str, str]
 
 def product(weight: Floats, bias: Floats = BIAS, **more: Any) -> tuple[str, str]:
     """What is said of a layer that computes with these weights."""
-    return told(FED @ weight + bias, fed=FED, weight=weight, **more)
+    return told(FED @ weight + bias, layer_input=FED, weight=weight, **more)
 
 
 def changed(place: tuple[int, int], value: float) -> Floats:
@@ -80,7 +80,7 @@ def test_not_a_number_and_overflow_are_told_apart() -> None:
     assert told(found)[0] == "overflow"
 
 
-@pytest.mark.parametrize(("limit", "named"), [(FLOAT16_MAX, "the end of float16"), (3.0, "3")])
+@pytest.mark.parametrize(("limit", "named"), [(FLOAT16_MAX, "the largest of float16"), (3.0, "3")])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_plateau_is_saturation(limit: float, named: str, sign: int) -> None:
     """Values that stand still at a limit that the reference goes beyond."""
@@ -88,7 +88,7 @@ def test_a_plateau_is_saturation(limit: float, named: str, sign: int) -> None:
     found = sign * np.minimum(sign * expected, limit)
     name, sentence = told(found, expected)
     assert name == "saturation"
-    assert f"stand at {named}" in sentence or f"stand at -{named}" in sentence
+    assert f"are {named}" in sentence or f"are -{named}" in sentence
 
 
 def test_activations() -> None:
@@ -101,7 +101,7 @@ def test_units_in_another_order() -> None:
     """Two are named, many are counted."""
     order = np.arange(24)
     order[[4, 9]] = 9, 4
-    assert told(SUMS[:, order]) == ("permutation", "units 4 and 9 are exchanged")
+    assert told(SUMS[:, order]) == ("permutation", "units 4 and 9 are swapped")
     assert told(np.roll(SUMS, 1, axis=1)) == ("permutation", "24 of its 24 units are in another order")
 
 
@@ -110,14 +110,14 @@ def test_a_transposed_weight_matrix() -> None:
     assert product(WEIGHT.T)[0] == "transposition"
     wide = RANDOM.normal(size=(24, 15))
     turned = wide.reshape(15, 24).T  # the file stores (out, in)
-    found = told(FED @ turned + 1, FED @ wide, fed=FED, weight=turned)
-    assert found == ("transposition", "its weights lie in the order of the transposed matrix")
+    found = told(FED @ turned + 1, FED @ wide, layer_input=FED, weight=turned)
+    assert found == ("transposition", "its weights are in the order of the transposed matrix")
 
 
 def test_swapped_layers() -> None:
     """It computes with the weights of another, which has those that belong here."""
     other = RANDOM.normal(size=WEIGHT.shape)
-    name, sentence = product(other, others={2: RANDOM.normal(size=WEIGHT.shape), 5: WEIGHT, 7: WEIGHT[:, :3]})
+    name, sentence = product(other, other_weights={2: RANDOM.normal(size=WEIGHT.shape), 5: WEIGHT, 7: WEIGHT[:, :3]})
     assert (name, "layer 5" in sentence) == ("swapped layers", True)
 
 
@@ -133,16 +133,16 @@ def test_turned_images(name: str, turn: Any) -> None:
     """A first layer that is fed the picture in another order of its pixels."""
     pictures, weight = RANDOM.uniform(0, 255, (48, 28, 28)), RANDOM.normal(0, 0.01, (784, 24))
     fed = turn(pictures).reshape(48, 784)
-    assert told(fed @ weight, pictures.reshape(48, 784) @ weight, fed=fed, weight=weight)[0] == name
+    assert told(fed @ weight, pictures.reshape(48, 784) @ weight, layer_input=fed, weight=weight)[0] == name
 
 
 @pytest.mark.parametrize(
     ("scale", "shift", "name", "piece"),
     [
-        (1 / 255, 0, "normalisation", "divided by 255 once too often"),
+        (1 / 255, 0, "normalisation", "divided by 255 twice"),
         (-1, 255, "inverted pixels", "255 - x"),
-        (1.5, -20, "normalisation", "counts as 1.5 x - 20"),
-        (1, 94.17, "normalisation", "counts as 1 x + 94.17"),
+        (1.5, -20, "normalisation", "as 1.5 x - 20"),
+        (1, 94.17, "normalisation", "as 1 x + 94.17"),
     ],
 )
 def test_normalisations(scale: float, shift: float, name: str, piece: str) -> None:
@@ -188,7 +188,7 @@ def test_random_weights_are_other_weights() -> None:
     assert told(RANDOM.uniform(size=SUMS.shape), ACTIVE)[0] == "other weights"
 
 
-# Stages, against PyTorch.
+# Layer outputs, compared with PyTorch.
 
 
 @pytest.fixture(scope="module")
@@ -197,28 +197,28 @@ def images(digits: Dataset) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("kind", ["uint8", "float"])
-def test_stages_are_pytorchs(kind: Any, images: NDArray[np.uint8]) -> None:
-    """Every sum and every activation of a network of any depth, found by the graph's shape alone."""
+def test_intermediates_are_pytorchs(kind: Any, images: NDArray[np.uint8]) -> None:
+    """Every pre-activation and every activation of a network of any depth, found by the graph's shape alone."""
     torch.manual_seed(3)
     network = build_model([20, 30])
     data = graph.export_graph(network, kind, graph.Origin(dataset="digits", weights_sha256=""))
-    stages = run_stages(data, images)
+    found_values = run_intermediates(data, images)
     expected = reference_sums(network, images)
-    assert len(stages.layers) == len(stages.sums) == len(stages.fed) == 3
+    assert len(found_values.layers) == len(found_values.pre_activations) == len(found_values.inputs) == 3
     for number, sums in enumerate(expected):
-        found = stages.sums[number]
+        found = found_values.pre_activations[number]
         assert found is not None
         np.testing.assert_allclose(found, sums, atol=1e-5 * np.abs(sums).max())
         if number:
-            np.testing.assert_allclose(stages.fed[number], np.maximum(expected[number - 1], 0), atol=1e-4)
-        weight = stages.layers[number].weight
+            np.testing.assert_allclose(found_values.inputs[number], np.maximum(expected[number - 1], 0), atol=1e-4)
+        weight = found_values.layers[number].weight
         assert weight is not None
         assert weight.shape == (784 if number == 0 else (20, 30)[number - 1], (20, 30, 10)[number])
-    assert stages.output is not None
-    np.testing.assert_allclose(stages.output, expected[-1], atol=1e-4)
+    assert found_values.output is not None
+    np.testing.assert_allclose(found_values.output, expected[-1], atol=1e-4)
 
 
-def test_the_golden_file_keeps_pytorchs_stages(workplace: Path, bundle_folder: Path) -> None:
+def test_the_golden_file_keeps_pytorchs_pre_activations(workplace: Path, bundle_folder: Path) -> None:
     """The first 32 test images and the 16 others, layer after layer, before the ReLU."""
     golden = load_bundle(bundle_folder).golden
     assert golden.layer_rows.tolist() == [*range(32), *range(360, 376)]
@@ -243,17 +243,17 @@ def test_a_network_that_never_was_the_reference_is_other_weights(images: NDArray
     network, other = build_model([20, 30]), build_model([20, 30])
     data = graph.export_graph(other, "uint8", graph.Origin(dataset="digits", weights_sha256=""))
     sums = reference_sums(network, images)
-    reference = ReferenceStages(
+    reference = ReferenceLayers(
         images=images,
         real=np.ones(len(images), bool),
-        sums=sums,
+        pre_activations=sums,
         activations=tuple(np.maximum(values, 0) for values in sums[:-1]),
     )
-    found = compare_layers(data, "fp32", reference)
+    found = compare_layers(data, EXACT, reference)
     assert (found.first, found.symptom, found.images) == (1, "other weights", len(images))
-    reference = ReferenceStages(images=images, real=reference.real, sums=sums[:2], activations=sums[:1])
-    found = compare_layers(data, "fp32", reference)
-    assert (found.first, found.symptom, found.stages) == (None, "other architecture", ())
+    reference = ReferenceLayers(images=images, real=reference.real, pre_activations=sums[:2], activations=sums[:1])
+    found = compare_layers(data, EXACT, reference)
+    assert (found.first, found.symptom, found.tensors) == (None, "other architecture", ())
 
 
 def test_the_weights_found_are_those_of_the_file(bundle_folder: Path) -> None:
@@ -262,77 +262,3 @@ def test_the_weights_found_are_those_of_the_file(bundle_folder: Path) -> None:
     for layer, node in zip(find_layers(proto), gemms(proto), strict=True):
         assert layer.weight is not None
         assert np.array_equal(layer.weight, get(proto, node.input[1]).T)
-
-
-def test_precision_is_read_from_the_graph(bundle_folder: Path, tmp_path: Path) -> None:
-    """A missing file and one that is no model are told apart."""
-    assert precision_of(bundle_folder / "model.onnx") == "fp32"
-    with pytest.raises(UnavailableError, match="does not exist"):
-        precision_of(tmp_path / "gone.onnx")
-    (tmp_path / "text.onnx").write_text("no model")
-    with pytest.raises(BadFileError, match="not an ONNX model"):
-        precision_of(tmp_path / "text.onnx")
-
-
-def lossy_beside_the_way(kind: str, bundle_folder: Path) -> onnx.ModelProto:
-    """The fp32 model with something that makes a lossy one look so, where no answer comes through it."""
-    proto = onnx.load(bundle_folder / "model.onnx")
-    node, helper = proto.graph.node, onnx.helper
-    if kind == "half":
-        proto.graph.initializer.append(numpy_helper.from_array(np.ones(3, np.float16), "spare"))
-        return proto
-    scale = numpy_helper.from_array(np.float32(1), "scale")
-    if kind == "of a constant":
-        first = gemms(proto)[0]
-        node.insert(0, helper.make_node("QuantizeLinear", [first.input[1], "scale"], ["integers"]))
-        node.insert(1, helper.make_node("DequantizeLinear", ["integers", "scale"], ["weight again"]))
-        first.input[1] = "weight again"
-    elif kind == "behind the last product":
-        gemms(proto)[-1].output[0] = "sums"
-        node.append(helper.make_node("QuantizeLinear", ["sums", "scale"], ["integers"]))
-        node.append(helper.make_node("DequantizeLinear", ["integers", "scale"], ["logits"]))
-    else:
-        node.append(helper.make_node("QuantizeLinear", [gemms(proto)[0].output[0], "scale"], ["integers"]))
-        if kind == "a dead product":
-            node.append(helper.make_node("DequantizeLinear", ["integers", "scale"], ["fed"]))
-            node.append(helper.make_node("MatMul", ["fed", "fed"], ["nobody's"]))
-    proto.graph.initializer.append(scale)
-    return proto
-
-
-@pytest.mark.parametrize(
-    "kind", ["half", "of a constant", "behind the last product", "a dead quantiser", "a dead product"]
-)
-def test_what_no_answer_comes_through_makes_no_model_lossy(kind: str, bundle_folder: Path, tmp_path: Path) -> None:
-    """One idle node must not buy an fp32 model the tolerance of int8."""
-    path = tmp_path / "model.onnx"
-    onnx.save(lossy_beside_the_way(kind, bundle_folder), path)
-    assert precision_of(path) == "fp32"
-
-
-@pytest.mark.parametrize("control", CONTROL, ids=lambda control: control.name)
-def test_lossy_models_are_known_as_such(control: Fault, bundle_folder: Path, tmp_path: Path) -> None:
-    """The control of the test above: what computes in float16 or in integers is still told so."""
-    golden = load_bundle(bundle_folder).golden
-    planted = control.plant(onnx.load(bundle_folder / "model.onnx"), Golden(golden.images[:64], golden.logits[:64]))
-    onnx.save(planted, tmp_path / "model.onnx")
-    assert precision_of(tmp_path / "model.onnx") == control.precision
-
-
-def test_integer_products_are_int8(tmp_path: Path) -> None:
-    """Quantised while running, as onnxruntime's dynamic quantisation writes it: no DequantizeLinear anywhere."""
-    helper, kinds = onnx.helper, onnx.TensorProto
-    nodes = [
-        helper.make_node("DynamicQuantizeLinear", ["x"], ["integers", "scale", "zero"]),
-        helper.make_node("MatMulInteger", ["integers", "w", "zero"], ["sums"]),
-        helper.make_node("Cast", ["sums"], ["y"], to=kinds.FLOAT),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "dynamic",
-        [helper.make_tensor_value_info("x", kinds.FLOAT, ["n", 784])],
-        [helper.make_tensor_value_info("y", kinds.FLOAT, ["n", 10])],
-        [numpy_helper.from_array(np.ones((784, 10), np.int8), "w")],
-    )
-    onnx.save(helper.make_model(graph), tmp_path / "model.onnx")
-    assert precision_of(tmp_path / "model.onnx") == "int8"

@@ -23,7 +23,7 @@ from mnist_edge.cpus import available_cpus
 from mnist_edge.extras import install_hint
 
 ROW = {
-    "name", "precision", "images", "flips", "flip_rate_upper95", "ties", "max_abs_error", "max_relative_error",
+    "name", "precision", "requirement", "reference", "images", "flips", "flip_rate_upper95", "ties", "max_abs_error", "max_relative_error",
     "accuracy", "margins", "batches", "layers", "passed", "reason",
 }  # fmt: skip
 FAULTS = ("weight bytes of the transpose", "divided by 255 twice", "one weight NaN")
@@ -41,7 +41,7 @@ def test_an_untouched_bundle_passes(bundle_folder: Path, tmp_path: Path) -> None
     done = mnist_edge("verify", bundle_folder, "--json", cwd=tmp_path)
     assert (done.code, done.err) == (0, "")
     report = done.json
-    assert (report["schema"], report["passed"], report["settings"]["provider"]) == ("mnist-edge/verify/3", True, "cpu")
+    assert (report["schema"], report["passed"], report["settings"]["provider"]) == ("mnist-edge/verify/4", True, "cpu")
     assert report["test_set"] is True
     (row,) = report["variants"]
     assert set(row) == ROW
@@ -188,7 +188,7 @@ def test_answers_for_another_test_set_than_the_one_at_hand_fail(
     options = ("--against", bundle_folder / "model.onnx") if against else ()
     done = in_process("verify", folder, *options, "--json", cwd=tmp_path)
     assert (done.code, done.json["passed"], done.json["test_set"]) == (1, False, against)
-    told = "golden.npz holds PyTorch's answers for another test set than the digits at hand"
+    told = "golden.npz holds PyTorch's outputs for another test set than that of digits found here"
     assert done.json["variants"][0]["reason"] == told
     assert told in one_line(done.err)
     table = in_process("verify", folder, *options, cwd=tmp_path)
@@ -198,7 +198,7 @@ def test_answers_for_another_test_set_than_the_one_at_hand_fail(
 
 def test_a_layer_that_drifts_behind_right_answers_says_why_it_passes(bundle_folder: Path, tmp_path: Path) -> None:
     """The answers are owed, not the inside; the table says so beside the layer, and nothing where none drifts."""
-    told = "passed, for its answers agree"
+    told = "drifts, logits agree"
     golden = load_bundle(bundle_folder).golden
     sums = golden.pre_activations.copy()
     sums[:, : golden.layer_widths[0]] *= 2
@@ -207,7 +207,7 @@ def test_a_layer_that_drifts_behind_right_answers_says_why_it_passes(bundle_fold
     done = in_process("verify", folder, "--layers", cwd=tmp_path, COLUMNS="160")
     assert done.code == 0, done.err
     (line, _) = [line for line in done.out.splitlines() if told in line]  # its sums, and its activations
-    assert line.split()[:2] == ["1", "sums"]
+    assert line.split()[:2] == ["1", "pre-activations"]
     assert told not in in_process("verify", bundle_folder, "--layers", cwd=tmp_path, COLUMNS="160").out
     wrong = broken(bundle_folder, tmp_path / "wrong", FAULTS[0])
     done = in_process("verify", wrong, cwd=tmp_path, COLUMNS="160")

@@ -1,4 +1,4 @@
-"""Our timing process with every run made longer by a known share, $SLOWDOWN, by waiting awake."""
+"""The timing process of `bench` with every run made longer by the share $SLOWDOWN, by a busy wait."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def slowed(run: Callable[[Any], Any], share: float) -> Callable[[Any], Any]:
 
     def slow_run(feed: Any) -> Any:
         started = clock()
-        answer = run(feed)
+        outputs = run(feed)
         end = started + int((clock() - started) * (1 + share))
         while clock() < end:
             pass
-        return answer
+        return outputs
 
     return slow_run
 

@@ -294,7 +294,7 @@ def _make_result(folder: Path) -> None:
 
 
 def _read_result(folder: Path) -> str:
-    from mnist_edge.benchmarking.compare import read_result
+    from mnist_edge.benchmarking.results import read_result
 
     return digest(read_result(folder / "bench.json"))
 

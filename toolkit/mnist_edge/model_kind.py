@@ -33,7 +33,7 @@ HEAD_BYTES = 4096
 HEADER_LIMIT = 100_000_000
 """safetensors itself reads no header larger than this."""
 
-_NAMES: dict[ModelKind | ForeignKind, str] = {
+_NAMES: dict[ModelKind, str] = {
     "onnx": "an ONNX model",
     "state_dict": "a file of torch.save",
     "checkpoint": "a checkpoint of mnist-edge",
@@ -113,9 +113,13 @@ def require_model_kind(path: Path, *expected: ModelKind) -> ModelKind:
         if kind == accepted:
             return accepted
     wanted = " or ".join(_NAMES[accepted] for accepted in expected)
-    found = _NAMES.get(kind) or ("an " if kind[0] in "eu" else "a ") + kind
+    for model in MODEL_KINDS:
+        if kind == model:
+            raise BadFileError(f"{path} is {_NAMES[model]}, not {wanted}", hint=f"give {wanted}")
     hint = next((fix for name, fix in _FIXES.items() if name == kind), f"give {wanted}")
-    raise BadFileError(f"{path} is {found}, not {wanted}", hint=hint)
+    raise BadFileError(
+        f"{path} is {'an' if kind[0] == 'u' else 'a'} {kind}, not a model that mnist-edge reads", hint=hint
+    )
 
 
 def _binary_kind(path: Path, head: bytes, size: int) -> ModelKind | ForeignKind | None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mnist_edge.benchmarking.plan import Plan, resolve_plan
 from mnist_edge.benchmarking.results import describe, row_key
-from mnist_edge.benchmarking.rounds import Plan, checked_environment, resolve_plan
+from mnist_edge.benchmarking.rounds import checked_environment
 from mnist_edge.errors import CheckFailedError, UsageError
 from mnist_edge.records.benchmark import BenchReport, BenchRow, Candidate
 
 MIN_PROCESSES = 5
-"""Processes a side. The level of Welch's t holds from 2 on (false positives 0.3 % at 2, 0.7 % at 5, at a nominal
-1 %); this limit is for its power. At a spread of 2 % between processes a slowdown of 10 % is found in 7 % of
-comparisons with 2 processes a side, 58 % with 3, 95 % with 4 and 99.8 % with 5 (benchmarks/compare_power.py):
-with fewer, a comparison that finds nothing would mean nothing."""
+"""Processes a side. The level of Welch's t holds from 2 on; the limit is there for its power. Simulated with a
+spread of 2 % between processes (benchmarks/compare_power.py), a slowdown of 10 % is found in 6 % of comparisons
+with 2 processes a side, 57 % with 3, 95 % with 4 and over 99 % with 5: with fewer, finding nothing would mean
+nothing."""
 ENVIRONMENT_FIELDS = ("cpu", "cpu_features", "machine", "system", "cores", "affinity", "governor", "python")
 GPU_FIELDS = ("name", "driver")
 """Of the GPU; its clocks vary from run to run."""

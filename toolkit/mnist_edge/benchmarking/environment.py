@@ -1,4 +1,4 @@
-"""What a timing was taken in: without it a figure cannot be compared with another."""
+"""The environment of a timing: without it a timing cannot be compared with another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mnist_edge.runtime.session import available_providers
 
 PACKAGES = ("mnist-edge", "numpy", "onnxruntime", "onnxruntime-gpu", "torch")
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm")
-"""CPU features that decide which kernels run."""
+"""CPU features by which onnxruntime selects its kernels."""
 WORK_BYTES = 8_000_000
 
 
@@ -49,8 +49,8 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def pace_ms() -> float:
-    """Milliseconds of a fixed piece of work in one thread, the best of three: it grows where the machine slows down."""
+def reference_work_ms() -> float:
+    """Time a fixed piece of work in one thread, the best of three, in milliseconds: it grows where the machine slows down."""
     block = bytes(WORK_BYTES)
     best = float("inf")
     for _ in range(3):

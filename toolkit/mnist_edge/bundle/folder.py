@@ -61,9 +61,8 @@ def load_bundle(folder: Path) -> Bundle:
         BadFileError: names the file that was changed, that is missing, or that the manifest does not name.
     """
     if not is_bundle(folder):
-        raise UnavailableError(
-            f"{folder} holds no bundle (no {MANIFEST})", hint="mnist-edge export makes one; check the path"
-        )
+        found = f"holds no bundle (no {MANIFEST})" if folder.exists() else "does not exist: no bundle"
+        raise UnavailableError(f"{folder} {found}", hint="mnist-edge export makes one; check the path")
     manifest = read_manifest(folder / MANIFEST)
     if not manifest.variants:
         raise BadFileError(f"{folder / MANIFEST} names no variant: there is nothing in the bundle", hint=EXPORT_AGAIN)

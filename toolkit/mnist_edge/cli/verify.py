@@ -1,4 +1,4 @@
-"""`mnist-edge verify`: hold a bundle against PyTorch's answers, on a machine that needs no PyTorch."""
+"""`mnist-edge verify`: compare a bundle with PyTorch's recorded outputs, on a machine that needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mnist_edge.cli.options import DataDir, Json, NormalizeModel, choices, dataset_option, require_plot
+from mnist_edge.cli.options import DataDir, Json, NormalizeModel, Timeout, choices, dataset_option, require_plot
 from mnist_edge.contract import Optimization, ProviderName
 from mnist_edge.errors import UsageError
 
@@ -17,35 +17,52 @@ def verify(
         Path | None, typer.Argument(help="Bundle folder, or any ONNX file. Default: the newest in exported/.")
     ] = None,
     *,
+    variant: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Variant of the bundle; repeatable. Default: all.")
+    ] = None,
     against: Annotated[
         Path | None,
-        typer.Option(help="Compare with this run folder, checkpoint or .pth, live in PyTorch, or ONNX file."),
+        typer.Option(help="Compare with this run folder, checkpoint or .pth, run in PyTorch now, or ONNX file."),
+    ] = None,
+    outputs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npz",
+            help="Check these logits of another runtime instead of running a model: see docs/verify.md.",
+        ),
     ] = None,
     provider: Annotated[ProviderName, typer.Option(help="The one that will be deployed; no other is used.")] = "cpu",
     optimization: Annotated[Optimization, typer.Option(help="How far onnxruntime may rewrite the graph.")] = "all",
+    tf32: Annotated[
+        bool, typer.Option("--tf32", help="Let CUDA round fp32 products to TF32; the model is then lossy.")
+    ] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of onnxruntime.")] = 1,
     batch: Annotated[
         str | None, typer.Option(help="Batch sizes to check besides 1, 2, 3, 7, 64 and all, with commas.")
     ] = None,
     layers: Annotated[
-        bool, typer.Option("--layers", help="Compare layer by layer, also where the answers agree.")
+        bool, typer.Option("--layers", help="Compare layer by layer, also where the logits agree.")
     ] = False,
     max_accuracy_drop: Annotated[
-        float, typer.Option(min=0, max=100, help="Percentage points that a lossy variant may lose.")
+        float, typer.Option(min=0, max=100, help="Percentage points that a variant may lose that is not exact.")
     ] = 0.1,
     dataset: Annotated[
         str | None, dataset_option("For an ONNX file (default: the one that it names), or a bundle made of a folder.")
     ] = None,
     normalize: NormalizeModel = None,
+    timeout: Timeout = 60.0,
     data_dir: DataDir = None,
-    plot: Annotated[Path | None, typer.Option(help="Also draw the images nearest to a change of decision.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the images with the smallest margins.")] = None,
     json: Json = False,
 ) -> None:
-    """Check hashes, logits, every decision and accuracy. Exit 1 if anything is wrong, 3 if a byte was changed."""
+    """Check hashes, logits, every prediction and accuracy. Exit 1 if a check fails, 3 if a byte was changed.
+
+    Example: mnist-edge verify exported/mnist --layers
+    """
     from mnist_edge.cpus import require_cpus
     from mnist_edge.model_kind import require_model_kind
     from mnist_edge.records.settings import SessionSettings
-    from mnist_edge.reporting.console import emit, say
+    from mnist_edge.reporting.console import emit, say, say_next, status
     from mnist_edge.reporting.tables.parity import parity_table
     from mnist_edge.runtime.session import require_provider
     from mnist_edge.verification.verify import VerifyOptions
@@ -55,20 +72,31 @@ def verify(
     require_plot(plot)
     require_provider(provider)
     require_cpus(threads)
+    if tf32 and provider != "cuda":
+        raise UsageError("--tf32 is an option of CUDA", hint="--provider cuda, or leave it out")
+    if outputs is not None:
+        _refuse_run_options(provider=provider != "cpu", batch=batch is not None, layers=layers, threads=threads != 1)
     options = VerifyOptions(
-        session=SessionSettings(provider=provider, threads=threads, optimization=optimization),
+        session=SessionSettings(provider=provider, threads=threads, optimization=optimization, tf32=tf32),
         batches=() if batch is None else choices(batch, "--batch"),
         max_drop=max_accuracy_drop / 100,
         layers=layers,
         normalization=normalize,
+        timeout=timeout,
     )
-    chosen = model or newest_bundle()
+    chosen = model or newest_bundle(say)
     if chosen.exists() and require_model_kind(chosen, "onnx", "bundle", "run folder") == "onnx":
-        report, reference = verify_file(chosen, against, options, dataset, data_dir, say)
+        if variant or outputs is not None:
+            raise UsageError("--variant and --outputs are for bundles", hint="name a bundle folder")
+        with status(f"verifying {chosen}"):
+            report, reference = verify_file(chosen, against, options, dataset, data_dir, say)
     elif normalize is not None and against is None:
         raise UsageError("--normalize is for an ONNX file or a .pth; a bundle states its own", hint="leave it out")
     else:
-        report, reference = verify_folder(chosen, against, options, dataset, data_dir, say)
+        with status(f"verifying {chosen}"):
+            report, reference = verify_folder(
+                chosen, against, options, dataset, data_dir, say, variants=variant or (), outputs=outputs
+            )
     if plot is not None:
         from mnist_edge.reporting.plots.margins import margin_sheet
 
@@ -77,5 +105,13 @@ def verify(
     emit(report, json, parity_table)
     if not report.passed:
         reasons = "; ".join(f"{v.name}: {v.reason}" for v in report.variants if v.reason)
-        say(f"mnist-edge: {report.model} does not decide as {reference.said}: {reasons}")
+        say(f"mnist-edge: {report.outputs or report.model} does not predict as {report.reference}: {reasons}")
         raise typer.Exit(1)
+    say_next("bench", chosen, as_json=json)
+
+
+def _refuse_run_options(**given: bool) -> None:
+    """Raise UsageError for an option that recorded outputs cannot follow."""
+    for name, is_given in given.items():
+        if is_given:
+            raise UsageError(f"--{name} has no effect on recorded outputs", hint=f"leave out --{name}, or --outputs")

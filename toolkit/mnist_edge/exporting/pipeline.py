@@ -6,7 +6,7 @@ A folder appears, or is replaced, atomically and only with variants that passed.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,12 +30,13 @@ from mnist_edge.exporting import graph
 from mnist_edge.exporting.publish import MODEL_FILE, publish, refuse_unexpected_files, staging, write_files
 from mnist_edge.files import sha256_bytes
 from mnist_edge.records.bundle import ExportReport, Variant, VariantSpec
-from mnist_edge.records.data import Dataset
+from mnist_edge.records.data import Dataset, EvaluationSet
 from mnist_edge.records.verification import ParityReport
 from mnist_edge.runtime.session import require_provider
 from mnist_edge.training.model import reference_logits, reference_sums
-from mnist_edge.verification.parity import MAX_DROP
-from mnist_edge.verification.verify import VerifyOptions, recorded_reference, verify_bundle
+from mnist_edge.verification.reference import recorded_reference
+from mnist_edge.verification.requirement import MAX_DROP
+from mnist_edge.verification.verify import VerifyOptions, verify_bundle
 
 FP32 = VariantSpec(name="fp32", precision="fp32", requirement="exact")
 """The variant that `export` itself makes; its file is MODEL_FILE."""
@@ -53,7 +54,7 @@ class ExportRequest:
     normalization: Normalization = "seed"
 
 
-def export_bundle(request: ExportRequest) -> ExportReport:
+def export_bundle(request: ExportRequest, notify: Callable[[str], None] = lambda _line: None) -> ExportReport:
     """Export a network to a bundle folder, which is replaced atomically or not at all.
 
     Variants that were added to the bundle before are kept where it holds the same weights, input and dataset, and
@@ -72,7 +73,9 @@ def export_bundle(request: ExportRequest) -> ExportReport:
             weights_sha256=graph.weights_sha256(request.model),
             normalization=request.normalization,
         )
+        notify(f"running PyTorch on {len(request.dataset.test_images):,} test images")
         golden = golden_of(request.model, request.dataset, origin)
+        notify("exporting the graph with torch.onnx")
         model = graph.export_graph(request.model, request.input, origin, request.opset)
         packed = golden_bytes(golden)
         first = _variant(FP32, MODEL_FILE, model)
@@ -92,12 +95,13 @@ def export_bundle(request: ExportRequest) -> ExportReport:
         )
         write_files(staged, {MODEL_FILE: model, GOLDEN: packed})
         bundle = Bundle(folder=staged, manifest=manifest, golden=golden)
+        notify("comparing onnxruntime with PyTorch")
         parity = prove(bundle, [first], request.dataset)
         bundle, kept, dropped = _keep_variants(request.output, bundle, request.dataset)
         return _finish(bundle, [parity, *kept], request.output, dropped)
 
 
-def add_variant(folder: Path, spec: VariantSpec, model: bytes, dataset: Dataset | None = None) -> ExportReport:
+def add_variant(folder: Path, spec: VariantSpec, model: bytes, dataset: EvaluationSet | None = None) -> ExportReport:
     """Add a model to a bundle, or replace the one of that name, if it passes; the folder is replaced atomically.
 
     Args:
@@ -141,7 +145,7 @@ def add_variant(folder: Path, spec: VariantSpec, model: bytes, dataset: Dataset 
         return _finish(bundle, [prove(bundle, changed, dataset)], folder, {})
 
 
-def prove(bundle: Bundle, variants: Iterable[Variant], dataset: Dataset | None) -> ParityReport:
+def prove(bundle: Bundle, variants: Iterable[Variant], dataset: EvaluationSet | None) -> ParityReport:
     """Compare variants of a staged bundle with their references.
 
     Raises:
@@ -159,7 +163,7 @@ def prove(bundle: Bundle, variants: Iterable[Variant], dataset: Dataset | None) 
     return report
 
 
-def _verify(bundle: Bundle, variants: Iterable[Variant], dataset: Dataset | None) -> ParityReport:
+def _verify(bundle: Bundle, variants: Iterable[Variant], dataset: EvaluationSet | None) -> ParityReport:
     reports = []
     for variant in variants:
         drop = MAX_DROP if variant.max_accuracy_drop is None else variant.max_accuracy_drop
@@ -211,7 +215,7 @@ def _keep_variants(output: Path, bundle: Bundle, dataset: Dataset) -> tuple[Bund
 
 
 def _not_comparable(before: Manifest, now: Manifest) -> str:
-    for key in ("weights_sha256", "input", "dataset"):
+    for key in ("weights_sha256", "input", "dataset", "normalization"):
         if getattr(before, key) != getattr(now, key):
             what = "weights" if key == "weights_sha256" else key
             return f"it was made for another {what}" if what != "weights" else "it was made from other weights"

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from mnist_edge.contract import (
     DatasetName,
     Precision,
+    RequirementKind,
 )
 from mnist_edge.records.report import Report
 from mnist_edge.records.settings import SessionSettings
 
+TensorKind = Literal["pre-activations", "activations", "output"]
+"""Outputs of a matrix product with its bias; the input of the next product; the output of the graph."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Uncertified:
-    """An image whose top-2 gap in the reference is too small for the error seen to leave its decision certain."""
+    """An image whose top-2 margin in the reference is at most twice the largest error, so that it may flip.
+
+    Attributes:
+        image: its number in the images that predictions were compared on.
+        margin: of the reference's largest logit over the second.
+        reference, predicted: classes that the reference and the variant predict.
+    """
 
     image: int
     margin: float
@@ -25,13 +35,13 @@ class Uncertified:
 
 @dataclass(frozen=True, kw_only=True)
 class MarginCertificate:
-    """How many decisions the largest logit error seen cannot have changed.
+    """Predictions that the largest logit error cannot have changed.
 
     Attributes:
-        error: that error, over every image and batch size that was run.
-        certified: share of the images, 0 to 1, whose top-2 gap in the reference is over twice that error:
-            no error of this size can change their decision.
-        uncertified: all the others, the smallest gap first.
+        error: largest logit error over every image and batch size that was run.
+        certified: share of the images, 0 to 1, whose top-2 margin in the reference is over twice that error: no error of
+            this size can change their prediction.
+        uncertified: all the others, the smallest margin first.
     """
 
     error: float
@@ -41,13 +51,14 @@ class MarginCertificate:
 
 @dataclass(frozen=True, kw_only=True)
 class PairedAccuracy:
-    """Both models on the same labelled images. Shares are fractions of 1, `max_drop` too.
+    """Accuracy of a variant and of its reference on the same labelled images, fractions of 1.
 
     Attributes:
-        only_reference_right, only_variant_right: images on which one of the two is right.
-        mcnemar_p: exact two-sided p-value of no difference in accuracy.
-        drop_upper95: one-sided 95 % upper bound on the accuracy lost (Tango's score interval).
-        non_inferior: whether that bound is at most `max_drop`.
+        only_reference_right, only_variant_right: number of images on which one of the two is right.
+        mcnemar_p: exact two-sided p-value of equal accuracy.
+        drop_upper95: one-sided 95 % upper bound on the accuracy lost.
+        max_drop: accuracy that may be lost.
+        non_inferior: whether the bound is at most `max_drop`.
     """
 
     images: int
@@ -62,70 +73,72 @@ class PairedAccuracy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerDrift:
-    """One stage of a network held against the reference's.
+class TensorDrift:
+    """One tensor of a network, compared with the reference's.
 
     Attributes:
         layer: 1-based number of the matrix product.
-        stage: `sums`, the product with its bias; `activations`, what the next product is fed; or
-            `output`, what the graph answers.
         tensor: its name in the ONNX graph.
-        drift: error of the worst unit, root mean square over the images, over that of all units of the
-            reference; None where there are NaN or infinite values, or another number of units.
-        allowed: what the precision explains.
+        drift: error of the worst unit, root mean square over the images, relative to all units of the reference; None
+            where there are NaN or infinite values, or another number of units.
+        allowed: drift that the precision explains.
     """
 
     layer: int
-    stage: str
+    kind: TensorKind
     tensor: str
     drift: float | None
     allowed: float
 
+    @property
+    def drifts(self) -> bool:
+        """Whether the drift is larger than the precision explains."""
+        return self.drift is None or self.drift > self.allowed
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerReport:
-    """Layer by layer on a few images: the first that drifts, and how.
+    """Layer-by-layer comparison on a few images.
 
     Attributes:
-        images: how many were run.
-        stages: input side first; a stage after the first that drifts inherits its error.
+        images: number of images that were run, with the provider and the settings of the report.
+        tensors: input side first; a tensor after the first that drifts inherits its error.
         first: number of the first layer that drifts; None where none does.
-        symptom: what the figures show, in one term; empty where none drifts.
+        symptom: name of the fault that explains the error; empty where none drifts.
         detail: the same in a sentence.
     """
 
     images: int
-    stages: tuple[LayerDrift, ...]
+    tensors: tuple[TensorDrift, ...]
     first: int | None
     symptom: str
     detail: str
 
-    @staticmethod
-    def drifts(stage: LayerDrift) -> bool:
-        """Whether a stage drifts beyond what its precision explains."""
-        return stage.drift is None or stage.drift > stage.allowed
-
 
 @dataclass(frozen=True, kw_only=True)
 class VariantParity:
-    """One variant held against the reference.
+    """One variant, compared with its reference.
 
     Attributes:
-        images: how many images decisions were compared on (the whole test set where it is at hand).
-        flips: decisions that changed; for fp32, those that are no ties.
+        precision, requirement: those that it was judged by; with TF32 an exact fp32 variant is judged as lossy fp16.
+        reference: where the outputs come from that it was compared with.
+        images: number of images that predictions were compared on: the whole test set where it is available.
+        flips: predictions that changed; for an exact variant, those that are no ties.
         flip_rate_upper95: exact one-sided 95 % bound on the rate of flips.
-        ties: decisions that changed where the reference is undecided at the precision seen (fp32 only).
-        max_abs_error, max_relative_error: largest logit error over every input and batch size;
-            relative to the largest logit of the same image, or to 1 where that is smaller; None
-            where the model cannot be run at all.
-        accuracy: None without labels, or where the answers cannot be compared; `margins` likewise.
-        batches: the batch sizes that were run.
-        layers: on failure or on request, where the stages can be had.
+        ties: predictions that changed where the reference's top-2 margin is within the tolerance (exact variants).
+        max_abs_error, max_relative_error: largest logit error over every input and batch size; relative to the image's
+            largest logit, or to 1 where that is smaller; None where the model cannot be run, or owes accuracy alone.
+        accuracy: None without labels, or where the outputs cannot be compared.
+        margins: None where the outputs cannot be compared, or it owes accuracy alone.
+        batches: batch sizes that were run; none for outputs that were recorded elsewhere.
+        layers: on failure or on request, where layer outputs are available.
         reason: why it failed, in a sentence; empty where it passed.
     """
 
     name: str
     precision: Precision
+    requirement: RequirementKind
+    reference: str
     images: int
     flips: int
     flip_rate_upper95: float
@@ -142,13 +155,22 @@ class VariantParity:
 
 @dataclass(frozen=True, kw_only=True)
 class ParityReport(Report):
-    """What `verify` found, and the session settings it holds for."""
+    """Result of `verify`.
 
-    schema: ClassVar[str] = "mnist-edge/verify/3"
+    Attributes:
+        model: bundle folder or file.
+        settings: of the sessions; None where recorded outputs were compared.
+        outputs: the file of recorded outputs that were compared instead of a model's; None otherwise.
+        reference: where the outputs come from that variants are compared with by default.
+        test_set: whether predictions were compared on the whole test set.
+    """
+
+    schema: ClassVar[str] = "mnist-edge/verify/4"
     passed: bool
     model: str
     dataset: DatasetName
-    settings: SessionSettings
+    settings: SessionSettings | None
+    outputs: str | None
     reference: str
     test_set: bool
     variants: tuple[VariantParity, ...]

@@ -17,9 +17,8 @@ from mnist_edge.records.model import ModelInput, ModelOutput
 from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
 from mnist_edge.runtime.images import Feed, prepare_images, require_digit_images
 from mnist_edge.runtime.interface import class_rows, read_input, read_output
-from mnist_edge.runtime.model_file import check_model_file, is_small_dense_network
 from mnist_edge.runtime.reasons import explain
-from mnist_edge.runtime.session import RefusedModelError, import_onnxruntime, open_session, refusal, require_provider
+from mnist_edge.runtime.session import RefusedModelError, import_onnxruntime, open_session, refusal
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -196,11 +195,10 @@ def open_classifier(
     """
     name = name or str(model if isinstance(model, Path) else "the model")
     trial = trial and isinstance(model, Path)
-    if trial and isinstance(model, Path) and not is_small_dense_network(check_model_file(model)):
-        from mnist_edge.runtime.trial import try_in_process
+    if trial and isinstance(model, Path):
+        from mnist_edge.runtime.trial import require_bounded
 
-        require_provider("cpu")
-        try_in_process(model, timeout or TIMEOUT_SECONDS)
+        require_bounded(model, timeout or TIMEOUT_SECONDS)
     opened = open_session(model, settings, name, profile_prefix=profile_prefix)
     metadata = dict(opened.session.get_modelmeta().custom_metadata_map)
     stated = metadata.get("mnist_edge.normalization")

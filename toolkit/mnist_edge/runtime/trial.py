@@ -18,14 +18,29 @@ from pathlib import Path
 from mnist_edge.errors import BadFileError, MnistEdgeError, UnavailableError
 from mnist_edge.interrupts import end_with_parent
 from mnist_edge.runtime.classifier import TIMEOUT_SECONDS, did_not_return, open_classifier
+from mnist_edge.runtime.model_file import check_model_file, is_small_dense_network
 from mnist_edge.runtime.reasons import explain
-from mnist_edge.runtime.session import RefusedModelError, import_onnxruntime
+from mnist_edge.runtime.session import RefusedModelError, import_onnxruntime, require_provider
 
 MEMORY_BYTES = 4 * 2**30
 """What a model may take for one image, at most; also at most three quarters of what the machine has free."""
 
 _passed: set[str] = set()
 """sha256 of the files that returned, so that a command tries each once."""
+
+
+def require_bounded(model: Path, timeout: float = TIMEOUT_SECONDS) -> None:
+    """Raise unless a file can be run here without taking the memory or the time of the machine.
+
+    One whose graph bounds them itself passes at once; any other is tried in a process of its own.
+
+    Raises:
+        BadFileError, UnavailableError: as `check_model_file` raises them.
+        CheckFailedError, RefusedModelError: as `try_in_process` raises them.
+    """
+    if not is_small_dense_network(check_model_file(model)):
+        require_provider("cpu")
+        try_in_process(model, timeout)
 
 
 def try_in_process(model: Path, timeout: float = TIMEOUT_SECONDS) -> None:

@@ -1,4 +1,4 @@
-"""Whether the parts of a bundle belong together: a hash cannot tell, what they say of each other can."""
+"""Check that the parts of a bundle belong together: their hashes can be right although their statements differ."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import numpy as np
 from mnist_edge.bundle.folder import Bundle
 from mnist_edge.bundle.golden import sha256_array
 from mnist_edge.bundle.manifest import MANIFEST
-from mnist_edge.contract import INPUTS, LABELS, OUTPUT_NAME, Precision
+from mnist_edge.contract import INPUTS, LABELS, OUTPUT_NAME
 from mnist_edge.errors import BadFileError
 from mnist_edge.pixels import Images
+from mnist_edge.records.bundle import Variant
 from mnist_edge.runtime.classifier import Classifier
 from mnist_edge.runtime.images import describe
-from mnist_edge.verification.stages import precision_of
+from mnist_edge.verification.precision import precision_of
 
 
 def require_contract(bundle: Bundle, classifier: Classifier) -> None:
-    """Hold a bundle's model against the input, output and dataset that its manifest promises to programs on a device.
+    """Raise unless a model has the input, output, dataset and normalisation that the manifest states.
 
     Raises:
         BadFileError: names what was expected and what was found.
@@ -45,25 +46,35 @@ def require_contract(bundle: Bundle, classifier: Classifier) -> None:
             )
 
 
-def mismatch(bundle: Bundle, classifier: Classifier) -> str:
-    """Why a model and its golden file do not belong together, or nothing.
+def mismatch(bundle: Bundle) -> str:
+    """Return why manifest and golden file do not belong together, or nothing."""
+    manifest, golden = bundle.manifest, bundle.golden
+    if not np.array_equal(golden.weights_sha256, sha256_array(manifest.weights_sha256)):
+        return "golden.npz is stale: it holds the outputs of other weights than the manifest names"
+    if manifest.labels != LABELS[manifest.dataset]:
+        return _wrong_labels(bundle)
+    return ""
+
+
+def model_mismatch(bundle: Bundle, variant: Variant, classifier: Classifier) -> str:
+    """Return why a model does not belong to the manifest, or nothing; a variant with weights of its own names those.
 
     Raises:
         BadFileError: the model's metadata are not what an export writes.
     """
-    manifest, golden = bundle.manifest, bundle.golden
-    if not np.array_equal(golden.weights_sha256, sha256_array(manifest.weights_sha256)):
-        return "golden.npz is stale: it holds the answers of other weights than the manifest names"
+    manifest = bundle.manifest
     stated = classifier.metadata.get("mnist_edge.weights_sha256", manifest.weights_sha256)
-    if stated != manifest.weights_sha256:
+    if stated != manifest.weights_sha256 and variant.requirement != "accuracy":
         return "the model file was exported from other weights than the manifest names"
-    if not _labels(classifier, manifest.labels) == manifest.labels == LABELS[manifest.dataset]:
-        return f"the labels are not those of {manifest.dataset} in their order: the classes were swapped"
-    return ""
+    return "" if _labels(classifier, manifest.labels) == manifest.labels else _wrong_labels(bundle)
+
+
+def _wrong_labels(bundle: Bundle) -> str:
+    return f"the labels are not those of {bundle.manifest.dataset} in their order: classes were swapped"
 
 
 def _labels(classifier: Classifier, promised: tuple[str, ...]) -> tuple[str, ...]:
-    """The labels that the model's metadata name; the promised ones where they name none."""
+    """Return the labels in the model's metadata; the promised ones where there are none."""
     text = classifier.metadata.get("mnist_edge.labels")
     if text is None:
         return promised
@@ -80,31 +91,35 @@ def _labels(classifier: Classifier, promised: tuple[str, ...]) -> tuple[str, ...
 
 
 def misstated_accuracy(bundle: Bundle, labels: Images) -> str:
-    """Why the manifest's accuracy cannot be that of PyTorch's answers in golden.npz, or nothing.
+    """Return why the manifest's accuracy cannot be that of PyTorch's outputs in golden.npz, or nothing.
 
     Args:
-        bundle: whose `accuracy` is PyTorch's on the whole test set, as are golden.npz's `test_logits`.
+        bundle: its `accuracy` is PyTorch's on the whole test set, as are golden.npz's `test_logits`.
         labels: uint8 (K,), of the first K test images; where they are not all, the rest may be right or wrong.
     """
-    answers = bundle.golden.test_logits
-    labels = labels[: len(answers)]
-    right = int((answers[: len(labels)].argmax(axis=1) == labels).sum())
-    stated = round(bundle.manifest.accuracy * len(answers))
-    if right <= stated <= right + len(answers) - len(labels):
+    logits = bundle.golden.test_logits
+    labels = labels[: len(logits)]
+    right = int((logits[: len(labels)].argmax(axis=1) == labels).sum())
+    stated = round(bundle.manifest.accuracy * len(logits))
+    if right <= stated <= right + len(logits) - len(labels):
         return ""
     return (
-        f"manifest.json states an accuracy of {bundle.manifest.accuracy:.2%}, {stated} of {len(answers)} test images, "
-        f"but PyTorch's answers in golden.npz are right on {right} of {len(labels)}"
+        f"manifest.json states an accuracy of {bundle.manifest.accuracy:.2%}, {stated} of {len(logits)} test images, "
+        f"but PyTorch's outputs in golden.npz are right on {right} of {len(labels)}"
     )
 
 
-def misstated_precision(model: Path, stated: Precision) -> str:
-    """Why a variant is not of the lossy precision that the manifest states, which would excuse its errors, or nothing.
+def misstated_precision(model: Path, variant: Variant) -> str:
+    """Return why a variant is not of the precision that the manifest states, which would excuse its errors, or nothing.
 
-    One that is stated to be fp32 owes exact logits anyway, so nothing is asked of its graph.
+    An exact variant must match its reference whatever it computes in, and fp32 excuses no error.
 
     Raises:
         ModuleNotFoundError: the package onnx is missing.
     """
-    found = "fp32" if stated == "fp32" else precision_of(model)
-    return "" if found == stated else f"manifest.json says that it computes in {stated}, its graph computes in {found}"
+    if variant.requirement == "exact" or variant.precision == "fp32":
+        return ""
+    found = precision_of(model)
+    if found == variant.precision:
+        return ""
+    return f"manifest.json states that it computes in {variant.precision}, its graph computes in {found}"

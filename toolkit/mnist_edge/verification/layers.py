@@ -1,4 +1,4 @@
-"""Where a model goes wrong: its stages held against the reference's, input side first."""
+"""Find the first layer of a model whose outputs drift from the reference's."""
 
 from __future__ import annotations
 
@@ -8,120 +8,119 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_edge.contract import Normalization, Precision
+from mnist_edge.contract import Normalization
 from mnist_edge.pixels import Images
-from mnist_edge.records.verification import LayerDrift, LayerReport
-from mnist_edge.verification.stages import Stages, run_stages
-from mnist_edge.verification.symptoms import ALLOWED, Case, drift, symptom
+from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
+from mnist_edge.records.verification import LayerReport, TensorDrift, TensorKind
+from mnist_edge.verification.intermediates import Intermediates, run_intermediates
+from mnist_edge.verification.reference import Floats, ReferenceLayers
+from mnist_edge.verification.requirement import Requirement
+from mnist_edge.verification.symptoms import Case, drift, symptom
 
-Floats = NDArray[np.float32] | NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReferenceStages:
-    """A few images with the reference's stages.
-
-    Attributes:
-        images: uint8 (N, 28, 28).
-        real: bool (N,), False for the all-black, all-white and noise images, which lie outside of
-            what a quantised model was calibrated for.
-        sums: floats (N, units) for each layer; None where it is not known.
-        activations: the same, what the next product is fed; one fewer.
-    """
-
-    images: Images
-    real: NDArray[np.bool_]
-    sums: tuple[Floats | None, ...]
-    activations: tuple[Floats | None, ...]
+NO_COMMON_LAYERS = LayerReport(
+    images=0,
+    tensors=(),
+    first=None,
+    symptom="",
+    detail="its weights are its own: it has no layer in common with the reference",
+)
+"""The report on a model that owes accuracy alone."""
 
 
 def compare_layers(
-    model: Path | bytes, precision: Precision, reference: ReferenceStages, normalization: Normalization | None = None
+    model: Path | bytes,
+    requirement: Requirement,
+    reference: ReferenceLayers,
+    settings: SessionSettings = DEFAULT_SETTINGS,
+    normalization: Normalization | None = None,
 ) -> LayerReport:
-    """Run a model on the reference's images and find the first stage that drifts.
+    """Run a model on the reference's images and find the first tensor that drifts.
 
     Raises:
         BadFileError: no ONNX model, or one that onnxruntime cannot run.
+        UnavailableError: the provider is not available.
         ModuleNotFoundError: the package onnx is missing.
     """
-    rows = np.arange(len(reference.images)) if precision == "fp32" else np.flatnonzero(reference.real)
+    exact, allowed = requirement.kind == "exact", requirement.allowed_drift
+    rows = np.arange(len(reference.images)) if exact else np.flatnonzero(reference.real)
     images = reference.images[rows]
-    stages = run_stages(model, images, normalization)
-    if len(stages.layers) != len(reference.sums):
-        told = f"matrix products in its graph: {len(stages.layers)}, in the reference: {len(reference.sums)}"
-        return LayerReport(images=len(images), stages=(), first=None, symptom="other architecture", detail=told)
-    pairs = _pairs(stages, reference, rows)
-    found = tuple(
-        LayerDrift(
+    found = run_intermediates(model, images, settings, normalization)
+    if len(found.layers) != len(reference.pre_activations):
+        detail = f"{len(found.layers)} matrix products in its graph, {len(reference.pre_activations)} in the reference"
+        return LayerReport(images=len(images), tensors=(), first=None, symptom="other architecture", detail=detail)
+    pairs = _pairs(found, reference, rows)
+    tensors = tuple(
+        TensorDrift(
             layer=pair.layer,
-            stage=pair.stage,
+            kind=pair.kind,
             tensor=pair.tensor,
-            drift=finite(drift(pair.found, pair.expected)),
-            allowed=ALLOWED[precision],
+            drift=_finite_or_none(drift(pair.found, pair.expected)),
+            allowed=allowed,
         )
         for pair in pairs
     )
-    first = next((place for place, stage in enumerate(found) if LayerReport.drifts(stage)), None)
+    first = next((place for place, tensor in enumerate(tensors) if tensor.drifts), None)
     if first is None:
-        return LayerReport(images=len(images), stages=found, first=None, symptom="", detail="")
-    name, detail = symptom(_case(pairs[first], ALLOWED[precision], stages, images))
-    return LayerReport(images=len(images), stages=found, first=pairs[first].layer, symptom=name, detail=detail)
+        return LayerReport(images=len(images), tensors=tensors, first=None, symptom="", detail="")
+    name, detail = symptom(_case(pairs[first], allowed, found, images))
+    return LayerReport(images=len(images), tensors=tensors, first=pairs[first].layer, symptom=name, detail=detail)
 
 
-def finite(value: float) -> float | None:
-    """A figure that JSON can hold, or None."""
+def _finite_or_none(value: float) -> float | None:
+    """Return a value that JSON can hold."""
     return value if np.isfinite(value) else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Pair:
-    """One stage of the model and of the reference, float64 (N, units)."""
+    """One tensor of the model and of the reference, float64 (N, units)."""
 
     layer: int
-    stage: str
+    kind: TensorKind
     tensor: str
     found: NDArray[np.float64]
     expected: NDArray[np.float64]
 
 
-def _pairs(stages: Stages, reference: ReferenceStages, rows: NDArray[np.intp]) -> list[_Pair]:
-    """The stages that both hold as floats, in the order in which they are computed."""
-    last = len(stages.layers)
-    places: list[tuple[int, str, str, Floats | None, Floats | None]] = []
-    for number, layer in enumerate(stages.layers, 1):
-        places.append((number, "sums", layer.sums, stages.sums[number - 1], reference.sums[number - 1]))
+def _pairs(found: Intermediates, reference: ReferenceLayers, rows: NDArray[np.intp]) -> list[_Pair]:
+    """Return the tensors that both hold as floats, in the order in which they are computed."""
+    last = len(found.layers)
+    places: list[tuple[int, TensorKind, str, Floats | None, Floats | None]] = []
+    for number, layer in enumerate(found.layers, 1):
+        expected = reference.pre_activations[number - 1]
+        places.append((number, "pre-activations", layer.pre_activation, found.pre_activations[number - 1], expected))
         if number < last:
-            fed = stages.layers[number].fed
-            places.append((number, "activations", fed, stages.fed[number], reference.activations[number - 1]))
-        elif stages.output_name != layer.sums:
-            places.append((number, "output", stages.output_name, stages.output, reference.sums[number - 1]))
+            name = found.layers[number].input
+            places.append((number, "activations", name, found.inputs[number], reference.activations[number - 1]))
+        elif found.output_name != layer.pre_activation:
+            places.append((number, "output", found.output_name, found.output, expected))
     return [
         _Pair(
             layer=number,
-            stage=stage,
+            kind=kind,
             tensor=tensor,
-            found=found.astype(np.float64),
-            expected=expected[rows].astype(np.float64),
+            found=ours.astype(np.float64),
+            expected=theirs[rows].astype(np.float64),
         )
-        for number, stage, tensor, found, expected in places
-        if found is not None and expected is not None
+        for number, kind, tensor, ours, theirs in places
+        if ours is not None and theirs is not None
     ]
 
 
-def _case(pair: _Pair, allowed: float, stages: Stages, images: Images) -> Case:
-    """What the symptoms are read from; the weights only say something about sums."""
-    if pair.stage != "sums":
+def _case(pair: _Pair, allowed: float, found: Intermediates, images: Images) -> Case:
+    """Return the values that a symptom is read from; inputs and weights explain pre-activations only."""
+    if pair.kind != "pre-activations":
         return Case(found=pair.found, expected=pair.expected, allowed=allowed)
     pixels = images.reshape(len(images), -1)
     black, white = np.flatnonzero(pixels.max(axis=1) == 0), np.flatnonzero(pixels.min(axis=1) == 255)
-    weights = {number: layer.weight for number, layer in enumerate(stages.layers, 1)}
+    weights = {number: layer.weight for number, layer in enumerate(found.layers, 1)}
     return Case(
         found=pair.found,
         expected=pair.expected,
         allowed=allowed,
-        fed=stages.fed[pair.layer - 1],
+        layer_input=found.inputs[pair.layer - 1],
         weight=weights[pair.layer],
-        others={number: weight for number, weight in weights.items() if weight is not None and number != pair.layer},
+        other_weights={n: weight for n, weight in weights.items() if weight is not None and n != pair.layer},
         black=int(black[0]) if len(black) and pair.layer == 1 else None,
         white=int(white[0]) if len(white) and pair.layer == 1 else None,
     )

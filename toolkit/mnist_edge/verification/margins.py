@@ -1,4 +1,4 @@
-"""Which decisions the error seen cannot have changed: the margin certificate."""
+"""The margin certificate: predictions that an error of the measured size cannot have changed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mnist_edge.records.verification import MarginCertificate, Uncertified
 
 
 def top2_margins(logits: Logits) -> NDArray[np.float64]:
-    """Gap between the largest and the second largest logit of each image: (N, classes) to (N,)."""
+    """Return the difference of the largest and the second largest logit of each image: (N, classes) to (N,)."""
     top = np.sort(logits, axis=1)[:, -2:].astype(np.float64)
     return np.asarray(top[:, 1] - top[:, 0])
 
@@ -18,30 +18,30 @@ def top2_margins(logits: Logits) -> NDArray[np.float64]:
 def certify(
     logits: Logits, predicted: NDArray[np.intp], error: float, rows: NDArray[np.intp] | None = None
 ) -> MarginCertificate:
-    """Certify every image whose margin is over twice the error.
+    """Certify the prediction of every image whose margin is over twice the error.
 
-    If no logit moves by more than `error`, the best moves down and the second up by at most that
-    much, so a gap of over `2 * error` cannot close.
+    If no logit moves by more than `error`, the largest falls and the second rises by at most that much, so a margin of
+    over `2 * error` cannot close.
 
     Args:
         logits: float32 (N, classes), the reference's.
-        decided: (N,), what the variant decided.
-        error: largest logit error seen, 0 or more.
-        rows: the images that it was seen on, if not on all: nothing is certified but these.
+        predicted: (N,), the variant's classes.
+        error: largest logit error, 0 or more.
+        rows: the images that the error was measured on, all by default: no other image is certified.
     """
-    gaps = top2_margins(logits)
-    vouched = gaps > 2 * error
+    margins = top2_margins(logits)
+    certified = margins > 2 * error
     if rows is not None:
-        vouched &= np.isin(np.arange(len(gaps)), rows)
-    open_cases = np.flatnonzero(~vouched)
-    open_cases = open_cases[np.argsort(gaps[open_cases], kind="stable")]
+        certified &= np.isin(np.arange(len(margins)), rows)
+    uncertified = np.flatnonzero(~certified)
+    uncertified = uncertified[np.argsort(margins[uncertified], kind="stable")]
     return MarginCertificate(
         error=error,
-        certified=1 - len(open_cases) / len(gaps),
+        certified=1 - len(uncertified) / len(margins),
         uncertified=tuple(
             Uncertified(
-                image=int(i), margin=float(gaps[i]), reference=int(logits[i].argmax()), predicted=int(predicted[i])
+                image=int(i), margin=float(margins[i]), reference=int(logits[i].argmax()), predicted=int(predicted[i])
             )
-            for i in open_cases
+            for i in uncertified
         ),
     )

@@ -1,7 +1,7 @@
-"""What went wrong in a layer, read from its figures alone: each known fault leaves its own mark.
+"""Name the fault in a layer from its values alone: each known fault leaves its own mark.
 
-Every test asks the same question: does undoing this fault bring the layer back to the reference, to
-what its precision explains? The first that does names the symptom.
+Every check asks the same question: does undoing this fault bring the layer back to the reference, to within the drift that
+its precision explains? The first that does names the symptom.
 """
 
 from __future__ import annotations
@@ -12,43 +12,42 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_edge.contract import SIDE, Precision
+from mnist_edge.contract import SIDE
 
 Floats = NDArray[np.float64]
 Finding = tuple[str, str]
+"""Name of a symptom, and the same in a sentence."""
 FLOAT16_MAX = 65504.0
-ALLOWED: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.1, "int4": 0.5, "int2": 1.0}
-"""Drift (see `drift`) that a precision explains. Seen on the seed's network: 3e-6 in fp32,
-1.2e-3 in fp16, 0.04 in int8 quantised by tensor; a weight matrix scaled by 1.2 gives 0.2. In the logits int8 gives 0.01."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A stage that drifts: N images, U units.
+    """A tensor that drifts: N images, U units.
 
     Attributes:
         found, expected: float64 (N, U), the model's and the reference's.
-        allowed: the drift that its precision explains.
-        fed: float64 (N, F), what the model's own product was fed; None for a stage of activations.
-        weight: float64 (F, U) or None; `others` are those of the other layers, by number.
+        allowed: drift that the precision explains.
+        layer_input: float64 (N, F), input of the model's own product; None for activations and outputs.
+        weight: float64 (F, U) or None.
+        other_weights: those of the other layers, by number.
         black, white: rows of the all-black and the all-white image, where they are among the N.
     """
 
     found: Floats
     expected: Floats
     allowed: float
-    fed: Floats | None = None
+    layer_input: Floats | None = None
     weight: Floats | None = None
-    others: dict[int, Floats] | None = None
+    other_weights: dict[int, Floats] | None = None
     black: int | None = None
     white: int | None = None
 
 
 def drift(found: Floats, expected: Floats) -> float:
-    """Error of the worst unit, root mean square over images, over that of all units of the reference.
+    """Return the error of the worst unit, root mean square over images, relative to all units of the reference.
 
     Args:
-        found, expected: float64 (N, U); NaN or infinite values in `found` give infinity.
+        found, expected: float64 (N, U); NaN or infinite values in `found`, or another shape, give infinity.
     """
     if found.shape != expected.shape or not np.isfinite(found).all():
         return float("inf")
@@ -57,16 +56,16 @@ def drift(found: Floats, expected: Floats) -> float:
 
 
 def symptom(case: Case) -> Finding:
-    """Name what is wrong with a stage and say it in a sentence."""
+    """Return the name of the fault in a tensor that drifts, and a sentence about it."""
     if case.found.shape != case.expected.shape:
         return "other shape", f"it has {case.found.shape[1]} units, the reference {case.expected.shape[1]}"
-    for test in (_not_finite, _saturation, _activation, _order, _weights, _normalisation, _scale_or_shift, _few_units):
-        finding = test(case)
+    for check in (_not_finite, _saturation, _activation, _order, _weights, _normalisation, _scale_or_shift, _few_units):
+        finding = check(case)
         if finding is not None:
             return finding
     return (
         "other weights",
-        "no rescaling, shift or order of its units explains the error: its weights are others, or lie in another order",
+        "no scale, shift or order of its units explains the error: it has other weights, or weights in another order",
     )
 
 
@@ -84,7 +83,7 @@ def _not_finite(case: Case) -> Finding | None:
 
 
 def _saturation(case: Case) -> Finding | None:
-    """The largest value stands on a plateau that the reference goes beyond."""
+    """Several values equal the largest one, and the reference exceeds it there."""
     for sign, side in ((1, "above"), (-1, "below")):
         found, expected = sign * case.found, sign * case.expected
         limit = found.max()
@@ -92,11 +91,11 @@ def _saturation(case: Case) -> Finding | None:
         if limit <= 0 or at_limit.sum() <= 3:
             continue
         if limit == FLOAT16_MAX:
-            return "saturation", f"{at_limit.mean():.1%} of its values stand at the end of float16, {sign * limit:g}"
+            return "saturation", f"{at_limit.mean():.1%} of its values are the largest of float16, {sign * limit:g}"
         reached = (expected[at_limit] >= limit * (1 - case.allowed)).mean() > 0.9
         if reached and expected.max() > limit * (1 + 2 * case.allowed):
-            told = f"{at_limit.mean():.1%} of its values stand at {sign * limit:.4g}, the reference goes {side} it"
-            return "saturation", told
+            detail = f"{at_limit.mean():.1%} of its values are {sign * limit:.4g}, the reference goes {side} it"
+            return "saturation", detail
     return None
 
 
@@ -105,83 +104,91 @@ def _activation(case: Case) -> Finding | None:
         return "missing activation", "it has negative values where the reference has 0: its ReLU is missing"
     clipped = np.maximum(case.expected, 0)
     if (case.expected < 0).any() and drift(case.found, clipped) <= case.allowed:
-        return "doubled activation", "its negative values are 0: a ReLU stands where the reference has none"
+        return "doubled activation", "its negative values are 0: it has a ReLU where the reference has none"
     return None
 
 
 def _order(case: Case) -> Finding | None:
     """The same units in another order."""
+    # (U, U): mean square difference of every unit of the reference from every unit of the model.
     gaps = ((case.expected[:, :, None] - case.found[:, None, :]) ** 2).mean(axis=0)
     order = gaps.argmin(axis=1)
     if len(set(order.tolist())) < len(order) or not _explains(case, case.found[:, order]):
         return None
     moved = np.flatnonzero(order != np.arange(len(order)))
     if len(moved) == 2:
-        return "permutation", f"units {moved[0]} and {moved[1]} are exchanged"
+        return "permutation", f"units {moved[0]} and {moved[1]} are swapped"
     return "permutation", f"{len(moved)} of its {len(order)} units are in another order"
 
 
 def _weights(case: Case) -> Finding | None:
-    """Recompute the sums with the weights, or the picture, put right."""
-    for name, told, sums in _corrections(case):
-        bias = (case.expected - sums).mean(axis=0)  # whatever the bias: only the weights are asked about
-        if _explains(case, sums + bias):
-            return name, told
+    """Recompute the pre-activations with corrected weights, or a corrected image."""
+    for name, detail, product in _corrections(case):
+        bias = (case.expected - product).mean(axis=0)  # (U,): any bias, as only the weights are in question
+        if _explains(case, product + bias):
+            return name, detail
     return None
 
 
 def _corrections(case: Case) -> Iterator[tuple[str, str, Floats]]:
-    fed, weight = case.fed, case.weight
-    if fed is None or weight is None or fed.shape[1] != len(weight):
+    """Yield symptom, sentence and the product (N, U) without that fault."""
+    layer_input, weight = case.layer_input, case.weight
+    if layer_input is None or weight is None or layer_input.shape[1] != len(weight):
         return
     if weight.shape[0] == weight.shape[1]:
-        yield "transposition", "its square weight matrix is transposed", fed @ weight.T
-    told = "its weights lie in the order of the transposed matrix"
-    yield "transposition", told, fed @ np.ascontiguousarray(weight.T).reshape(weight.shape)  # stored (out, in)
-    yield "transposition", told, fed @ weight.reshape(weight.shape[::-1]).T  # stored (in, out)
-    for number, other in (case.others or {}).items():
+        yield "transposition", "its square weight matrix is transposed", layer_input @ weight.T
+    detail = "its weights are in the order of the transposed matrix"
+    # The file stores (out, in) or (in, out); in either case the bytes were read with the sides swapped.
+    yield "transposition", detail, layer_input @ np.ascontiguousarray(weight.T).reshape(weight.shape)
+    yield "transposition", detail, layer_input @ weight.reshape(weight.shape[::-1]).T
+    for number, other in (case.other_weights or {}).items():
         if other.shape == weight.shape:
-            yield "swapped layers", f"it fits the weights of layer {number}: the two are swapped", fed @ other
-    if fed.shape[1] == SIDE * SIDE:
-        pictures = fed.reshape(-1, SIDE, SIDE)
-        turned: dict[str, Callable[[Floats], Floats]] = {
+            yield "swapped layers", f"the weights of layer {number} fit: the two are swapped", layer_input @ other
+    if layer_input.shape[1] == SIDE * SIDE:
+        images = layer_input.reshape(-1, SIDE, SIDE)
+        undo: dict[str, Callable[[Floats], Floats]] = {
             "transposed": lambda p: p.swapaxes(1, 2),
             "mirrored": lambda p: p[:, :, ::-1],
             "upside down": lambda p: p[:, ::-1],
         }
-        for told, undo in turned.items():
-            yield f"image {told}", f"it is fed the image {told}", undo(pictures).reshape(fed.shape) @ weight
+        for change, inverse in undo.items():
+            restored = inverse(images).reshape(layer_input.shape)
+            yield f"image {change}", f"its input is the image {change}", restored @ weight
 
 
 def _normalisation(case: Case) -> Finding | None:
-    """In a first layer, a wrong normalisation is a pixel `x` taken for `scale * x + shift`, for every unit the same.
+    """A first layer whose pixels `x` are read as `scale * x + shift`, with `x` from 0 to 1 and for every unit the same.
 
-    With the sums of a black and of a white image, both can be solved for: the sums are affine in the pixels.
+    Pre-activations z are affine in the pixels, so with z of a black and of a white image,
+    `z(scale * x + shift) = z(black) + scale * (z(x) - z(black)) + shift * (z(white) - z(black))`:
+    linear in both unknowns, which least squares over all images and units solves for.
     """
     if case.black is None or case.white is None:
         return None
-    dark, step = case.expected[case.black], case.expected[case.white] - case.expected[case.black]
+    dark, step = case.expected[case.black], case.expected[case.white] - case.expected[case.black]  # (U,) each
+    # (N * U, 2), against (N * U,).
     columns = np.stack([(case.expected - dark).ravel(), np.broadcast_to(step, case.expected.shape).ravel()], axis=1)
     (scale, shift), *_ = np.linalg.lstsq(columns, (case.found - dark).ravel(), rcond=None)
     fitted = dark + scale * (case.expected - dark) + shift * step
     if drift(case.found, fitted) > case.allowed * max(1.0, abs(scale)):
         return None
     if abs(scale + 1) < 0.01 and abs(shift - 1) < 0.01:
-        return "inverted pixels", "it takes 255 - x for a pixel x"
+        return "inverted pixels", "it reads a pixel x as 255 - x"
     if abs(scale * 255 - 1) < 0.01:
-        return "normalisation", "its pixels are divided by 255 once too often"
-    told = f"{scale:.4g} x {'-' if shift < 0 else '+'} {abs(255 * shift):.4g}"
-    return "normalisation", f"a pixel x of 0 to 255 counts as {told}"
+        return "normalisation", "its pixels are divided by 255 twice"
+    value = f"{scale:.4g} x {'-' if shift < 0 else '+'} {abs(255 * shift):.4g}"
+    return "normalisation", f"it reads a pixel x of 0 to 255 as {value}"
 
 
 def _scale_or_shift(case: Case) -> Finding | None:
-    """One factor for all units, an offset for each: weights scaled, biases changed, or a zero point moved."""
+    """One factor for all units and an offset for each: scaled weights, changed biases, or a wrong zero point."""
     centred, target = case.found - case.found.mean(axis=0), case.expected - case.expected.mean(axis=0)
     power = float((target**2).sum())
+    # Least squares of `found = slope * expected + offset` with one slope and an offset (U,).
     slope = float((centred * target).sum()) / power if power > 0 else 1.0
     offset = case.found.mean(axis=0) - slope * case.expected.mean(axis=0)
     if slope < 1e-3 and drift(case.found, np.broadcast_to(offset, case.found.shape)) <= case.allowed:
-        return "constant", "it gives the same values for every image"
+        return "constant", "its values are the same for every image"
     if drift(case.found, slope * case.expected + offset) > case.allowed * max(1.0, abs(slope)):
         return None
     if abs(slope - 1) > case.allowed:
@@ -205,13 +212,17 @@ def _few_units(case: Case) -> Finding | None:
 
 
 def _one_weight(case: Case, unit: int) -> Finding | None:
-    """The error of one unit that is proportional to one of its inputs: that weight was changed."""
-    if case.fed is None or case.weight is None or case.fed.shape[1] != len(case.weight):
+    """The error of a unit is proportional to one of its inputs: that weight was changed.
+
+    Each of the F inputs is fitted to the error alone; the one that leaves the smallest residual is the weight.
+    """
+    layer_input = case.layer_input
+    if layer_input is None or case.weight is None or layer_input.shape[1] != len(case.weight):
         return None
-    error = case.found[:, unit] - case.expected[:, unit]
-    power = (case.fed**2).sum(axis=0)
-    change = np.divide(case.fed.T @ error, power, out=np.zeros_like(power), where=power > 0)
-    left = ((error[:, None] - case.fed * change) ** 2).sum(axis=0)
+    error = case.found[:, unit] - case.expected[:, unit]  # (N,)
+    power = (layer_input**2).sum(axis=0)  # (F,)
+    change = np.divide(layer_input.T @ error, power, out=np.zeros_like(power), where=power > 0)
+    left = ((error[:, None] - layer_input * change) ** 2).sum(axis=0)
     place = int(left.argmin())
     if left[place] > 1e-4 * (error**2).sum():
         return None

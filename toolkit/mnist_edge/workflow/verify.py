@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from mnist_edge.pixels import Images
     from mnist_edge.records.data import EvaluationSet
     from mnist_edge.records.verification import ParityReport
-    from mnist_edge.verification.verify import ReferenceOutputs, VerifyOptions
+    from mnist_edge.runtime.recorded import RecordedOutputs
+    from mnist_edge.verification.reference import ReferenceOutputs
+    from mnist_edge.verification.verify import VerifyOptions
 
 Notify = Callable[[str], None]
 
@@ -28,6 +30,8 @@ def verify_folder(
     dataset: str | None = None,
     data_dir: Path | None = None,
     notify: Notify = lambda _line: None,
+    variants: Sequence[str] = (),
+    outputs: Path | None = None,
 ) -> tuple[ParityReport, ReferenceOutputs]:
     """Verify a bundle on the golden inputs, and on the test set where it is available.
 
@@ -38,12 +42,21 @@ def verify_folder(
         dataset: the folder that a bundle of a user's own digits was made with.
         data_dir: folder in which datasets are looked for first.
         notify: takes one plain line about what happens.
+        variants: names of those to check; all by default.
+        outputs: a file of logits to check in place of a variant's own; see `runtime.recorded`.
+
+    Returns:
+        The report, and the reference outputs whose images it counts on.
     """
     from mnist_edge.bundle.folder import load_bundle
     from mnist_edge.data.sources import load_test_set
-    from mnist_edge.verification.verify import recorded_reference, verify_bundle
+    from mnist_edge.verification.reference import recorded_reference
+    from mnist_edge.verification.verify import verify_bundle, verify_outputs
 
     bundle = load_bundle(folder)
+    chosen = bundle.select(variants)
+    if outputs is not None and len(chosen) > 1 and variants:
+        raise UsageError("--outputs holds the outputs of one variant", hint=f"--variant {chosen[0].name}")
     name = bundle.manifest.dataset
     if dataset is not None and name != "folder":
         raise UsageError(f"--dataset cannot change: the bundle is of {name}", hint="leave it out")
@@ -61,8 +74,25 @@ def verify_folder(
         reference = replace(
             _run_live(against, golden.images, golden.labels, data, options, notify), other_test_set=other
         )
-    # The option is for the reference: a bundle states what its own models expect.
-    return verify_bundle(bundle, reference, replace(options, normalization=None)), reference
+    if outputs is None:
+        # The option is for the reference: a bundle states what its own models expect.
+        return verify_bundle(bundle, reference, replace(options, normalization=None), chosen), reference
+    recorded = _read_outputs(outputs, reference, notify)
+    report = verify_outputs(bundle, chosen[0], recorded, reference, options)
+    return report, reference if report.test_set else replace(reference, test_set=None)
+
+
+def _read_outputs(outputs: Path, reference: ReferenceOutputs, notify: Notify) -> RecordedOutputs:
+    from mnist_edge.runtime.recorded import read_recorded
+
+    known = [("golden images", reference.golden.images)]
+    if reference.test_set is not None:
+        known.append(("test images", reference.test_set.images))
+    recorded = read_recorded(outputs, known)
+    for name, images in known:
+        if not recorded.covers(images):
+            notify(f"{outputs} holds no logits for the {name}")
+    return recorded
 
 
 def verify_file(
@@ -81,7 +111,7 @@ def verify_file(
 
     if against is None:
         raise UsageError(f"{model} brings no reference", hint="--against OTHER.onnx, or a checkpoint, or name a bundle")
-    classifier = open_classifier(model, options.session)
+    classifier = open_classifier(model, options.session, timeout=options.timeout)
     data = load_test_set(dataset or dataset_of(classifier) or "auto", data_dir, notify)
     images, labels = golden_inputs(data.test_images, data.test_labels)
     reference = _run_live(against, images, labels, data, options, notify)
@@ -92,13 +122,14 @@ def _run_live(
     against: Path, images: Images, labels: Images, data: EvaluationSet | None, options: VerifyOptions, notify: Notify
 ) -> ReferenceOutputs:
     """Run the reference model now: an ONNX file, or a network in PyTorch."""
-    from mnist_edge.verification.verify import onnx_reference
+    from mnist_edge.verification.reference import live_reference, onnx_reference, with_relu
 
+    golden = (images, labels)
+    test_set = None if data is None else (data.test_images, data.test_labels)
     if require_model_kind(against, "onnx", "checkpoint", "state_dict", "run folder") == "onnx":
-        return onnx_reference(against, images, labels, data, options.normalization)
+        return onnx_reference(against, golden, test_set, options.normalization, timeout=options.timeout)
     from mnist_edge.training.model import reference_logits, reference_sums
     from mnist_edge.training.state_dict import read_model
-    from mnist_edge.verification.verify import live_reference, with_relu
 
     loaded = read_model(against, options.normalization)
     for note in loaded.notes:
@@ -107,9 +138,8 @@ def _run_live(
     if data is not None:
         suspect_normalization(loaded, data, notify)
     return live_reference(
-        images,
-        labels,
-        data,
+        golden,
+        test_set,
         lambda batch: reference_logits(network, batch, normalization=normalization),
         lambda batch: with_relu(reference_sums(network, batch, normalization=normalization)),
         f"PyTorch, live, {against}",

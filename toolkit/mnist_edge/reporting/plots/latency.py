@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     pass
 
 
-def latencies(report: BenchReport, path: Path) -> Path:
+def plot_latencies(report: BenchReport, path: Path) -> Path:
     """Draw the share of requests answered within a time, a line a candidate, percentiles marked."""
     from matplotlib.ticker import LogLocator, NullLocator
 

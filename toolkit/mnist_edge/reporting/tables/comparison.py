@@ -24,7 +24,7 @@ def compare_table(report: CompareReport, verbose: bool = False) -> RenderableTyp
     labels, common = _labels(report.rows)
     table = Table(box=box.SIMPLE, padding=(0, 0, 0, 1))
     table.add_column("row", no_wrap=True)
-    for heading in ("batch", "candidate", "new/old\n99 % interval", "p50 us\nold", "\nnew"):
+    for heading in ("batch", "verdict", "new/old\n99 % interval", "p50 us\nold", "\nnew"):
         table.add_column(heading, justify="right", no_wrap=True)
     for label, row in zip(labels, report.rows, strict=True):
         effect = row.effect
@@ -97,8 +97,9 @@ def _labels(rows: tuple[CompareRow, ...]) -> tuple[list[str], str]:
         lambda row: row.scenario.described,
     )
     varying = [part for part in parts if len({part(row) for row in rows}) > 1]
+    # Where only the batch varies, rows are labelled by the variant.
     common = ", ".join(part(rows[0]) for part in parts if part not in varying)
-    labels = [", ".join(part(row) for part in varying) or "all" for row in rows]
+    labels = [", ".join(part(row) for part in varying) or row.variant for row in rows]
     if max(map(len, labels)) > LABEL_WIDTH:
         labels = [str(number) for number in range(1, len(rows) + 1)]
     return labels, common

@@ -10,7 +10,8 @@ from mnist_edge.reporting.tables.parity import parity_table
 
 
 def export_table(report: ExportReport) -> RenderableType:
-    """What was published."""
-    files = {f"{v.name}": f"{v.file}, {v.bytes / 1e6:.2f} MB, sha256 {v.sha256[:16]}" for v in report.variants}
-    facts = facts_table("export", {"bundle": str(report.bundle), "accuracy": percent(report.accuracy), **files})
-    return Group(facts, parity_table(report.parity))
+    """Return what was published, and how each variant compares with its reference."""
+    files = {v.name: f"{v.file}, {v.bytes / 1e6:.2f} MB, sha256 {v.sha256[:16]}" for v in report.variants}
+    dropped = {name: f"dropped: {reason}" for name, reason in report.dropped.items()}
+    content = {"bundle": str(report.bundle), "accuracy": percent(report.accuracy), **files, **dropped}
+    return Group(facts_table("export", content), parity_table(report.parity))

@@ -1,4 +1,4 @@
-"""What `verify` prints."""
+"""What `verify` prints: one summary line, one row for each variant, then reasons, accuracy, margins and layers."""
 
 from __future__ import annotations
 
@@ -6,62 +6,93 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from mnist_edge.records.verification import LayerReport, ParityReport, VariantParity
+from mnist_edge.records.verification import ParityReport, VariantParity
 from mnist_edge.reporting.tables.format import percent
 
 LISTED = 8
-"""Images of one kind that a table lists; the JSON has them all."""
+"""Images with small margins that are listed; the JSON has them all."""
 
 
 def parity_table(report: ParityReport) -> RenderableType:
-    """One line a variant; reasons of failures, accuracy, margins and layers below."""
-    table = Table(box=box.SIMPLE, title=f"held against {report.reference} on {report.settings.described}")
-    for heading in (
-        "variant",
-        "images",
-        "flips",
-        "flip rate <= (95 %)",
-        "max error",
-        "accuracy",
-        "certified",
-        "verdict",
-    ):
-        table.add_column(heading, justify="left" if heading in {"variant", "verdict"} else "right")
+    """Return the result for a terminal of 80 columns or more."""
+    where = f"outputs in {report.outputs}" if report.settings is None else f"on {report.settings.described}"
+    lines = [summary_line(report), f"compared with {report.reference}, {where}"]
+    details = [line for v in report.variants for line in _details(v, report)]
+    if not report.test_set:
+        details.append(f"only the golden inputs were compared, not the test set of {report.dataset}")
+    layers = [_layer_table(v) for v in report.variants if v.layers is not None and v.layers.tensors]
+    return Group(*lines, _variant_table(report), *details, *layers)
+
+
+def summary_line(report: ParityReport) -> str:
+    """Return the verdict with the figures that it rests on: `passed: 0 flips in 10,000 images (rate at most 0.030% ...)`."""
+    verdict = "passed" if report.passed else "FAILED"
+    if len(report.variants) == 1:
+        return f"{verdict}: {_flips(report.variants[0])}"
+    return f"{verdict}: " + "; ".join(f"{v.name}: {v.flips} flips in {v.images:,} images" for v in report.variants)
+
+
+def _flips(v: VariantParity) -> str:
+    if v.max_abs_error is None and v.requirement != "accuracy":
+        return "the model could not be compared"
+    line = f"{v.flips} flips in {v.images:,} images (rate at most {v.flip_rate_upper95:.3%} with 95 % confidence)"
+    if v.max_abs_error is not None:
+        line += f", largest logit error {v.max_abs_error:.1e}"
+    return line
+
+
+def _variant_table(report: ParityReport) -> Table:
+    table = Table(box=box.SIMPLE)
+    for heading in ("variant", "verdict", "flips", "max error", "accuracy", "loss <=", "certified"):
+        left = heading in {"variant", "verdict"}
+        table.add_column(
+            heading, justify="left" if left else "right", no_wrap=True, overflow="ellipsis", ratio=1 if left else None
+        )
     for v in report.variants:
         table.add_row(
             v.name if v.name == v.precision else f"{v.name} ({v.precision})",
-            f"{v.images:,}",
+            "passed" if v.passed else "FAILED",
             str(v.flips),
-            f"{v.flip_rate_upper95:.3%}",
             "-" if v.max_abs_error is None else f"{v.max_abs_error:.2g}",
             percent(None if v.accuracy is None else v.accuracy.variant),
+            "-" if v.accuracy is None else f"{v.accuracy.drop_upper95:.3%}",
             percent(None if v.margins is None else v.margins.certified),
-            "passed" if v.passed else "FAILED",
         )
-    lines = [f"{v.name}: {v.reason}" for v in report.variants if v.reason]
-    for v in report.variants:
-        if v.batches:
-            lines.append(f"{v.name}: the golden inputs were run at batch {', '.join(map(str, v.batches))}")
-        lines += [*_accuracy_lines(v), *_margin_lines(v)]
-        if v.passed and v.layers is not None and v.layers.first is not None:
-            lines.append(f"{v.name}: layer {v.layers.first} differs, {v.layers.detail}; it answers alike all the same")
-    if not report.test_set:
-        lines.append(f"only the golden inputs were compared, not the {report.dataset} test set")
-    return Group(table, *lines, *(_layer_table(v) for v in report.variants if v.layers and v.layers.stages))
+    return table
+
+
+def _details(v: VariantParity, report: ParityReport) -> list[str]:
+    lines = [f"{v.name}: {v.reason}"] if v.reason else []
+    if len(report.variants) > 1 and v.max_abs_error is not None:
+        lines.append(f"{v.name}: {_flips(v)}")
+    if v.reference not in {"", report.reference}:
+        lines.append(f"{v.name}: compared with {v.reference}")
+    if v.requirement == "accuracy":
+        lines.append(f"{v.name}: a model with weights of its own; only its accuracy counts")
+    if v.batches:
+        lines.append(f"{v.name}: golden inputs run at batch {', '.join(map(str, v.batches))}")
+    if v.ties:
+        lines.append(f"{v.name}: {v.ties} predictions changed where the reference's margin is within the tolerance")
+    lines += [*_accuracy_lines(v), *_margin_lines(v)]
+    if v.layers is not None and v.layers.detail and v.passed:
+        where = "" if v.layers.first is None else f"layer {v.layers.first} differs, "
+        still = "" if v.layers.first is None else "; the logits agree all the same"
+        lines.append(f"{v.name}: {where}{v.layers.detail}{still}")
+    return lines
 
 
 def _accuracy_lines(v: VariantParity) -> list[str]:
     a = v.accuracy
     if a is None:
         return []
-    told = (
+    line = (
         f"{v.name}: accuracy {a.reference:.2%} to {a.variant:.2%} on {a.images:,} labelled images "
         f"({a.only_reference_right} lost, {a.only_variant_right} won; McNemar p = {a.mcnemar_p:.2g})"
+        f"; it loses at most {a.drop_upper95:.3%} (95 % confidence)"
     )
-    told += f"; it loses at most {a.drop_upper95:.3%} (95 % confidence)"
-    if v.precision == "fp32":
-        return [told]
-    return [f"{told}: {'not inferior' if a.non_inferior else 'NOT SHOWN to be as accurate'} at {a.max_drop:.2%}"]
+    if v.requirement == "exact":
+        return [line]
+    return [f"{line}: {'not inferior' if a.non_inferior else 'NOT SHOWN to be as accurate'} at {a.max_drop:.2%}"]
 
 
 def _margin_lines(v: VariantParity) -> list[str]:
@@ -69,26 +100,26 @@ def _margin_lines(v: VariantParity) -> list[str]:
     if m is None or not m.uncertified:
         return []
     shown = m.uncertified[:LISTED]
-    lines = [
-        f"{v.name}: {len(m.uncertified)} images have a margin of at most twice the largest error {m.error:.2g}"
-        + (f"; {len(shown)} of them, all with --json:" if len(shown) < len(m.uncertified) else ":")
-    ]
-    return lines + [
-        f"  image {image.image}: margin {image.margin:.2g}, the reference says {image.reference}, it says {image.predicted}"
-        for image in shown
+    listed = f"; the smallest {len(shown)}, all with --json:" if len(shown) < len(m.uncertified) else ":"
+    return [
+        f"{v.name}: {len(m.uncertified)} images have a margin of at most twice the largest error {m.error:.2g}{listed}",
+        *(
+            f"  image {image.image}: margin {image.margin:.2g}, reference {image.reference}, predicted {image.predicted}"
+            for image in shown
+        ),
     ]
 
 
 def _layer_table(v: VariantParity) -> Table:
     assert v.layers is not None
-    table = Table(box=box.SIMPLE, title=f"{v.name}, layer by layer on {v.layers.images} images")
-    for heading in ("layer", "stage", "tensor", "drift", "allowed", ""):
-        table.add_column(heading, justify="right" if heading in {"layer", "drift", "allowed"} else "left")
-    for stage in v.layers.stages:
-        # Layers may be rescaled against each other, so that only the answers are owed.
-        drifts = (
-            ("drifts; passed, for its answers agree" if v.passed else "drifts") if LayerReport.drifts(stage) else ""
-        )
-        drift = "no number" if stage.drift is None else f"{stage.drift:.2g}"
-        table.add_row(str(stage.layer), stage.stage, stage.tensor, drift, f"{stage.allowed:g}", drifts)
+    title = f"{v.name}, layer by layer on {v.layers.images} images"
+    table = Table(box=box.SIMPLE, title=title, title_justify="left")
+    for heading in ("layer", "outputs", "drift", "allowed", "", "tensor"):
+        right = heading in {"layer", "drift", "allowed"}
+        table.add_column(heading, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+    for tensor in v.layers.tensors:
+        # Layers may be rescaled against each other, so only the logits decide.
+        note = ("drifts, logits agree" if v.passed else "drifts") if tensor.drifts else ""
+        drift = "NaN or shape" if tensor.drift is None else f"{tensor.drift:.2g}"
+        table.add_row(str(tensor.layer), tensor.kind, drift, f"{tensor.allowed:g}", note, tensor.tensor)
     return table

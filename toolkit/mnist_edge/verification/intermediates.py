@@ -1,7 +1,7 @@
-"""The stages inside an ONNX classifier: what each matrix product adds up to, and what the next one is fed.
+"""Layer inputs and pre-activations of an ONNX classifier, for every matrix product in its graph.
 
-The stages are found by the shape of the graph, not by names, so that an edited, quantised or foreign
-file can be held against the network it claims to be.
+The layers are found by the structure of the graph, not by names, so that an edited, quantised or foreign file can be
+compared with the network that it claims to be.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_edge.contract import Normalization, Precision
+from mnist_edge.contract import Normalization
 from mnist_edge.errors import BadFileError, UnavailableError
 from mnist_edge.pixels import Images
+from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
 from mnist_edge.runtime.classifier import open_classifier
 from mnist_edge.runtime.session import RefusedModelError
 
@@ -25,72 +26,83 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-PRODUCTS = {"Gemm", "MatMul", "Conv", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv", "QGemm"}
+PRODUCTS = {
+    "Gemm", "MatMul", "Conv", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv", "QGemm",
+    "MatMulNBits", "MatMulBnb4",
+}  # fmt: skip
 AFTER = {"Add", "Mul", "Cast", "Identity", "Reshape", "Flatten"}
-"""What may follow a product before its sum is whole: bias, rescaling, a change of form. A quantiser ends
-it: with a zero point of 0 it is a ReLU too."""
-QUANTISED = ("Quantize", "DynamicQuantize", "QLinear", "QGemm")
-"""How the names of operators begin that make a model int8."""
+"""Operators that may follow a product before its pre-activation is complete: bias, rescaling, a change of form. A quantiser
+ends it: with a zero point of 0 it is a ReLU too."""
 BEFORE = {"QuantizeLinear", "DynamicQuantizeLinear"}
-"""What stands between an activation and a product that takes integers."""
+"""Operators between an activation and a product that takes integers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One matrix product: the names of the tensors around it, and its weights where the file holds them as floats.
+    """One matrix product of a graph.
 
     Attributes:
-        fed: the tensor that it is fed.
-        sums: the tensor that holds its result, bias added.
-        weight: float64 (fan_in, fan_out), so that `sums = fed @ weight + bias`; None for a
-            convolution, or where the weights are not stored as floats.
+        input: name of the tensor that it takes.
+        pre_activation: name of the tensor that holds its result, bias added.
+        weight: float64 (fan_in, fan_out), so that `pre_activation = input @ weight + bias`; None for a convolution, or
+            where the weights are not stored as floats.
     """
 
-    fed: str
-    sums: str
+    input: str
+    pre_activation: str
     weight: Floats | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stages:
-    """Values of every stage for N images, float64 (N, units).
+class Intermediates:
+    """Values of the tensors around every layer for N images, float64 (N, units), input side first.
 
-    `fed[k]` and `sums[k]` are of layer k, input side first; `output` is what the graph answers, and
-    `output_name` that tensor. None stands for a stage that the graph holds as quantised integers.
+    Attributes:
+        layers: L of them.
+        inputs, pre_activations: of each layer; None for a tensor of quantised integers.
+        output: of the graph; `output_name` is that tensor.
     """
 
     layers: tuple[Layer, ...]
-    fed: tuple[Floats | None, ...]
-    sums: tuple[Floats | None, ...]
+    inputs: tuple[Floats | None, ...]
+    pre_activations: tuple[Floats | None, ...]
     output: Floats | None
     output_name: str
 
 
-def run_stages(model: Path | bytes, images: Images, normalization: Normalization | None = None) -> Stages:
-    """Run images (N, 28, 28) through a model on the CPU and keep every stage.
+def run_intermediates(
+    model: Path | bytes,
+    images: Images,
+    settings: SessionSettings = DEFAULT_SETTINGS,
+    normalization: Normalization | None = None,
+) -> Intermediates:
+    """Run images (N, 28, 28) through a model and return the values around every layer.
 
     Raises:
         BadFileError: no ONNX model, or one that onnxruntime refuses.
+        UnavailableError: the provider is not available.
         ModuleNotFoundError: the package onnx is missing.
     """
-    proto = _load(model)
+    proto = load_model(model)
     if not proto.graph.output:
         raise RefusedModelError(f"{str(model)[:200]} has no output", hint="export it again")
     layers = find_layers(proto)
     with_output = {value.name for value in proto.graph.output}
     output = proto.graph.output[0].name
-    names = list(dict.fromkeys([name for layer in layers for name in (layer.fed, layer.sums)] + [output]))
+    names = list(dict.fromkeys([name for layer in layers for name in (layer.input, layer.pre_activation)] + [output]))
     proto.graph.output.extend(_untyped(name) for name in names if name not in with_output)
-    classifier = open_classifier(proto.SerializeToString(), name=str(model)[:200], normalization=normalization)
+    classifier = open_classifier(
+        proto.SerializeToString(), settings, name=str(model)[:200], normalization=normalization
+    )
     found: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
     for feed, count in classifier.batches(classifier.prepare(images)):
         for name, value in zip(names, classifier.run_for(names, feed), strict=True):
             found[name].append(value[:count])
     values = {name: _floats(np.concatenate(parts), len(images)) for name, parts in found.items()}
-    return Stages(
+    return Intermediates(
         layers=layers,
-        fed=tuple(values[layer.fed] for layer in layers),
-        sums=tuple(values[layer.sums] for layer in layers),
+        inputs=tuple(values[layer.input] for layer in layers),
+        pre_activations=tuple(values[layer.pre_activation] for layer in layers),
         output=values[output],
         output_name=output,
     )
@@ -113,49 +125,13 @@ def find_layers(proto: ModelProto) -> tuple[Layer, ...]:
     constants = {value.name for value in graph.initializer}
     return tuple(
         Layer(
-            fed=_walk_back(_data_input(node, constants), makers),
-            sums=_walk_on(node.output[0], users),
+            input=_walk_back(_data_input(node, constants), makers),
+            pre_activation=_walk_on(node.output[0], users),
             weight=_weight(node, graph),
         )
         for node in graph.node
         if node.op_type in PRODUCTS
     )
-
-
-def precision_of(model: Path) -> Precision:
-    """Read from its graph what a model computes in: only what lies between the input and a product counts.
-
-    A quantiser or a float16 constant beside that way, or one whose result nobody takes, changes no answer.
-
-    Raises:
-        UnavailableError: there is no such file.
-        BadFileError: no ONNX model.
-    """
-    from onnx import TensorProto
-
-    graph = _load(model).graph
-    answering = _behind({value.name for value in graph.output}, graph)
-    moved = {value.name for value in graph.input} - {value.name for value in graph.initializer}
-    moving = []
-    for node in graph.node:  # in the order in which they run
-        if moved.intersection(node.input):
-            moved.update(filter(None, node.output))  # an output that is not asked for has no name
-            moving.append(node)
-    products = [node for node in moving if node.op_type in PRODUCTS and answering.intersection(node.output)]
-    needed = _behind({name for node in products for name in node.output}, graph)
-    if any(node.op_type.startswith(QUANTISED) and needed.intersection(node.output) for node in moving):
-        return "int8"
-    halves = {value.name for value in graph.initializer if value.data_type == TensorProto.FLOAT16}
-    return "fp16" if halves & needed else "fp32"
-
-
-def _behind(names: set[str], graph: GraphProto) -> set[str]:
-    """The tensors named and all that they are computed from."""
-    found = set(names)
-    for node in reversed(graph.node):
-        if found.intersection(node.output):
-            found.update(filter(None, node.input))
-    return found
 
 
 def _data_input(node: NodeProto, constants: set[str]) -> str:
@@ -187,7 +163,14 @@ def _weight(node: NodeProto, graph: GraphProto) -> Floats | None:
     return np.ascontiguousarray(weight.T if transposed else weight)
 
 
-def _load(model: Path | bytes) -> ModelProto:
+def load_model(model: Path | bytes) -> ModelProto:
+    """Parse an ONNX file or its bytes.
+
+    Raises:
+        UnavailableError: there is no such file.
+        BadFileError: no ONNX model.
+        ModuleNotFoundError: the package onnx is missing.
+    """
     import onnx
     from google.protobuf.message import DecodeError
 
