@@ -76,11 +76,10 @@ def plain_text(message: str) -> str:
         previous, text = text, _PREFIX.sub("", text)
     found = _SOURCE.search(text)
     if found:
-        text = text[: found.start()] + _without_signature(text[found.end() :])
+        text = text[: found.start()] + re.sub(r"^[^.]* was false\. ", "", _without_signature(text[found.end() :]))
     text = re.sub(
         r"Non-zero status code returned while running (\w+) node\. Name:'[^']*' Status Message: ", r"\1: ", text
     )
-    text = re.sub(r"\S[^.]* was false\. ", "", text)
     return text.strip() or "no reason given"
 
 
