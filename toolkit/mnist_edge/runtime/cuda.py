@@ -6,7 +6,8 @@ import contextlib
 import io
 from types import ModuleType
 
-from mnist_edge.errors import MnistEdgeError, UnavailableError
+import numpy as np
+
 from mnist_edge.records.settings import SessionSettings
 
 
@@ -20,7 +21,7 @@ def preload_libraries(onnxruntime: ModuleType) -> None:
         onnxruntime.preload_dlls()
 
 
-def _identity() -> bytes:
+def _one_node_model() -> bytes:
     """Return an ONNX model of one Relu over a float32 vector of length 1, written out so that no onnx package is needed."""
 
     def part(number: int, content: bytes) -> bytes:
@@ -36,24 +37,15 @@ def _identity() -> bytes:
     return b"\x08\x08" + part(7, graph) + part(8, b"\x0a\x00\x10\x0d")  # IR version 8, opset 13
 
 
-def cuda_problem() -> MnistEdgeError | None:
-    """Return why CUDA cannot be used, or None where a session on it opens and runs.
+def require_working_cuda() -> None:
+    """Raise UnavailableError unless a session on CUDA opens and runs.
 
-    That onnxruntime lists the provider says only that its wheel was built with it.
+    That onnxruntime lists the provider means only that its wheel was built with it.
     """
-    import numpy as np
+    from mnist_edge.runtime.session import open_session, refusal
 
-    from mnist_edge.runtime.session import open_session
-
+    opened = open_session(_one_node_model(), SessionSettings(provider="cuda"), "a model of one node")
     try:
-        opened = open_session(_identity(), SessionSettings(provider="cuda"), "a model of one node")
         opened.session.run(None, {"x": np.zeros(1, np.float32)})
-    except MnistEdgeError as error:
-        return error
-    except Exception as error:  # noqa: BLE001 - onnxruntime's own exceptions share no base class
-        from mnist_edge.runtime.reasons import explain
-
-        return UnavailableError(
-            f"CUDA does not run: {explain(error).text}", hint="nvidia-smi shows the driver and the GPU"
-        )
-    return None
+    except Exception as error:  # onnxruntime's own exceptions share no base class
+        raise refusal("a model of one node", "cuda", error, "run") from error

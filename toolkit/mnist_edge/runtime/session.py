@@ -70,7 +70,7 @@ def available_providers() -> list[str]:
 def require_provider(provider: ProviderName) -> None:
     """Raise UnavailableError, with the command that fixes it, unless the installed wheel has the provider.
 
-    Whether a GPU and its driver work is known only once a session is opened: see `cuda_problem`.
+    Whether a GPU and its driver work is known only once a session is opened: see `require_working_cuda`.
     """
     wheels = installed_wheels()
     if len(wheels) > 1:
