@@ -17,7 +17,7 @@ from test_cli import in_process, one_line
 
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.errors import BadFileError, CheckFailedError, UnavailableError, UsageError
-from mnist_edge.exporting import graph, publish
+from mnist_edge.exporting import graph, pipeline, publish
 from mnist_edge.exporting.pipeline import ExportRequest, add_variant, export_bundle
 from mnist_edge.records.bundle import VariantSpec
 from mnist_edge.records.data import Dataset
