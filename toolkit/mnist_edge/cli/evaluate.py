@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mnist_edge.cli.options import DataDir, Json, NormalizeModel, dataset_option, require_plot
+from mnist_edge.cli.options import DataDir, Json, NormalizeModel, Timeout, dataset_option, require_plot
 from mnist_edge.contract import ProviderName
 
 
@@ -19,6 +19,7 @@ def evaluate(
     data_dir: DataDir = None,
     provider: Annotated[ProviderName, typer.Option(help="For an ONNX file; no other is used.")] = "cpu",
     normalize: NormalizeModel = None,
+    timeout: Timeout = 60.0,
     plot: Annotated[
         Path | None, typer.Option(help="Also draw the confusion matrix and the reliability into this file.")
     ] = None,
@@ -40,6 +41,7 @@ def evaluate(
             data_dir=data_dir,
             settings=SessionSettings(provider=provider),
             normalization=normalize,
+            timeout=timeout,
             notify=say,
         )
     if plot is not None:
