@@ -26,7 +26,7 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Accuracy, calibration, per-class figures and confusion matrix on the test set."""
-    from mnist_edge.model_kind import require_model_kind
+    from mnist_edge.model_kind import model_kind
     from mnist_edge.records.settings import SessionSettings
     from mnist_edge.reporting.console import emit, say, say_next, status
     from mnist_edge.reporting.tables.evaluation import eval_table
@@ -49,10 +49,11 @@ def evaluate(
 
         say(f"wrote {evaluation(report, plot)}")
     emit(report, json, eval_table)
-    kind = require_model_kind(model)
+    kind = model_kind(model)
     if kind == "onnx":
         say_next("bench", model, as_json=json)
     elif kind == "bundle":
         say_next("verify", model, as_json=json)
     else:
-        say_next("export", "--run", model, as_json=json)
+        stated = () if normalize is None else ("--normalize", normalize)
+        say_next("export", "--run", model, *stated, as_json=json)
