@@ -537,3 +537,15 @@ def test_training_goes_on_from_another_normalisation(foreign: Path, digits: Data
     done = in_process("train", "--resume", run, "--normalize", "unit", cwd=foreign)
     assert done.code == 2
     assert "--normalize" in one_line(done.err)
+
+
+def test_the_published_file_of_the_seed_has_its_accuracy(mnist_folder: Path, tmp_path: Path) -> None:
+    """98.26 % on the 10,000 test images of MNIST, and the assumed normalisation is reported."""
+    path = mnist_folder / "seed" / "mnist.pth"
+    if not path.exists():
+        pytest.skip("the seed's mnist.pth is not beside MNIST")
+    done = in_process("eval", path, "--data-dir", mnist_folder, "--json", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert done.json["accuracy"] == 0.9826
+    assert "assuming --normalize seed" in done.err
+    assert "gives" not in done.err

@@ -31,6 +31,7 @@ def profile(plan: Plan) -> tuple[OperatorTime, ...]:
             candidate.settings,
             normalization=plan.normalization,
             profile_prefix=Path(scratch) / "profile",
+            trial=False,
         )
         golden = load_golden(str(resolved.golden) if resolved.golden else None)
         if golden is None:
