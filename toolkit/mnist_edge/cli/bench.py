@@ -57,7 +57,7 @@ def bench(
     normalize: Annotated[
         Normalization | None, typer.Option(help="Pixel range of a float ONNX file that does not state it.")
     ] = None,
-    compare: Annotated[Path | None, typer.Option(help="Compare with this earlier result; only p50 decides.")] = None,
+    compare: Annotated[Path | None, typer.Option(help="Compare with this earlier result. Only p50 is judged.")] = None,
     tolerance: Annotated[float, typer.Option(min=0, help="Slowdown in percent that --compare allows.")] = 5,
     anyway: Annotated[bool, typer.Option("--anyway", help="Compare although the environments differ.")] = False,
     self_check: Annotated[
