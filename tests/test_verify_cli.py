@@ -204,7 +204,7 @@ def test_answers_for_another_test_set_than_the_one_at_hand_fail(
 
 
 def test_a_layer_that_drifts_behind_right_answers_says_why_it_passes(bundle_folder: Path, tmp_path: Path) -> None:
-    """The answers are owed, not the inside; the table says so beside the layer, and nothing where none drifts."""
+    """Logits are owed, not layer outputs; the table marks the layer, and nothing where none drifts."""
     told = "differs"
     golden = load_bundle(bundle_folder).golden
     sums = golden.pre_activations.copy()
@@ -213,7 +213,7 @@ def test_a_layer_that_drifts_behind_right_answers_says_why_it_passes(bundle_fold
     folder = rewrite_bundle(bundle_folder, tmp_path / "b", golden=changed)
     done = in_process("verify", folder, "--layers", cwd=tmp_path, COLUMNS="160")
     assert done.code == 0, done.err
-    (line, _) = [line for line in done.out.splitlines() if told in line]  # its sums, and its activations
+    (line, _) = [line for line in done.out.splitlines() if told in line.split()]  # both its tensors
     assert line.split()[:2] == ["1", "pre-activations"]
     assert "layer 1 differs, " in done.out
     assert "; the logits agree all the same" in done.out
