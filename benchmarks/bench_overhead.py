@@ -1,8 +1,8 @@
-"""Median service time as our bench tells it, against a plain timed loop over `session.run`: batch 1, 1 thread.
+"""Median service time as bench reports it, compared with a plain timed loop over `session.run`: batch 1, 1 thread.
 
 Both are fresh processes that take turns on the same file and the same 64 golden images, for 0.4 s
 each: ours is the process that `mnist-edge bench` starts, the other is peers/plain_loop.py. One call
-of the whole bench then tells onnxruntime's p50 over that of PyTorch eager.
+of the whole bench then gives the ratio of the p50 of onnxruntime to that of PyTorch eager.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.common import PEERS, make_bundle, pairs, report, row, run_child, take_turns, target
+from mnist_edge.benchmarking.plan import SINGLE_STREAM, Plan
 from mnist_edge.benchmarking.process import Task, run_process
-from mnist_edge.benchmarking.rounds import ENGINES, SINGLE_STREAM, Plan, bench
+from mnist_edge.benchmarking.rounds import ENGINES, bench
 from mnist_edge.records.settings import DEFAULT_SETTINGS
 
 

@@ -1,4 +1,4 @@
-"""Negative log-likelihood and calibration: against PyTorch, and against answers whose confidence is known."""
+"""Negative log-likelihood and calibration: compared with PyTorch's, and on outputs whose confidence is known."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from mnist_edge.records.data import Dataset
 from mnist_edge.records.evaluation import EvalReport
-from mnist_edge.verification.accuracy import BINS, evaluate, reliability
+from mnist_edge.verification.accuracy import BINS, evaluate, log_probabilities_of, reliability
 
 
 def judged(logits: np.ndarray, labels: np.ndarray, digits: Dataset) -> EvalReport:
@@ -56,8 +56,51 @@ def test_every_image_is_in_one_range() -> None:
     """Also the surest, and the least sure that ten classes allow."""
     logits = np.random.default_rng(2).normal(0, 3, (1000, 10)).astype(np.float32)
     logits[0], logits[1] = 0, [1000, *[0] * 9]
-    found = reliability(logits, np.zeros(1000, np.uint8))
+    log_probabilities = log_probabilities_of(logits, "logits")
+    assert log_probabilities is not None
+    found = reliability(log_probabilities, np.zeros(1000, np.uint8))
     assert sum(row.images for row in found) == 1000
     assert len(found) <= BINS
     assert [row.confidence for row in found] == sorted(row.confidence for row in found)
     assert found[-1].confidence <= 1
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    return torch.softmax(torch.tensor(logits), dim=1).numpy()
+
+
+@pytest.mark.parametrize(
+    ("outputs", "change"),
+    [
+        ("probabilities", softmax),
+        ("probabilities", lambda logits: softmax(logits).astype(np.float16).astype(np.float32)),
+        ("log-probabilities", lambda logits: torch.log_softmax(torch.tensor(logits), dim=1).numpy()),
+    ],
+)
+def test_probabilities_get_the_figures_of_their_logits(outputs: str, change, digits: Dataset) -> None:
+    """A model that ends in a softmax is as well calibrated as its logits: there is no second softmax."""
+    logits = np.random.default_rng(3).normal(0, 2, (360, 10)).astype(np.float32)
+    expected, found = (judged(values, digits.test_labels, digits) for values in (logits, change(logits)))
+    assert (expected.outputs, found.outputs) == ("logits", outputs)
+    assert found.accuracy == expected.accuracy
+    assert found.negative_log_likelihood == pytest.approx(expected.negative_log_likelihood, rel=2e-3)
+    assert found.calibration_error == pytest.approx(expected.calibration_error, abs=2e-3)
+    assert found.withheld == ""
+
+
+def test_a_probability_of_zero_has_a_finite_likelihood(digits: Dataset) -> None:
+    """float32 rounds a probability below 1e-45 to 0; the mean stays a number that JSON can hold."""
+    outputs = np.eye(10, dtype=np.float32)[(digits.test_labels + 1) % 10]
+    found = judged(outputs, digits.test_labels, digits)
+    assert found.outputs == "probabilities"
+    assert found.negative_log_likelihood == pytest.approx(-np.log(np.finfo(np.float32).tiny))
+
+
+def test_independent_scores_have_no_likelihood(digits: Dataset) -> None:
+    """One sigmoid per class gives no distribution over the classes: both figures are withheld with the reason."""
+    logits = np.random.default_rng(3).normal(0, 2, (360, 10)).astype(np.float32)
+    found = judged(1 / (1 + np.exp(-logits)), digits.test_labels, digits)
+    assert (found.outputs, found.negative_log_likelihood, found.calibration_error) == ("scores", None, None)
+    assert "sum to 1" in found.withheld
+    assert found.reliability == ()
+    assert found.accuracy == (logits.argmax(axis=1) == digits.test_labels).mean()

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,12 +16,15 @@ from typing import NoReturn
 
 import pytest
 from conftest import Result, mnist_edge
+from typer.main import get_command
 
 import mnist_edge as package
 from mnist_edge import diagnosis
+from mnist_edge.cli.app import app
 from mnist_edge.cli.entry import main
 from mnist_edge.errors import BadFileError
 from mnist_edge.extras import install_hint
+from mnist_edge.reporting.console import say_next
 
 COMMANDS = ("run", "train", "eval", "export", "verify", "bench", "compare", "doctor")
 
@@ -80,11 +84,30 @@ def test_version_is_that_of_the_package(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(command: str, tmp_path: Path) -> None:
-    """--help is on standard output and is no error."""
+def test_every_command_explains_itself(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--help is on standard output, begins with the usage, fits 80 columns, and ends with examples that parse."""
+    monkeypatch.setenv("COLUMNS", "80")
     done = in_process(command, "--help", cwd=tmp_path)
     assert (done.code, done.err) == (0, "")
     assert "--json" in done.out
+    assert done.out.startswith("Usage: ")
+    assert max(map(len, done.out.splitlines())) <= 80
+    _, examples = done.out.split("Examples:\n")
+    assert examples.strip()
+    for example in examples.strip().splitlines():
+        program, name, *words = shlex.split(example)
+        assert (program, name) == ("mnist-edge", command)
+        assert get_command(app).commands[name].make_context(name, words)
+
+
+def test_the_list_of_commands_cuts_no_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 80 columns every command is described by a whole sentence."""
+    monkeypatch.setenv("COLUMNS", "80")
+    done = in_process("--help", cwd=tmp_path)
+    _, commands = done.out.split("Commands:\n")
+    lines = commands.strip().splitlines()
+    assert [line.split()[0] for line in lines] == [*COMMANDS[:2], "sweep", *COMMANDS[2:]]
+    assert all(line.endswith(".") and not line.endswith("...") for line in lines)
 
 
 def test_no_argument_shows_the_commands_and_no_empty_error(tmp_path: Path) -> None:
@@ -204,6 +227,8 @@ def test_completion_can_be_installed_and_completes() -> None:
     assert "complete -o default" in complete(_MNIST_EDGE_COMPLETE="source_bash")
     words = complete(_MNIST_EDGE_COMPLETE="complete_bash", COMP_WORDS="mnist-edge ex", COMP_CWORD="1")
     assert words.split() == ["export"]
+    words = complete(_MNIST_EDGE_COMPLETE="complete_bash", COMP_WORDS="mnist-edge train --recipe be", COMP_CWORD="3")
+    assert words.split() == ["best"]
 
 
 def test_errors_are_json_even_where_stdout_is_ascii(tmp_path: Path) -> None:
@@ -211,3 +236,33 @@ def test_errors_are_json_even_where_stdout_is_ascii(tmp_path: Path) -> None:
     done = mnist_edge("eval", "mödel ✓.onnx", "--json", cwd=tmp_path, PYTHONIOENCODING="ascii", LC_ALL="C")
     assert done.code == 4
     assert json.loads(done.out)["error"]["message"].startswith("mödel ✓.onnx")
+
+
+def test_a_command_names_the_newest_bundle_and_the_next_command(workplace: Path) -> None:
+    """What was taken without being named is said, and what to do next, on standard error; not with --json."""
+    done = in_process("verify", cwd=workplace)
+    assert done.code == 0, done.err
+    assert done.err.splitlines() == [
+        "taking exported/digits, the newest bundle in exported/",
+        "next: mnist-edge bench exported/digits",
+    ]
+    assert "next:" not in in_process("verify", "--json", cwd=workplace).err
+
+
+def test_the_next_command_can_be_pasted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths are quoted for the shell, and the program is named as it was started."""
+    monkeypatch.setattr(sys, "argv", [".venv/bin/mnist-edge"])
+    say_next("verify", Path("my exports/it's"))
+    monkeypatch.setattr(sys, "argv", ["/somewhere/mnist_edge/__main__.py"])
+    say_next("verify", Path("-x"))
+    lines = capsys.readouterr().err.splitlines()
+    assert shlex.split(lines[0]) == ["next:", ".venv/bin/mnist-edge", "verify", "my exports/it's"]
+    assert lines[1] == "next: python -m mnist_edge verify -x"
+
+
+@pytest.mark.parametrize("command", ["run --seed", "sweep --seeds"])
+def test_a_seed_that_pytorch_cannot_take_is_wrong_usage(command: str, tmp_path: Path) -> None:
+    """2 ** 64 is one too many."""
+    done = in_process(*command.split(), str(2**64), "--dataset", "digits", cwd=tmp_path)
+    assert (done.code, done.out) == (2, "")
+    assert command.split()[1] in one_line(done.err)

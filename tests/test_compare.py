@@ -47,8 +47,8 @@ def row(p50s: tuple[float, ...] = CALM, factor: float = 1.0, **changes: Any) -> 
         "samples": 500 * len(p50s), "outliers": 3, "p50_us": factor * sorted(p50s)[len(p50s) // 2],
         "p90_us": None, "p99_us": None, "p999_us": None, "intervals": {"p50_us": (90.0, 110.0)},
         "throughput_per_s": 1e4, "cold_start_ms": 330.0, "process_ms": 300.0, "session_ms": 20.0, "first_run_ms": 1.0,
-        "peak_rss_mb": 60.0, "bytes": 2_000_000, "ratio_to_torch": None, "server": None, "transfers": None,
-        "placement": {"CPUExecutionProvider": 5}, "outputs": "64 decisions checked against golden.npz",
+        "peak_rss_mb": 60.0, "bytes": 2_000_000, "ratio_to_torch": None, "server": None, "gpu_calls": None,
+        "placement": {"CPUExecutionProvider": 5}, "outputs": "64 predictions checked against golden.npz",
     }  # fmt: skip
     return BenchRow(**{**fields, **changes})
 
@@ -57,7 +57,7 @@ def result(*rows: BenchRow, weights: str = "a" * 64, **environment: Any) -> Benc
     """What `bench` would have reported."""
     return BenchReport(
         model="exported/digits", weights_sha256=weights, environment={**ENVIRONMENT, **environment}, order_seed=11,
-        pace_ms=(5.0, 5.1), results=rows or (row(),), gpu_from_batch=None, profile=(), notes=(),
+        reference_work_ms=(5.0, 5.1), results=rows or (row(),), gpu_from_batch=None, profile=(), notes=(),
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""`mnist-edge eval`: one judgement for every form of a model."""
+"""`mnist-edge eval`: the same figures for every form of a model."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def test_every_form_of_a_model_gets_the_same_figures(
     assert done.code == 0, done.err
     report = done.json
     assert set(report) == {
-        "schema", "model", "dataset", "images", "accuracy", "negative_log_likelihood", "calibration_error",
-        "reliability", "per_class", "confusion",
+        "schema", "model", "variant", "dataset", "images", "normalization", "preparation", "outputs", "accuracy",
+        "negative_log_likelihood", "calibration_error", "withheld", "reliability", "per_class", "confusion", "warnings",
     }  # fmt: skip
-    assert (report["schema"], report["dataset"], report["images"]) == ("mnist-edge/eval/2", "digits", 360)
+    assert (report["schema"], report["dataset"], report["images"]) == ("mnist-edge/eval/3", "digits", 360)
     predicted = reference_logits(read_model(workplace / "runs" / "digits").network, digits.test_images).argmax(axis=1)
     truth = digits.test_labels
     assert report["accuracy"] == (predicted == truth).mean()

@@ -1,4 +1,4 @@
-"""What a GPU is held against, and where its time goes: the logic, on stand-ins."""
+"""GPU candidates, the calls of a run with bound buffers (for real on the CPU), and the batch from which a GPU pays."""
 
 from __future__ import annotations
 
@@ -7,21 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from numpy.typing import NDArray
+from test_cli import in_process, one_line
 from test_compare import row
 
 from mnist_edge.benchmarking import rounds
-from mnist_edge.benchmarking.gpu import ROUNDS, gpu_from_batch, measure_transfers
+from mnist_edge.benchmarking.environment import environment, gpu_state
+from mnist_edge.benchmarking.feeds import random_feeds
+from mnist_edge.benchmarking.gpu import ROUNDS, BoundRun, gpu_from_batch, time_calls
+from mnist_edge.benchmarking.outputs import OutputCheck
+from mnist_edge.benchmarking.plan import Plan, resolve_plan
 from mnist_edge.benchmarking.process import ProcessResult, Task
-from mnist_edge.benchmarking.rounds import Plan, bench, resolve_plan
-from mnist_edge.records.benchmark import BenchRow, Scenario, Transfers
+from mnist_edge.benchmarking.rounds import bench
+from mnist_edge.records.benchmark import BenchRow, GpuCalls, Scenario
+from mnist_edge.runtime.classifier import Classifier, open_classifier
 
 
 class FakeGpu:
     """Parts that take a set time on a clock of their own, and a whole with its own price."""
 
-    def __init__(self, upload: int, compute: int, download: int, whole: int) -> None:
-        self.costs = {"upload": upload, "compute": compute, "download": download, "whole": whole}
+    def __init__(self, copy_in: int, compute: int, copy_out: int, whole: int) -> None:
+        self.costs = {"copy_in": copy_in, "compute": compute, "copy_out": copy_out, "whole": whole}
         self.time = 1_000
         self.calls: list[tuple[str, Any]] = []
 
@@ -33,14 +41,14 @@ class FakeGpu:
         self.calls.append((part, feed))
         return feed
 
-    def upload(self, feed: Any) -> None:
-        self.did("upload", feed)
+    def copy_in(self, feed: Any) -> None:
+        self.did("copy_in", feed)
 
     def compute(self) -> None:
         self.did("compute")
 
-    def download(self) -> Any:
-        return self.did("download")
+    def copy_out(self) -> Any:
+        return self.did("copy_out")
 
     def whole(self, feed: Any) -> Any:
         return self.did("whole", feed)
@@ -52,11 +60,11 @@ FEEDS = [np.zeros(1), np.ones(1), np.full(1, 2.0)]
 def test_the_parts_of_a_run_are_told_apart() -> None:
     """Upload, compute and download in microseconds; where they add up, they explain the whole."""
     gpu = FakeGpu(5_000, 20_000, 3_000, 28_000)
-    assert measure_transfers(gpu, FEEDS, gpu.clock) == Transfers(
-        host_to_device_us=5, compute_us=20, device_to_host_us=3, whole_us=28, explained=1
+    assert time_calls(gpu, FEEDS, gpu.clock) == GpuCalls(
+        copy_in_us=5, compute_us=20, copy_out_us=3, whole_us=28, sum_over_whole=1
     )
-    assert [part for part, _ in gpu.calls] == ["upload", "compute", "download", "whole"] * ROUNDS
-    for part in ("upload", "whole"):
+    assert [part for part, _ in gpu.calls] == ["copy_in", "compute", "copy_out", "whole"] * ROUNDS
+    for part in ("copy_in", "whole"):
         assert [feed for name, feed in gpu.calls if name == part][:4] == [*FEEDS, FEEDS[0]]
 
 
@@ -64,8 +72,8 @@ def test_the_parts_of_a_run_are_told_apart() -> None:
 def test_a_whole_that_costs_more_than_its_parts_is_not_explained(whole: int, explained: float) -> None:
     """Below 1 something is missing from the parts, above 1 they overlap in the whole."""
     gpu = FakeGpu(5_000, 20_000, 3_000, whole)
-    found = measure_transfers(gpu, FEEDS[:1], gpu.clock)
-    assert (found.whole_us, found.explained) == (whole / 1000, pytest.approx(explained))
+    found = time_calls(gpu, FEEDS[:1], gpu.clock)
+    assert (found.whole_us, found.sum_over_whole) == (whole / 1000, pytest.approx(explained))
 
 
 def test_one_disturbed_run_is_not_the_figure() -> None:
@@ -79,7 +87,7 @@ def test_one_disturbed_run_is_not_the_figure() -> None:
             gpu.time += 1_000_000_000
 
     gpu.compute = compute  # type: ignore[method-assign]
-    assert measure_transfers(gpu, FEEDS, gpu.clock).compute_us == 20
+    assert time_calls(gpu, FEEDS, gpu.clock).compute_us == 20
 
 
 def pair(batch: int, cpu: float | None, cuda: float | None, **changes: Any) -> list[BenchRow]:
@@ -131,18 +139,17 @@ def plan(model: Path, **changes: Any) -> Plan:
 
 
 def test_a_gpu_stands_beside_its_graph_and_the_cpu(bundle_folder: Path) -> None:
-    """Each setting four times, every one under the provider that it really ran on."""
+    """CUDA once per batch, plain, as a graph and in PyTorch; beside it the CPU once per batch and thread count."""
     found = resolve_plan(plan(bundle_folder, batches=(1, 64), threads=(1, 2))).candidates
-    settings = [(batch, threads) for batch in (1, 64) for threads in (1, 2)]
     what = sorted(
         (one.batch, one.settings.threads, one.engine, one.settings.provider, one.settings.cuda_graph) for one in found
     )
     assert what == sorted(
-        (*one, *kind)
-        for one in settings
+        (batch, *kind)
+        for batch in (1, 64)
         for kind in (
-            ("onnxruntime", "cuda", False), ("onnxruntime", "cuda", True), ("onnxruntime", "cpu", False),
-            ("torch", "cuda", False),
+            (1, "onnxruntime", "cuda", False), (1, "onnxruntime", "cuda", True), (1, "torch", "cuda", False),
+            (1, "onnxruntime", "cpu", False), (2, "onnxruntime", "cpu", False),
         )
     )  # fmt: skip
     assert len(set(found)) == len(found)
@@ -162,18 +169,18 @@ def timed_on_a_gpu(monkeypatch: pytest.MonkeyPatch, explained: float) -> list[Ta
     def run(_module: str, task: Task) -> ProcessResult:
         tasks.append(task)
         us = (50.0 if task.settings.cuda_graph else 60.0) if task.settings.provider == "cuda" else 10.0 * task.batch
-        parts = Transfers(
-            host_to_device_us=10, compute_us=30, device_to_host_us=10, whole_us=50 / explained, explained=explained
+        parts = GpuCalls(
+            copy_in_us=10, compute_us=30, copy_out_us=10, whole_us=50 / explained, sum_over_whole=explained
         )
         return ProcessResult(
             process_ns=1, session_ns=1, first_run_ns=1, warmup_runs=1, run_ns=[round(1000 * us)] * 40, wait_ns=[],
-            elapsed_ns=round(40_000 * us), peak_rss_bytes=1, placement={}, checked=64, wrong=0,
-            transfers=parts if task.settings.provider == "cuda" and "worker" in _module else None,
+            elapsed_ns=round(40_000 * us), peak_rss_bytes=1, placement={}, check=OutputCheck(images=64, flips=0),
+            gpu_calls=parts if task.settings.provider == "cuda" and "worker" in _module else None,
         )  # fmt: skip
 
     monkeypatch.setattr(rounds, "run_process", run)
     monkeypatch.setattr(rounds, "require_provider", lambda _provider: None)
-    monkeypatch.setattr(rounds, "pace_ms", lambda: 10.0)
+    monkeypatch.setattr(rounds, "reference_work_ms", lambda: 10.0)
     return tasks
 
 
@@ -184,7 +191,7 @@ def test_parts_that_do_not_add_up_are_told(
     """Within 5 % they account for the whole; beyond, a note says by how much they do not."""
     timed_on_a_gpu(monkeypatch, explained)
     notes = bench(plan(bundle_folder)).notes
-    found = [note for note in notes if "the parts of a GPU run add up to" in note]
+    found = [note for note in notes if "the calls of a GPU run add up to" in note]
     assert len(found) == (2 if told else 0)  # plain, and as a graph
     assert all(f"{explained:.0%} of the whole" in note for note in found)
 
@@ -195,7 +202,7 @@ def test_a_timing_on_a_gpu_says_from_which_batch_it_pays(bundle_folder: Path, mo
     found = bench(plan(bundle_folder, batches=(1, 5, 6, 64)))
     assert found.gpu_from_batch == 6
     for one in found.results:
-        assert (one.transfers is not None) == (one.settings.provider == "cuda" and one.engine == "onnxruntime")
+        assert (one.gpu_calls is not None) == (one.settings.provider == "cuda" and one.engine == "onnxruntime")
         asked = [
             task
             for task in tasks
@@ -205,6 +212,122 @@ def test_a_timing_on_a_gpu_says_from_which_batch_it_pays(bundle_folder: Path, mo
         assert len(asked) == (4 if one.settings.provider == "cuda" and not one.settings.cuda_graph else 2)
         expected = (50 if one.settings.cuda_graph else 60) if one.settings.provider == "cuda" else 10 * one.batch
         assert one.p50_us == expected
-    assert found.to_json()["results"][0]["transfers"] == dataclasses.asdict(
-        Transfers(host_to_device_us=10, compute_us=30, device_to_host_us=10, whole_us=50, explained=1)
+    assert found.to_json()["results"][0]["gpu_calls"] == dataclasses.asdict(
+        GpuCalls(copy_in_us=10, compute_us=30, copy_out_us=10, whole_us=50, sum_over_whole=1)
     )
+
+
+@pytest.fixture(scope="module")
+def opened(bundle_folder: Path) -> Classifier:
+    """The exported model on the CPU."""
+    return open_classifier(bundle_folder / "model.onnx")
+
+
+def images(seed: int, count: int = 3) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+
+
+def test_a_bound_run_is_a_run(opened: Classifier) -> None:
+    """For real, with buffers on the CPU: every input is copied in, and an output stays when the next run overwrites it."""
+    bound = BoundRun(opened, images(0), "cpu")
+    feeds = [images(seed) for seed in (1, 2, 1)]
+    expected = [opened.run(feed) for feed in feeds]
+    assert not np.array_equal(expected[0], expected[1])
+    found = [bound.whole(feed) for feed in feeds]
+    for one, other in zip(found, expected, strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_the_three_calls_make_a_bound_run(opened: Classifier) -> None:
+    """Copy in, compute, copy out: without the second, the outputs are those of the input before."""
+    bound = BoundRun(opened, images(0), "cpu")
+    before = bound.whole(images(1))
+    bound.copy_in(images(2))
+    assert np.array_equal(bound.copy_out(), before)
+    bound.compute()
+    assert np.array_equal(bound.copy_out(), opened.run(images(2)))
+    calls = time_calls(bound, [images(1), images(2)])
+    assert min(calls.copy_in_us, calls.compute_us, calls.copy_out_us, calls.whole_us) > 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "sides"), [("float16", (27,)), ("double", (2, 1, 1)), ("float", ("classes",)), ("int64", ())], ids=str
+)
+def test_any_output_is_bound(dtype: str, sides: tuple[int | str, ...], tmp_path: Path) -> None:
+    """Other numbers of classes and types, an undeclared number, and labels alone: all are timed."""
+    kinds = {"float16": onnx.TensorProto.FLOAT16, "double": onnx.TensorProto.DOUBLE, "int64": onnx.TensorProto.INT64}
+    kind = kinds.get(dtype, onnx.TensorProto.FLOAT)
+    count = next((side for side in sides if isinstance(side, int)), 5)
+    shape = np.array([-1, count, *[1] * (len(sides) - 1)][: 1 + len(sides)], np.int64)
+    nodes = [
+        onnx.helper.make_node("Flatten", ["x"], ["flat"]),
+        onnx.helper.make_node("MatMul", ["flat", "w"], ["scores"]),
+        onnx.helper.make_node("ArgMax", ["scores"], ["label"], axis=1, keepdims=0)
+        if not sides
+        else onnx.helper.make_node("Reshape", ["scores", "shape"], ["label"]),
+        onnx.helper.make_node("Cast", ["label"], ["y"], to=kind),
+    ]
+    weights = np.random.default_rng(0).normal(0, 1, (784, count)).astype(np.float32)
+    tensors = [onnx.numpy_helper.from_array(weights, "w"), onnx.numpy_helper.from_array(shape, "shape")]
+    graph = onnx.helper.make_graph(
+        nodes, "g", [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 1, 28, 28])],
+        [onnx.helper.make_tensor_value_info("y", kind, ["n", *sides])], tensors,
+    )  # fmt: skip
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    classifier = open_classifier(path)
+    feeds = random_feeds(classifier.input, 4)
+    bound = BoundRun(classifier, feeds[0], "cpu")
+    for feed in feeds[:2]:
+        assert np.array_equal(bound.whole(feed), classifier.run_for(["y"], feed)[0])
+
+
+def test_tf32_is_lossy_on_cuda_and_of_no_effect_on_the_cpu(bundle_folder: Path) -> None:
+    """It is in the settings of every CUDA row, whose outputs then owe what fp16 would; the CPU beside stays exact."""
+    for one in resolve_plan(plan(bundle_folder, tf32=True)).candidates:
+        cuda = one.settings.provider == "cuda"
+        assert one.settings.tf32 == cuda
+        assert (one.requirement.kind, one.requirement.precision) == (("lossy", "fp16") if cuda else ("exact", "fp32"))
+    assert not any(one.settings.tf32 for one in resolve_plan(plan(bundle_folder)).candidates)
+
+
+def test_tf32_on_the_cpu_is_wrong_usage(bundle_folder: Path, tmp_path: Path) -> None:
+    """An option without effect is refused."""
+    done = in_process("bench", bundle_folder, "--tf32", cwd=tmp_path)
+    assert (done.code, done.out) == (2, "")
+    assert "--tf32 is for --provider cuda" in one_line(done.err)
+
+
+@pytest.mark.parametrize(
+    ("visible", "printed", "expected"),
+    [
+        ("", "NVIDIA H100, 580.1, 81559, 345, 1980, 2619", {"name": "NVIDIA H100", "driver": "580.1", "memory_mib": 81559, "sm_clock_mhz": 345, "max_sm_clock_mhz": 1980, "memory_clock_mhz": 2619}),
+        ("3,1", "NVIDIA T4, 535.9, 15360, 300, 1590, [N/A]", {"name": "NVIDIA T4", "driver": "535.9", "memory_mib": 15360, "sm_clock_mhz": 300, "max_sm_clock_mhz": 1590, "memory_clock_mhz": "[N/A]"}),
+        ("", "No devices were found", None),
+        ("", "", None),
+    ],
+    ids=["one", "the visible one", "none", "nothing"],
+)  # fmt: skip
+def test_the_environment_names_the_gpu(
+    visible: str, printed: str, expected: dict[str, Any] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Name, driver, memory and clocks, of the device that CUDA numbers 0."""
+    script = tmp_path / "nvidia-smi"
+    script.write_text(f"#!/bin/sh\necho \"$@\" > {tmp_path}/asked\nprintf '{printed}\\n'\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpu_state() == expected
+    asked = (tmp_path / "asked").read_text()
+    assert ("--id=3 " in asked) == bool(visible)
+
+
+def test_without_nvidia_smi_there_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None, and no error; so does one that fails."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpu_state() is None
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    assert gpu_state() is None
+    assert environment()["gpu"] is None

@@ -103,6 +103,7 @@ def test_the_metadata_says_where_the_graph_comes_from(model: nn.Sequential, bund
     assert found["mnist_edge.dataset"] == "digits"
     assert json.loads(found["mnist_edge.labels"]) == list(LABELS["digits"])
     assert found["mnist_edge.normalization"] == "raw"
+    assert found["mnist_edge.trained_normalization"] == "seed"
     assert found["mnist_edge.weights_sha256"] == weights_sha256(model)
     assert json.loads(found["mnist_edge.versions"])["torch"] == torch.__version__.split("+")[0]
     assert proto.producer_name == "mnist-edge"

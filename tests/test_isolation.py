@@ -88,9 +88,10 @@ def test_bench_itself_never_imports_the_workshop(bundle_folder: Path, tmp_path: 
     script = f"""
 from pathlib import Path
 from mnist_edge.benchmarking import rounds
+from mnist_edge.benchmarking.plan import Plan
 rounds.ENGINES["torch"] = rounds.ENGINES["onnxruntime"]
 from mnist_edge.records.benchmark import Scenario
-plan = rounds.Plan(model=Path({str(bundle_folder)!r}), rounds=1, scenario=Scenario(seconds=0))
+plan = Plan(model=Path({str(bundle_folder)!r}), rounds=1, scenario=Scenario(seconds=0))
 assert [row.engine for row in rounds.bench(plan).results] == ["onnxruntime", "torch"]
 """
     found = imported("-c", script, cwd=tmp_path)

@@ -1,204 +1,146 @@
-"""`mnist-edge verify BUNDLE --outputs logits.npz`: the logits of any runtime, proven by the same code."""
+"""Outputs of timed runs: an exact variant owes every clear prediction, a lossy one what its precision explains."""
 
 from __future__ import annotations
-
-import io
-import os
-import pickle
-import zipfile
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from test_cli import in_process, one_line
 
-from mnist_edge.bundle.folder import load_bundle
-from mnist_edge.files import sha256_bytes
-from mnist_edge.records.data import Dataset
-from mnist_edge.runtime.classifier import open_classifier
+from mnist_edge.benchmarking.outputs import OutputCheck, check_outputs
+from mnist_edge.records.benchmark import EXACT, OutputRequirement
+from mnist_edge.verification.reference import Reference
 
-Images = NDArray[np.uint8]
-
-
-def digest(images: Images) -> NDArray[np.uint8]:
-    return np.frombuffer(bytes.fromhex(sha256_bytes(images.tobytes())), np.uint8)
+INT8 = OutputRequirement(kind="lossy", precision="int8", max_accuracy_drop=0.001)
+FP16 = OutputRequirement(kind="lossy", precision="fp16", max_accuracy_drop=0.001)
+OWN_WEIGHTS = OutputRequirement(kind="accuracy", max_accuracy_drop=0.001)
+LOGITS = np.array([[0, 9, 1], [5, 0, 5.0001], [0, 0, 7], [3, 1, 0]], np.float32)
+GROUPS = [np.array([0, 1]), np.array([2, 3])]
 
 
-@pytest.fixture(scope="module")
-def sets(bundle_folder: Path, digits: Dataset) -> dict[str, Images]:
-    """The images that a file of logits may be for."""
-    golden = load_bundle(bundle_folder).golden.images
-    return {"golden": golden, "test": digits.test_images, "both": np.concatenate([golden, digits.test_images])}
+def reference(logits: NDArray[np.float32], labels: list[int] | None = None) -> Reference:
+    """Golden logits with the reference's own predictions as labels."""
+    known = logits.argmax(axis=1) if labels is None else labels
+    return Reference(images=np.zeros((len(logits), 28, 28), np.uint8), labels=np.array(known, np.uint8), logits=logits)
 
 
-@pytest.fixture(scope="module")
-def run(bundle_folder: Path, sets: dict[str, Images]) -> dict[str, NDArray[np.float32]]:
-    """onnxruntime's own logits for each."""
-    classifier = open_classifier(bundle_folder / "model.onnx")
-    return {name: classifier.logits(images) for name, images in sets.items()}
+GOLDEN = reference(LOGITS)
 
 
-def changed(logits: NDArray[np.float32], row: int) -> NDArray[np.float32]:
-    """The same with one other prediction."""
-    logits = logits.copy()
-    logits[row] = np.roll(logits[row], 1)
-    return logits
+def test_equal_predictions_pass() -> None:
+    """The control: the reference's own logits, and others with the same predictions."""
+    outputs = {0: LOGITS[:2], 1: LOGITS[2:] * 3}
+    assert check_outputs(outputs, GROUPS, GOLDEN, EXACT) == OutputCheck(images=4, flips=0)
 
 
-@pytest.mark.parametrize(
-    ("name", "images", "test_set"), [("golden", 376, False), ("test", 360, True), ("both", 360, True)]
-)
-def test_onnxruntimes_own_logits_pass_and_one_changed_prediction_fails(
-    name: str, images: int, test_set: bool, bundle_folder: Path, sets: Any, run: Any, tmp_path: Path
-) -> None:
-    """The report names what was compared; whichever image it is in, one changed prediction ends with 1."""
-    np.savez(tmp_path / "logits.npz", logits=run[name], images_sha256=digest(sets[name]))
-    done = in_process("verify", bundle_folder, "--outputs", "logits.npz", "--json", cwd=tmp_path)
-    assert done.code == 0, done.err
-    report = done.json
-    assert (report["passed"], report["outputs"], report["settings"]) == (True, "logits.npz", None)
-    assert report["test_set"] is test_set
-    (row,) = report["variants"]
-    assert (row["name"], row["images"], row["flips"], row["batches"]) == ("fp32", images, 0, [])
-    for place in (0, len(run[name]) - 1):
-        np.savez(tmp_path / "one.npz", logits=changed(run[name], place), images_sha256=digest(sets[name]))
-        done = in_process("verify", bundle_folder, "--outputs", "one.npz", "--json", cwd=tmp_path)
-        assert (done.code, done.json["passed"]) == (1, False)
-        assert "one.npz does not predict as PyTorch's outputs in golden.npz" in done.err
+def test_clear_flips_are_counted_and_near_ties_are_not() -> None:
+    """A changed prediction counts unless the reference itself is undecided; inputs that were never run do not."""
+    outputs = {0: np.array([[9, 0, 0], [1, 0, 0]], np.float32), 1: np.array([[0, 1, 0], [2, 0, 0]], np.float32)}
+    found = check_outputs(outputs, GROUPS, GOLDEN, EXACT)
+    assert (found.images, found.flips) == (4, 2)
+    assert "2 of 4 predictions of timed runs differ" in found.problem
+    found = check_outputs({1: outputs[1]}, GROUPS, GOLDEN, EXACT)
+    assert (found.images, found.flips) == (2, 1)
+    assert check_outputs({}, GROUPS, GOLDEN, EXACT) == OutputCheck(images=0, flips=0)
 
 
-def test_what_a_file_does_not_cover_is_reported(bundle_folder: Path, sets: Any, run: Any, tmp_path: Path) -> None:
-    """Logits for the golden images alone are compared alone, and both the line and the table say so."""
-    np.savez_compressed(tmp_path / "logits.npz", logits=run["golden"], images_sha256=digest(sets["golden"]))
-    done = in_process("verify", bundle_folder, "--outputs", "logits.npz", cwd=tmp_path)
-    assert (done.code, one_line(done.err)) == (0, "logits.npz holds no logits for the test images")
-    assert "only the golden inputs were compared, not the test set of digits" in done.out
-    assert "compared with PyTorch's outputs in golden.npz, outputs in logits.npz" in done.out
-    assert "run at batch" not in done.out
+@pytest.mark.parametrize("scale", [1, 50])
+@pytest.mark.parametrize(("gap", "flips"), [(0.9e-3, 0), (1.1e-3, 1), (1e-2, 1), (0.1, 1)])
+def test_only_a_gap_within_a_thousandth_is_a_near_tie(gap: float, flips: int, scale: int) -> None:
+    """Relative to the largest logit of the image; a wider limit would excuse real flips."""
+    golden = reference(np.array([[1 - gap, 1, 0]], np.float32) * scale)
+    found = check_outputs({0: np.array([[1, 0, 0]], np.float32)}, [np.array([0])], golden, EXACT)
+    assert (found.flips, bool(found.problem)) == (flips, bool(flips))
 
 
-def test_the_variant_says_what_the_outputs_owe(two_variant_bundle: Path, sets: Any, tmp_path: Path) -> None:
-    """int8 logits are lossy and pass as such; as fp32, the default, they fail."""
-    logits = open_classifier(two_variant_bundle / "int8.onnx").logits(sets["both"])
-    np.savez(tmp_path / "logits.npz", logits=logits, images_sha256=digest(sets["both"]))
-    command = ("verify", two_variant_bundle, "--outputs", "logits.npz", "--max-accuracy-drop", "5", "--json")
-    done = in_process(*command, "--variant", "int8", cwd=tmp_path)
-    assert (done.code, [row["name"] for row in done.json["variants"]]) == (0, ["int8"]), done.err
-    done = in_process(*command, cwd=tmp_path)
-    assert (done.code, [row["name"] for row in done.json["variants"]]) == (1, ["fp32"])
-    done = in_process(*command, "--variant", "int8", "--variant", "fp32", cwd=tmp_path)
-    assert (done.code, done.json["error"]["kind"]) == (2, "usage")
+def test_small_logits_are_measured_against_one() -> None:
+    """An image whose largest logit is 0.01 is undecided by 1e-4, as in verify."""
+    golden = reference(np.array([[0.0099, 0.01, 0]], np.float32))
+    assert check_outputs({0: np.array([[1, 0, 0]], np.float32)}, [np.array([0])], golden, EXACT).flips == 0
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_nan_and_infinity_fail_the_check(
-    value: float, bundle_folder: Path, sets: Any, run: Any, tmp_path: Path
-) -> None:
-    """The file is a file of logits; the runtime that wrote it is wrong."""
-    logits = run["both"].copy()
-    logits[400, 2] = value
-    np.savez(tmp_path / "logits.npz", logits=logits, images_sha256=digest(sets["both"]))
-    done = in_process("verify", bundle_folder, "--outputs", "logits.npz", "--json", cwd=tmp_path)
-    assert (done.code, done.json["variants"][0]["passed"]) == (1, False)
-    assert "the logits of image 24 are NaN or infinite" in done.json["variants"][0]["reason"]
+@pytest.mark.parametrize("requirement", [EXACT, INT8])
+def test_nan_is_no_prediction(requirement: OutputRequirement) -> None:
+    """NaN logits are as wrong on class 0, which argmax would return, as on any other; a lossy variant fails too."""
+    outputs = {index: np.full((2, 3), np.nan, np.float32) for index in (0, 1)}
+    found = check_outputs(outputs, GROUPS, GOLDEN, requirement)
+    assert (found.images, found.flips) == (4, 4)
+    assert found.problem
 
 
-class Payload:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return pickle.dumps, (1,)
+def test_another_number_of_classes_is_a_problem() -> None:
+    """Nothing is broadcast: (batch, 1) beside (batch, 3) fails."""
+    found = check_outputs({0: np.ones((2, 1), np.float32)}, GROUPS, GOLDEN, EXACT)
+    assert (found.flips, found.problem) == (2, "outputs are (2, 1), the golden logits (2, 3)")
 
 
-def sealed(**arrays: Any) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    return buffer.getvalue()
+def many(count: int = 64) -> Reference:
+    """Golden inputs with clear predictions, and a row of noise without a label."""
+    random = np.random.default_rng(0)
+    logits = np.eye(10, dtype=np.float32)[random.integers(0, 10, count)] * 5 + random.normal(0, 1, (count, 10))
+    return reference(logits.astype(np.float32), [*logits.argmax(axis=1)[:-1].tolist(), 255])
 
 
-def bomb() -> bytes:
-    """160 kB that unpack to 160 MB."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, logits=np.zeros((4_000_000, 10), np.float32), images_sha256=np.zeros(32, np.uint8))
-    return buffer.getvalue()
+ALL = [np.arange(64)]
 
 
-def header_that_lies(shape: str) -> bytes:
-    """A member whose header declares more rows than it holds."""
-    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}"
-    header = header.ljust(117) + "\n"
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("logits.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
-        digest = io.BytesIO()
-        np.save(digest, np.zeros(32, np.uint8))
-        archive.writestr("images_sha256.npy", digest.getvalue())
-    return buffer.getvalue()
+def test_a_lossy_variant_may_drift_as_far_as_its_precision_explains() -> None:
+    """Drift below the limit passes, flips of close rows included; above it fails for each precision."""
+    golden = many()
+    golden.logits[3, :2] = golden.logits[3].max() + np.array([1, 1.05], np.float32)
+    golden.labels[3] = 1
+    noise = np.random.default_rng(1).normal(0, 1, golden.logits.shape) * np.sqrt(np.mean(golden.logits**2))
+    near = golden.logits + 0.05 * noise
+    near[3, :2] = golden.logits[3, 1::-1]
+    found = check_outputs({0: near}, ALL, golden, INT8)
+    assert (found.images, found.flips, found.problem) == (64, 1, "")
+    assert check_outputs({0: near}, ALL, golden, EXACT).problem
+    assert "logits of timed runs drift by" in check_outputs({0: near}, ALL, golden, FP16).problem
+    far = golden.logits + 0.15 * noise
+    assert "int8 explains 0.1" in check_outputs({0: far}, ALL, golden, INT8).problem
 
 
-LOGITS, NOBODY = np.zeros((5, 10), np.float32), np.zeros(32, np.uint8)
+def test_a_lossy_variant_owes_nothing_on_noise() -> None:
+    """A quantiser is calibrated on images; the row without a label may be anything but NaN."""
+    golden = many()
+    outputs = golden.logits.copy()
+    outputs[63] = -outputs[63]
+    assert check_outputs({0: outputs}, ALL, golden, INT8).problem == ""
+    assert check_outputs({0: outputs}, ALL, golden, EXACT).problem
 
 
-@pytest.mark.parametrize(
-    ("data", "piece"),
-    [
-        (b"no archive", "is not a file of logits"),
-        (sealed(logits=LOGITS), "is not a file of logits"),
-        (sealed(logits=LOGITS, images_sha256=NOBODY), "not that of the 376 golden images or the 360 test images"),
-        (sealed(logits=LOGITS.astype(np.float64), images_sha256=NOBODY), "logits is float64 (5, 10), expected float32 (n, 10)"),
-        (sealed(logits=LOGITS[:, :9], images_sha256=NOBODY), "logits is float32 (5, 9), expected float32 (n, 10)"),
-        (sealed(logits=LOGITS[0], images_sha256=NOBODY), "logits is float32 (10,), expected float32 (n, 10)"),
-        (sealed(logits=LOGITS[:0], images_sha256=NOBODY), "logits is float32 (0, 10)"),
-        (sealed(logits=LOGITS, images_sha256=NOBODY[:31]), "images_sha256 is uint8 (31,), expected uint8 (32,)"),
-        (sealed(logits=np.array([Payload()]), images_sha256=NOBODY), "logits is object (1,)"),
-        (bomb(), "declares 160,000,288 bytes of arrays in a file of"),
-        (header_that_lies("(99999999999, 10)"), "declares (99999999999, 10) and holds"),
-        (header_that_lies("(" + "9" * 30 + ", 10)"), "logits"),
-        (header_that_lies("[" * 50), "is not a file of logits"),
-    ],
-    ids=[
-        "no archive", "no hash", "other images", "double", "nine classes", "one image", "no image", "short hash", "pickle",
-        "zip bomb", "more rows than bytes", "rows beyond int64", "broken header",
-    ],
-)  # fmt: skip
-def test_a_file_that_is_no_file_of_logits_is_3_with_what_was_expected(
-    data: bytes, piece: str, bundle_folder: Path, tmp_path: Path
-) -> None:
-    """Nothing is unpickled, nothing is unpacked that the file cannot hold; the line says how such a file is written."""
-    (tmp_path / "logits.npz").write_bytes(data)
-    done = in_process("verify", bundle_folder, "--outputs", "logits.npz", "--json", cwd=tmp_path)
-    assert (done.code, done.json["error"]["kind"]) == (3, "bad-file"), done.err
-    line = one_line(done.err)
-    assert piece in line
-    assert "images_sha256 uint8 (32,)" in line
+def test_a_lossy_variant_that_is_shown_to_lose_accuracy_fails() -> None:
+    """Small errors of all logits that move predictions on one image in eight, against the labels."""
+    golden = many()
+    outputs = golden.logits.astype(np.float64).copy()
+    for row in range(0, 64, 8):  # the two best change places, by little: no drift to speak of
+        first, second = np.argsort(outputs[row])[[-1, -2]]
+        golden.logits[row, first] = outputs[row, second] + 0.02
+        outputs[row, first], outputs[row, second] = outputs[row, second], golden.logits[row, first]
+    found = check_outputs({0: outputs.astype(np.float32)}, ALL, golden, INT8)
+    assert "lose at least" in found.problem
+    assert "accuracy" in found.problem
+    assert check_outputs({0: outputs}, ALL, golden, OWN_WEIGHTS).problem == found.problem
+    loose = OutputRequirement(kind="accuracy", max_accuracy_drop=0.2)
+    assert check_outputs({0: outputs}, ALL, golden, loose).problem == ""
 
 
-def test_the_count_of_logits_is_that_of_the_images(bundle_folder: Path, sets: Any, run: Any, tmp_path: Path) -> None:
-    """A right hash over too few logits is no match."""
-    np.savez(tmp_path / "logits.npz", logits=run["both"][:-1], images_sha256=digest(sets["both"]))
-    done = in_process("verify", bundle_folder, "--outputs", "logits.npz", cwd=tmp_path)
-    assert done.code == 3
-    assert "logits are for 735 images, images_sha256 for 736" in one_line(done.err)
+def test_a_variant_with_weights_of_its_own_owes_labels_and_not_logits() -> None:
+    """Other logits with the right predictions pass; NaN does not."""
+    golden = many()
+    outputs = np.eye(10, dtype=np.float32)[golden.logits.argmax(axis=1)] * 100
+    assert check_outputs({0: outputs}, ALL, golden, OWN_WEIGHTS).problem == ""
+    assert check_outputs({0: outputs}, ALL, golden, INT8).problem
+    outputs[0, 0] = np.nan
+    assert check_outputs({0: outputs}, ALL, golden, OWN_WEIGHTS).problem
 
 
-@pytest.mark.parametrize(("name", "code"), [("fifo", 3), ("folder", 3), ("gone", 4)])
-def test_what_is_no_regular_file_is_refused(name: str, code: int, bundle_folder: Path, tmp_path: Path) -> None:
-    """A pipe would wait for ever."""
-    if name == "fifo":
-        os.mkfifo(tmp_path / name)
-    elif name == "folder":
-        (tmp_path / name).mkdir()
-    done = in_process("verify", bundle_folder, "--outputs", name, cwd=tmp_path)
-    assert done.code == code
-    assert name in one_line(done.err)
-
-
-@pytest.mark.parametrize(
-    "option", [("--layers",), ("--batch", "5"), ("--threads", "2"), ("--provider", "cuda")], ids=str
-)
-def test_options_of_a_run_are_refused(option: tuple[str, ...], bundle_folder: Path, tmp_path: Path) -> None:
-    """Nothing is run: an option that would do nothing is a mistake."""
-    done = in_process("verify", bundle_folder, "--outputs", "logits.npz", *option, cwd=tmp_path)
-    assert done.code in {2, 4}
-    if option[0] != "--provider":
-        assert f"{option[0]} has no effect on recorded outputs" in one_line(done.err)
+def test_a_row_that_is_run_twice_is_one_observation() -> None:
+    """A batch larger than the golden inputs repeats rows: one lost image stays one."""
+    golden = many()
+    outputs = golden.logits.copy()
+    second, first = np.argsort(outputs[5])[-2:]
+    golden.logits[5, first] = outputs[5, first] = outputs[5, second] + 0.02
+    outputs[5, second] += 0.04
+    repeated = np.tile(np.arange(64), 50)
+    found = check_outputs({0: outputs[repeated]}, [repeated], golden, INT8)
+    assert (found.flips, found.problem) == (50, "")

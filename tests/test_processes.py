@@ -101,6 +101,54 @@ def process_of_rank(number: int, parent: int, patience: float = 120) -> int:
     raise AssertionError(f"no rank {number}")
 
 
+LISTEN = "0A"
+"""State of a listening socket in /proc/net/tcp."""
+
+
+def listening(parent: int) -> set[str]:
+    """Local addresses, in hexadecimal, on which a process or a descendant listens."""
+    inodes, family = set(), [parent]
+    for process in family:
+        found = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True, check=False).stdout
+        family += map(int, found.split())
+        for handle in Path(f"/proc/{process}/fd").glob("*"):
+            try:
+                inodes.add(os.readlink(handle))
+            except OSError:
+                continue
+    addresses = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == LISTEN and f"socket:[{fields[9]}]" in inodes:
+                addresses.add(fields[1].partition(":")[0])
+    return addresses
+
+
+LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
+"""127.0.0.1, ::1 and ::ffff:127.0.0.1 as /proc/net/tcp spells them."""
+
+
+def test_only_this_machine_can_reach_the_processes(tmp_path: Path) -> None:
+    """While two processes train, every listening socket of theirs is bound to loopback; SIGHUP ends both with 129."""
+    run = started(
+        tmp_path, sys.executable, "-m", "mnist_edge", "train", *SETTINGS, "--epochs", "10000", "--processes", "2", "--run", "r"
+    )  # fmt: skip
+    try:
+        wait_for_epochs(tmp_path / "r", 1)
+        ranks = [process_of_rank(number, run.pid) for number in range(2)]
+        found = listening(run.pid)
+        assert found  # gloo's own
+        assert found <= LOOPBACK
+        run.send_signal(signal.SIGHUP)
+        assert run.wait(timeout=60) == 129, (tmp_path / "err").read_text()
+    finally:
+        run.kill()
+    assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
+    assert load_checkpoint(tmp_path / "r" / LAST).progress.epoch >= 1
+    assert "Traceback" not in (tmp_path / "err").read_text()
+
+
 def wait_for_epochs(folder: Path, count: int, patience: float = 150) -> None:
     """Wait until so many epochs are in a run's history."""
     end = time.monotonic() + patience

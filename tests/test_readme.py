@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from mnist_edge.benchmarking import comparable, rounds
+from mnist_edge.benchmarking import comparable, plan
 from mnist_edge.cli.app import app
 from mnist_edge.errors import UnavailableError
 
@@ -37,7 +37,7 @@ def test_every_command_of_the_readme_works(tmp_path: Path, monkeypatch: pytest.M
     """A new user can paste each command in the order in which it is shown."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MNIST_EDGE_DATA", raising=False)
-    monkeypatch.setattr(rounds, "ROUNDS", 2)
+    monkeypatch.setattr(plan, "ROUNDS", 2)
     monkeypatch.setattr(comparable, "MIN_PROCESSES", 2)
     assert len(COMMANDS) > 12
     for command in COMMANDS:
@@ -48,7 +48,7 @@ def test_every_command_of_the_readme_works(tmp_path: Path, monkeypatch: pytest.M
                 app(on_digits(command), standalone_mode=False)
             continue
         if command.startswith("bench"):  # `run` has timed PyTorch too; once is enough here
-            monkeypatch.setattr(rounds, "find_spec", lambda _name: None)
+            monkeypatch.setattr(plan, "find_spec", lambda _name: None)
         assert not app(on_digits(command), standalone_mode=False), command
 
 

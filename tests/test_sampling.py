@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gc
+import io
+import json
+import os
+import sys
 import time
 from collections.abc import Callable
 
@@ -11,7 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnist_edge.benchmarking.process import DISTINCT_INPUTS, judge, row_groups
+from mnist_edge.benchmarking import process
+from mnist_edge.benchmarking.outputs import DISTINCT_INPUTS, row_groups
+from mnist_edge.benchmarking.process import ProcessResult, Task, serve
 from mnist_edge.benchmarking.sampling import WARMUP_LIMIT_NS, peak_rss_bytes, sample
 from mnist_edge.benchmarking.scenarios import MIN_SAMPLES, RealClock
 from mnist_edge.errors import UsageError
@@ -109,30 +115,6 @@ def test_the_seed_decides_when_requests_come(monkeypatch: pytest.MonkeyPatch) ->
     assert latencies(1) == latencies(1) != latencies(2)
 
 
-EXPECTED = np.array([[0, 9, 1], [5, 0, 5.0001], [0, 0, 7], [3, 1, 0]], np.float32)
-GROUPS = [np.array([0, 1]), np.array([2, 3])]
-
-
-def test_right_decisions_are_no_error() -> None:
-    """The control: PyTorch's own logits, and others that decide alike, are right."""
-    outputs = {0: EXPECTED[:2], 1: EXPECTED[2:] * 3}
-    assert judge(outputs, GROUPS, EXPECTED) == (4, 0)
-
-
-def test_wrong_decisions_are_counted_and_near_ties_are_not() -> None:
-    """A clear decision that changed is counted; one that PyTorch itself left open is not."""
-    outputs = {0: np.array([[9, 0, 0], [1, 0, 0]], np.float32), 1: np.array([[0, 1, 0], [2, 0, 0]], np.float32)}
-    assert judge(outputs, GROUPS, EXPECTED) == (4, 2)
-    assert judge({1: outputs[1]}, GROUPS, EXPECTED) == (2, 1)
-    assert judge({}, GROUPS, EXPECTED) == (0, 0)
-
-
-def test_nan_is_no_decision() -> None:
-    """A model that answers NaN is as wrong on class 0, which argmax would name, as on any other."""
-    outputs = {index: np.full((2, 3), np.nan, np.float32) for index in (0, 1)}
-    assert judge(outputs, GROUPS, EXPECTED) == (4, 4)
-
-
 @given(count=st.integers(1, 2000), batch=st.integers(1, 3000))
 def test_row_groups_cover_golden_rows_in_whole_batches(count: int, batch: int) -> None:
     """Every input is one full batch of golden rows; none twice while there are enough."""
@@ -151,3 +133,48 @@ def test_peak_memory_is_that_of_this_process() -> None:
     block = np.ones(before // 8 + 8_000_000)
     assert peak_rss_bytes() >= block.nbytes
     assert peak_rss_bytes() > before
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 9.1 TiB for an array"),
+        RuntimeError(
+            "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested buffer of size 9"
+        ),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("CUDA error: out of memory"),
+    ],
+    ids=str,
+)
+def test_a_batch_that_needs_too_much_memory_is_reported_as_such(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU and on a GPU: exit 4 names the batch; any other error stays a crash of the process."""
+    task = {
+        "model": "m",
+        "batch": 512,
+        "golden": None,
+        "scenario": {"seconds": 1},
+        "settings": {},
+        "parent": os.getppid(),
+    }
+    out = io.StringIO()
+    monkeypatch.setattr(process, "end_with_parent", lambda _parent: None)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(task)))
+    monkeypatch.setattr(sys, "stdout", out)
+
+    def fail(_task: Task) -> ProcessResult:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        serve(fail)
+    assert ended.value.code == 4
+    assert json.loads(out.getvalue()) == {
+        "error": ["UnavailableError", "batch 512 needs more memory than there is", "try a smaller --batch"]
+    }
+    error.args = ("a kernel failed",)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(task)))
+    if not isinstance(error, MemoryError):
+        with pytest.raises(RuntimeError, match="a kernel failed"):
+            serve(fail)

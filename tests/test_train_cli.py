@@ -99,6 +99,7 @@ def test_wrong_options_end_with_two(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_no_data_and_no_network_names_the_digits(tmp_path: Path) -> None:
     """Where MNIST cannot be had, the command ends with 4 and tells of the folder option and the built-in digits."""
     with socket.socket() as taken:

@@ -33,7 +33,7 @@ HEAD_BYTES = 4096
 HEADER_LIMIT = 100_000_000
 """safetensors itself reads no header larger than this."""
 
-_NAMES: dict[ModelKind | ForeignKind, str] = {
+_NAMES: dict[ModelKind, str] = {
     "onnx": "an ONNX model",
     "state_dict": "a file of torch.save",
     "checkpoint": "a checkpoint of mnist-edge",
@@ -97,25 +97,29 @@ def model_kind(path: Path) -> ModelKind | ForeignKind:
     return found or "unknown file"
 
 
-def require_model_kind(path: Path, *expected: ModelKind) -> ModelKind:
+def require_model_kind(path: Path, first: ModelKind, *others: ModelKind) -> ModelKind:
     """Return the kind of a model that a command can read.
 
     Args:
         path: a file or folder.
-        expected: the kinds that the command reads.
+        first, others: the kinds that the command reads.
 
     Raises:
         BadFileError: another kind; names it, and what to do about it.
         UnavailableError: it does not exist or cannot be read.
     """
-    kind = model_kind(path)
+    kind, expected = model_kind(path), (first, *others)
     for accepted in expected:
         if kind == accepted:
             return accepted
     wanted = " or ".join(_NAMES[accepted] for accepted in expected)
-    found = _NAMES.get(kind) or ("an " if kind[0] in "eu" else "a ") + kind
+    for model in MODEL_KINDS:
+        if kind == model:
+            raise BadFileError(f"{path} is {_NAMES[model]}, not {wanted}", hint=f"give {wanted}")
     hint = next((fix for name, fix in _FIXES.items() if name == kind), f"give {wanted}")
-    raise BadFileError(f"{path} is {found}, not {wanted}", hint=hint)
+    raise BadFileError(
+        f"{path} is {'an' if kind[0] == 'u' else 'a'} {kind}, not a model that mnist-edge reads", hint=hint
+    )
 
 
 def _binary_kind(path: Path, head: bytes, size: int) -> ModelKind | ForeignKind | None:

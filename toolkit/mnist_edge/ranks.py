@@ -1,9 +1,13 @@
-"""Which of torchrun's processes this one is. Outside torchrun there is one, and it leads."""
+"""Which of several processes that train together this one is: started by `--processes`, or by torchrun."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
+
+STORE, LAUNCHER = "MNIST_EDGE_STORE", "MNIST_EDGE_LAUNCHER"
+"""Environment variables that `--processes` sets: the rendezvous file, and the process that waits for all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,17 +18,21 @@ class Rank:
         number: 0 to `size` - 1; rank 0 leads: it alone writes and prints.
         local: its number on this machine, which is also that of its GPU.
         size: how many train together.
-        restarts: how often torchrun has started them anew after one was lost.
+        restarts: how often torchrun has restarted them after one was lost.
+        store: the file that they meet through; None under torchrun, which has a store on a port.
+        launcher: process id of the `mnist-edge` that started them; None under torchrun.
     """
 
     number: int = 0
     local: int = 0
     size: int = 1
     restarts: int = 0
+    store: Path | None = None
+    launcher: int | None = None
 
     @property
     def leads(self) -> bool:
-        """Whether this process speaks for all."""
+        """Whether this process writes and prints for all."""
         return self.number == 0
 
 
@@ -32,13 +40,27 @@ ALONE = Rank()
 
 
 def this_rank() -> Rank:
-    """Read what torchrun tells its processes in their environment."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    """Read this process's rank from its environment; without torchrun or `--processes` there is one process."""
+    environment = os.environ
+    store = environment.get(STORE)
+    if store is None and "TORCHELASTIC_RUN_ID" not in environment:
         return ALONE
-    told = os.environ
     return Rank(
-        number=int(told["RANK"]),
-        local=int(told["LOCAL_RANK"]),
-        size=int(told["WORLD_SIZE"]),
-        restarts=int(told.get("TORCHELASTIC_RESTART_COUNT", "0")),
+        number=int(environment["RANK"]),
+        local=int(environment["LOCAL_RANK"]),
+        size=int(environment["WORLD_SIZE"]),
+        restarts=int(environment.get("TORCHELASTIC_RESTART_COUNT", "0")),
+        store=None if store is None else Path(store),
+        launcher=None if store is None else int(environment[LAUNCHER]),
     )
+
+
+def rank_environment(number: int, size: int, store: Path) -> dict[str, str]:
+    """Return the environment variables of a rank that this process starts on this machine."""
+    return {
+        "RANK": str(number),
+        "LOCAL_RANK": str(number),
+        "WORLD_SIZE": str(size),
+        STORE: str(store),
+        LAUNCHER: str(os.getpid()),
+    }

@@ -1,4 +1,4 @@
-"""The process that times PyTorch eager on the weights of an exported file: the same sums, the same inputs."""
+"""The process that times PyTorch eager: the weights of an exported file, the same inputs, the same check of outputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from mnist_edge.benchmarking.process import ProcessResult, Task, judge, load_golden, process_result, row_groups, serve
+from mnist_edge.benchmarking.outputs import check_outputs, load_golden, row_groups
+from mnist_edge.benchmarking.process import ProcessResult, Task, process_result, serve
 from mnist_edge.benchmarking.sampling import sample
 from mnist_edge.contract import INPUT_NAMES, NORMALIZATIONS, Normalization
 from mnist_edge.errors import BadFileError, UnavailableError
@@ -17,7 +18,7 @@ from mnist_edge.training.model import build_model
 
 
 class Eager(nn.Module):
-    """The deployed network with the weights of its ONNX file; takes what the file takes."""
+    """The exported network in PyTorch, with the weights of its ONNX file and the same input."""
 
     def __init__(self, path: str) -> None:
         super().__init__()
@@ -28,20 +29,20 @@ class Eager(nn.Module):
         weights = [value for name, value in state.items() if name.endswith(".weight")]
         stated = {entry.key: entry.value for entry in proto.metadata_props}.get("mnist_edge.normalization")
         self.normalization: Normalization = next((name for name in NORMALIZATIONS if name == stated), "seed")
-        self.takes_raw = graph.input[0].name == INPUT_NAMES["uint8"]
+        self.takes_uint8 = graph.input[0].name == INPUT_NAMES["uint8"]
         self.layers = build_model([len(weight) for weight in weights[:-1]])
         try:
             self.layers.load_state_dict(state)
         except RuntimeError as error:
             raise BadFileError(f"{path} is not a graph that mnist-edge exported", hint="export it again") from error
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Return logits float32 (batch, 10)."""
-        return self.layers(pictures.float().flatten(1) if self.takes_raw else pictures)  # type: ignore[no-any-return]
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits float32 (batch, 10) of uint8 (batch, 28, 28) or of normalised float32 (batch, 784)."""
+        return self.layers(images.float().flatten(1) if self.takes_uint8 else images)  # type: ignore[no-any-return]
 
 
 def measure(task: Task) -> ProcessResult:
-    """Load, run, warm up, time and judge, as the onnxruntime worker does."""
+    """Load, run, warm up, time, and check the outputs of the timed runs, as the onnxruntime process does."""
     golden = load_golden(task.golden)
     if golden is None:
         raise BadFileError(f"{task.model} has no golden inputs", hint="bench a bundle to compare with PyTorch")
@@ -49,24 +50,28 @@ def measure(task: Task) -> ProcessResult:
         raise UnavailableError("PyTorch finds no CUDA device", hint="mnist-edge doctor")
     process_ns = time.monotonic_ns() - task.started_ns
     torch.set_num_threads(task.settings.threads)
+    torch.backends.cuda.matmul.allow_tf32 = task.settings.tf32  # as the onnxruntime session it is compared with
     device = torch.device(task.settings.provider)
     started = time.perf_counter_ns()
     model = Eager(task.model).eval().to(device)
     session_ns = time.perf_counter_ns() - started
-    groups = row_groups(len(golden[0]), task.batch)
-    inputs = [golden[0][rows] for rows in groups]
+    groups = row_groups(len(golden.images), task.batch)
+    inputs = [golden.images[rows] for rows in groups]
     feeds = [
-        torch.tensor(
-            pictures if model.takes_raw else normalize(pictures, model.normalization).reshape(len(pictures), -1)
-        )
-        for pictures in inputs
+        torch.tensor(images if model.takes_uint8 else normalize(images, model.normalization).reshape(len(images), -1))
+        for images in inputs
     ]
     with torch.inference_mode():
-        # From host memory to host memory, as onnxruntime's run does; on the CPU both moves are no-ops.
+        # From host memory to host memory, as a run of onnxruntime; on the CPU both copies are no-ops.
         samples = sample(lambda feed: model(feed.to(device)).cpu(), feeds, task.scenario, task.batch, task.seed)
-    outputs = {index: answer.numpy() for index, answer in samples.timed.outputs.items()}
-    judged = judge(outputs, groups, golden[1])
-    return process_result(samples, process_ns=process_ns, session_ns=session_ns, placement={}, judged=judged)
+    outputs = {index: output.numpy() for index, output in samples.timed.outputs.items()}
+    return process_result(
+        samples,
+        process_ns=process_ns,
+        session_ns=session_ns,
+        placement={},
+        check=check_outputs(outputs, groups, golden, task.requirement),
+    )
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mnist_edge.benchmarking.plan import Plan, resolve_plan
 from mnist_edge.benchmarking.results import describe, row_key
-from mnist_edge.benchmarking.rounds import Plan, checked_environment, resolve_plan
+from mnist_edge.benchmarking.rounds import checked_environment
 from mnist_edge.errors import CheckFailedError, UsageError
 from mnist_edge.records.benchmark import BenchReport, BenchRow, Candidate
 

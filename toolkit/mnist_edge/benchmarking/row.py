@@ -1,4 +1,4 @@
-"""From what the processes of one candidate measured to one row: percentiles, intervals, ratios."""
+"""Combine the processes of one candidate into one row: percentiles, intervals, ratios."""
 
 from __future__ import annotations
 
@@ -8,33 +8,31 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mnist_edge.benchmarking.outputs import OutputCheck
 from mnist_edge.benchmarking.process import ProcessResult
 from mnist_edge.benchmarking.scenarios import QUERY_IMAGES
 from mnist_edge.errors import CheckFailedError
-from mnist_edge.records.benchmark import BenchRow, Candidate, ProcessTiming, ServerFigures, Transfers
+from mnist_edge.records.benchmark import BenchRow, Candidate, GpuCalls, ProcessTiming, ServerFigures
 from mnist_edge.stats import percentile, t_interval
 
 SHARES = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "p999_us": 0.999}
 LEVEL = 0.95
 
 
-def make_row(candidate: Candidate, answers: Sequence[ProcessResult]) -> BenchRow:
-    """Sum up one candidate.
+def make_row(candidate: Candidate, results: Sequence[ProcessResult]) -> BenchRow:
+    """Combine the processes of one candidate.
 
     Raises:
-        CheckFailedError: a timed run decided otherwise than the golden answers.
+        CheckFailedError: the outputs of timed runs do not meet the variant's requirement.
     """
-    wrong, checked = sum(a.wrong for a in answers), sum(a.checked for a in answers)
-    if wrong:
-        raise CheckFailedError(
-            f"{candidate.variant} on {candidate.engine}: {wrong} of {checked} timed decisions differ from the golden ones",
-            hint="mnist-edge verify shows where",
-        )
-    groups = tuple(tuple(ns / 1000 for ns in answer.run_ns) for answer in answers)
+    outputs = _checked_outputs(candidate, [result.check for result in results if result.check is not None])
+    groups = tuple(tuple(ns / 1000 for ns in result.run_ns) for result in results)
     times = [time for group in groups for time in group]
-    figures = {name: percentile(times, share) for name, share in SHARES.items()}
-    cold = [[getattr(a, part) / 1e6 for a in answers] for part in ("process_ns", "session_ns", "first_run_ns")]
-    busy = sum(a.elapsed_ns for a in answers) / 1e9
+    percentiles = {name: percentile(times, share) for name, share in SHARES.items()}
+    cold = [
+        [getattr(result, part) / 1e6 for result in results] for part in ("process_ns", "session_ns", "first_run_ns")
+    ]
+    elapsed_s = sum(result.elapsed_ns for result in results) / 1e9
     images = max(candidate.batch, QUERY_IMAGES) if candidate.scenario.name == "multi-stream" else candidate.batch
     return BenchRow(
         engine=candidate.engine,
@@ -45,33 +43,50 @@ def make_row(candidate: Candidate, answers: Sequence[ProcessResult]) -> BenchRow
         processes=tuple(_process(group) for group in groups),
         samples=len(times),
         outliers=_outliers(times),
-        p50_us=figures["p50_us"] or 0.0,
-        p90_us=figures["p90_us"],
-        p99_us=figures["p99_us"],
-        p999_us=figures["p999_us"],
+        p50_us=percentiles["p50_us"] or 0.0,
+        p90_us=percentiles["p90_us"],
+        p99_us=percentiles["p99_us"],
+        p999_us=percentiles["p999_us"],
         intervals={
             name: t_interval(value, [_quantile(group, SHARES[name]) for group in groups], LEVEL)
-            for name, value in figures.items()
+            for name, value in percentiles.items()
             if value is not None and len(groups) > 1
         },
-        throughput_per_s=images * len(times) / busy,
+        throughput_per_s=images * len(times) / elapsed_s,
         cold_start_ms=statistics.median(sum(parts) for parts in zip(*cold, strict=True)),
         process_ms=statistics.median(cold[0]),
         session_ms=statistics.median(cold[1]),
         first_run_ms=statistics.median(cold[2]),
-        peak_rss_mb=max(answer.peak_rss_bytes for answer in answers) / 1e6,
+        peak_rss_mb=max(result.peak_rss_bytes for result in results) / 1e6,
         bytes=candidate.file.stat().st_size,
         ratio_to_torch=None,
-        server=_server(candidate, answers),
-        transfers=_transfers(answers),
-        placement=answers[0].placement,
-        outputs=f"{checked} decisions checked against golden.npz" if checked else "random inputs, not checked",
+        server=_server(candidate, results),
+        gpu_calls=_gpu_calls(results),
+        placement=results[0].placement,
+        outputs=outputs,
         run_us=groups,
     )
 
 
+def _checked_outputs(candidate: Candidate, checks: Sequence[OutputCheck]) -> str:
+    """Return in words how outputs were checked, or raise CheckFailedError with the first problem."""
+    for check in checks:
+        if check.problem:
+            raise CheckFailedError(
+                f"{candidate.variant} on {candidate.engine}: {check.problem}", hint="mnist-edge verify shows where"
+            )
+    images, flips = sum(check.images for check in checks), sum(check.flips for check in checks)
+    if not images:
+        return "random inputs, not checked"
+    changed = f", {flips} changed, as {candidate.requirement.precision} may" if flips else ""
+    return f"{images} predictions checked against golden.npz{changed}"
+
+
 def with_ratios(rows: Sequence[BenchRow]) -> list[BenchRow]:
-    """Add to each row its ratio to PyTorch's p50 at the same settings, with a t interval over the rounds."""
+    """Add to each row its ratio to PyTorch's p50 at the same batch, settings and scenario, with a t interval.
+
+    There is one PyTorch row for all variants.
+    """
     baselines = {_settings(row): row for row in rows if row.engine == "torch"}
     return [_with_ratio(row, baselines[_settings(row)]) if _settings(row) in baselines else row for row in rows]
 
@@ -106,18 +121,20 @@ def _process(group: Sequence[float]) -> ProcessTiming:
 
 
 def _outliers(times: Sequence[float]) -> int:
-    """Far out by Tukey's rule."""
+    """Count the runs that are far out by Tukey's rule."""
     low, high = np.percentile(times, [25, 75])
     return int((np.asarray(times) > high + 3 * (high - low)).sum())
 
 
-def _server(candidate: Candidate, answers: Sequence[ProcessResult]) -> ServerFigures | None:
+def _server(candidate: Candidate, results: Sequence[ProcessResult]) -> ServerFigures | None:
     rate = candidate.scenario.rate_per_s
     if candidate.scenario.name != "server" or rate is None:
         return None
-    waits = [ns / 1000 for a in answers for ns in a.wait_ns]
-    service = [(run - wait) / 1000 for a in answers for run, wait in zip(a.run_ns, a.wait_ns, strict=True)]
-    elapsed_us = sum(a.elapsed_ns for a in answers) / 1000
+    waits = [ns / 1000 for result in results for ns in result.wait_ns]
+    service = [
+        (run - wait) / 1000 for result in results for run, wait in zip(result.run_ns, result.wait_ns, strict=True)
+    ]
+    elapsed_us = sum(result.elapsed_ns for result in results) / 1000
     return ServerFigures(
         asked_per_s=rate,
         achieved_per_s=len(waits) / (elapsed_us / 1e6),
@@ -128,10 +145,10 @@ def _server(candidate: Candidate, answers: Sequence[ProcessResult]) -> ServerFig
     )
 
 
-def _transfers(answers: Sequence[ProcessResult]) -> Transfers | None:
-    """Median of each part over processes."""
-    found = [dataclasses.astuple(a.transfers) for a in answers if a.transfers is not None]
+def _gpu_calls(results: Sequence[ProcessResult]) -> GpuCalls | None:
+    """Return the median over processes of each call."""
+    found = [dataclasses.astuple(result.gpu_calls) for result in results if result.gpu_calls is not None]
     if not found:
         return None
-    names = [part.name for part in dataclasses.fields(Transfers)]
-    return Transfers(**dict(zip(names, (float(np.median(part)) for part in zip(*found, strict=True)), strict=True)))
+    names = [field.name for field in dataclasses.fields(GpuCalls)]
+    return GpuCalls(**dict(zip(names, (float(np.median(call)) for call in zip(*found, strict=True)), strict=True)))

@@ -1,4 +1,4 @@
-"""Time one callable inside its own process: first run, warm-up until stable, then a scenario's loop."""
+"""Time one callable: first run, warm-up until stable, then the loop of a scenario."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from mnist_edge.benchmarking.scenarios import LOOPS, RealClock, Timed, refuse_ov
 from mnist_edge.records.benchmark import Scenario
 
 WINDOW_NS = 20_000_000
-"""Warm-up is judged in windows of at least 20 ms and five runs."""
+"""Warm-up is observed in windows of at least 20 ms and five runs."""
 STABLE = 0.03
-"""Two windows in a row whose medians differ by less are stable."""
+"""Largest relative difference of the medians of two consecutive windows that ends the warm-up."""
 WARMUP_LIMIT_NS = 2_000_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """Times in nanoseconds of the first run and of the scenario's loop."""
+    """Times in nanoseconds of the first run and of the scenario's loop, and the peak of memory until its end."""
 
     first_run_ns: int
     warmup_runs: int
     timed: Timed
+    peak_rss_bytes: int
 
 
 def sample(run: Callable[[Any], Any], feeds: Sequence[Any], scenario: Scenario, batch: int, seed: int) -> Samples:
@@ -35,9 +36,9 @@ def sample(run: Callable[[Any], Any], feeds: Sequence[Any], scenario: Scenario, 
 
     Args:
         run: returns only when its output is ready.
-        feeds: prepared inputs; more than one keeps the caches honest.
-        scenario: first run and warm-up come before its counted part.
-        batch: images of one feed.
+        feeds: prepared inputs; with one alone, every run would find its input in the cache.
+        scenario: its timed part follows the first run and the warm-up.
+        batch: images in one feed.
         seed: of the arrivals of `server`.
 
     Raises:
@@ -50,22 +51,22 @@ def sample(run: Callable[[Any], Any], feeds: Sequence[Any], scenario: Scenario, 
     runs, service_ns = _warm_up(run, feeds)
     refuse_overload(scenario, service_ns)
     gc.collect()
-    gc.disable()
+    gc.disable()  # a collection in a timed run would be charged to the model
     try:
         timed = LOOPS[scenario.name](run, feeds, scenario, batch, seed, RealClock())
     finally:
         gc.enable()
-    return Samples(first_run_ns=first, warmup_runs=runs, timed=timed)
+    return Samples(first_run_ns=first, warmup_runs=runs, timed=timed, peak_rss_bytes=peak_rss_bytes())
 
 
 def _warm_up(run: Callable[[Any], Any], feeds: Sequence[Any]) -> tuple[int, float]:
-    """Run until stable; return how often, and the last median in nanoseconds."""
+    """Run until stable, for 2 s at most; return the number of runs and the last median in nanoseconds."""
     clock = time.perf_counter_ns
-    begun, runs, last = clock(), 0, 0.0
-    while clock() - begun < WARMUP_LIMIT_NS:
+    started, runs, last = clock(), 0, 0.0
+    while clock() - started < WARMUP_LIMIT_NS:
         window: list[int] = []
-        opened = clock()
-        while clock() - opened < WINDOW_NS or len(window) < 5:
+        window_started = clock()
+        while clock() - window_started < WINDOW_NS or len(window) < 5:
             before = clock()
             run(feeds[runs % len(feeds)])
             window.append(clock() - before)

@@ -1,6 +1,6 @@
-"""How requests come: the timed loops of MLPerf Inference's scenarios, and of a device that mostly waits.
+"""The timed loops: MLPerf Inference's scenarios, and single requests after pauses.
 
-Every loop takes the clock as an argument, so that its arithmetic can be checked against queueing theory.
+Every loop takes the clock as an argument, so that tests can compare it with queueing theory.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from mnist_edge.records.benchmark import Scenario
 
 MIN_SAMPLES = 30
 QUERY_IMAGES = 8
-"""Images of one query of `multi-stream`, as MLPerf Inference sets it."""
+"""Images of one query of `multi-stream`, as in MLPerf Inference."""
 OFFLINE_IMAGES = 24_576
-"""Images of `offline`, MLPerf Inference's least."""
+"""Images of `offline`: the minimum of MLPerf Inference."""
 OVERLOAD = 5
-"""Rates above so many times what the model can serve are refused: the queue would never end."""
+"""Largest rate of `server` that is accepted, as a multiple of what the model can serve: beyond, the queue takes too long."""
 SPIN_NS = 200_000
-"""`sleep` wakes up to 0.1 ms late; the last part of a pause is waited for awake."""
+"""Part of a pause, in nanoseconds, that is spent in a busy loop: `time.sleep` returns up to 0.1 ms late."""
 
 Run = Callable[[Any], Any]
 
@@ -41,14 +41,14 @@ class Clock(Protocol):
 
 
 class RealClock:
-    """The machine's own."""
+    """The monotonic clock of the machine."""
 
     def now(self) -> int:
         """Return the time."""
         return time.perf_counter_ns()
 
     def wait_until(self, when: int) -> None:
-        """Sleep, then wait awake, so that a late wake-up is not charged to the model."""
+        """Sleep, then loop until `when`: a late wake-up would be charged to the model."""
         left = when - time.perf_counter_ns()
         if left > SPIN_NS:
             time.sleep((left - SPIN_NS) / 1e9)
@@ -58,12 +58,12 @@ class RealClock:
 
 @dataclass(kw_only=True)
 class Timed:
-    """What a loop measured, in nanoseconds.
+    """Measurements of a loop, in nanoseconds.
 
     Attributes:
         run_ns: latency of each request: from its start, or in `server` from the moment it was due.
         wait_ns: of that, the time before its run began (`server` only).
-        elapsed_ns: from the start of the loop to its last answer.
+        elapsed_ns: from the start of the loop to its last output.
         outputs: the last output for each distinct input that was run.
     """
 
@@ -93,23 +93,23 @@ def single_stream(run: Run, feeds: Sequence[Any], scenario: Scenario, _batch: in
 
 
 def multi_stream(run: Run, feeds: Sequence[Any], scenario: Scenario, batch: int, _seed: int, clock: Clock) -> Timed:
-    """Time queries of eight images that come together: a query is answered when its last image is."""
+    """Time queries of eight images that arrive together: a query ends with the output for its last image."""
     runs = math.ceil(QUERY_IMAGES / batch)
 
-    answers: dict[int, Any] = {}
+    outputs: dict[int, Any] = {}
 
     def query(first: int) -> None:
         for part in range(first * runs, (first + 1) * runs):
-            place = part % len(feeds)
-            answers[place] = run(feeds[place])
+            index = part % len(feeds)
+            outputs[index] = run(feeds[index])
 
     timed = single_stream(query, range(len(feeds)), scenario, batch, 0, clock)
-    timed.outputs = answers
+    timed.outputs = outputs
     return timed
 
 
 def offline(run: Run, feeds: Sequence[Any], _scenario: Scenario, batch: int, _seed: int, clock: Clock) -> Timed:
-    """Time all of at least 24,576 images that lie ready."""
+    """Time at least 24,576 images, all available from the start."""
     timed = Timed()
     started = after = clock.now()
     for turn in range(math.ceil(OFFLINE_IMAGES / batch)):
@@ -123,14 +123,13 @@ def offline(run: Run, feeds: Sequence[Any], _scenario: Scenario, batch: int, _se
 
 
 def idle(run: Run, feeds: Sequence[Any], scenario: Scenario, _batch: int, _seed: int, clock: Clock) -> Timed:
-    """Time one request after each pause: caches and clock rate have gone down meanwhile."""
+    """Time one request after each pause, in which caches are evicted and the clock rate falls."""
     assert scenario.gap_ms is not None
     timed = Timed()
     started = after = clock.now()
     for turn in range(max(10, math.ceil(scenario.seconds * 1000 / max(scenario.gap_ms, 0.1)))):
         index = turn % len(feeds)
-        time_to_start = after + int(scenario.gap_ms * 1e6)
-        clock.wait_until(time_to_start)
+        clock.wait_until(after + int(scenario.gap_ms * 1e6))
         before = clock.now()
         timed.outputs[index] = run(feeds[index])
         after = clock.now()
@@ -140,10 +139,10 @@ def idle(run: Run, feeds: Sequence[Any], scenario: Scenario, _batch: int, _seed:
 
 
 def server(run: Run, feeds: Sequence[Any], scenario: Scenario, _batch: int, seed: int, clock: Clock) -> Timed:
-    """Send requests at their appointed times, whether the last is answered or not, and serve them in turn.
+    """Time requests that arrive at random moments, whether the one before is done or not, in their order.
 
-    Latency counts from the moment a request was due: a model that is late makes the next ones wait, and
-    that is told (no coordinated omission).
+    Latency counts from the moment a request was due, not from the start of its run. Otherwise one stall would show
+    as one slow request, although every request that arrived meanwhile waited too (coordinated omission).
     """
     assert scenario.rate_per_s is not None
     timed = Timed()
@@ -163,10 +162,10 @@ def server(run: Run, feeds: Sequence[Any], scenario: Scenario, _batch: int, seed
 
 
 def poisson_arrivals(rate_per_s: float, seconds: float, seed: int) -> list[int]:
-    """Arrival times of a Poisson process with exactly `rate_per_s * seconds` arrivals, in nanoseconds.
+    """Return sorted arrival times, in nanoseconds, of a Poisson process with exactly `rate_per_s * seconds` arrivals.
 
-    Given their number, the arrivals of a Poisson process are uniform order statistics; fixing it keeps
-    the rate that was asked for, whatever the seed.
+    Given their number, the arrivals of a Poisson process are distributed as sorted uniform samples. Drawing
+    exponential gaps instead would make the number, and so the rate, depend on the seed.
     """
     count = max(1, round(rate_per_s * seconds))
     times = np.sort(np.random.default_rng(seed).uniform(0, seconds * 1e9, count))
@@ -174,7 +173,7 @@ def poisson_arrivals(rate_per_s: float, seconds: float, seed: int) -> list[int]:
 
 
 def refuse_overload(scenario: Scenario, service_ns: float) -> None:
-    """Raise UsageError where requests come so much faster than they are served that the queue would never end."""
+    """Raise UsageError where requests arrive over five times faster than they can be served."""
     capacity = 1e9 / max(service_ns, 1)
     if scenario.rate_per_s is not None and scenario.rate_per_s > OVERLOAD * capacity:
         raise UsageError(

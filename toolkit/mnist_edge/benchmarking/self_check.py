@@ -7,8 +7,9 @@ import random
 
 from mnist_edge.benchmarking.comparable import require_processes
 from mnist_edge.benchmarking.compare import effect
+from mnist_edge.benchmarking.plan import Plan, resolve_plan
 from mnist_edge.benchmarking.results import process_medians
-from mnist_edge.benchmarking.rounds import OnProcess, Plan, checked_environment, resolve_plan, run_rounds
+from mnist_edge.benchmarking.rounds import OnProcess, checked_environment, run_rounds
 from mnist_edge.benchmarking.row import make_row
 from mnist_edge.records.comparison import SelfCheckReport
 from mnist_edge.stats import upper_bound95

@@ -1,7 +1,8 @@
-"""The command `mnist-edge`: commands by name, and what becomes of their errors."""
+"""The command line `mnist-edge`: its commands, with a summary and examples of each."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -19,19 +20,64 @@ from mnist_edge.cli.verify import verify
 from mnist_edge.errors import UsageError
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
-app.command("run")(run)
-app.command("train")(train)
-app.command("sweep")(sweep)
-app.command("eval")(evaluate)
-app.command("export")(export)
-app.command("verify")(verify)
-app.command("bench")(bench)
-app.command("compare")(compare)
-app.command("doctor")(doctor)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _add(name: str, function: Callable[..., None], summary: str, *examples: str) -> None:
+    """Add a command; its help ends with the examples, one a line."""
+    lines = "\n".join(f"  mnist-edge {name} {example}".rstrip() for example in examples)
+    epilog = f"\b\nExamples:\n{lines}"  # click keeps the lines of a paragraph that begins with \b
+    app.command(name, short_help=summary, epilog=epilog)(function)
+
+
+_add("run", run, "Train, export, verify and time in one go.", "--dataset digits", "--recipe best --provider cuda")
+_add(
+    "train",
+    train,
+    "Train a classifier, or resume an interrupted run.",
+    "--dataset digits",
+    "--widths 64,32 --run runs/small",
+    "--resume runs/small",
+)
+_add(
+    "sweep",
+    sweep,
+    "Search for learning rate, batch size and widths.",
+    "--dataset digits --trials 10 --widths 64,32 --widths 100",
+)
+_add(
+    "eval",
+    evaluate,
+    "Report accuracy, calibration and the confusion matrix.",
+    "runs/mnist --plot confusion.png",
+    "model.onnx --normalize unit",
+)
+_add(
+    "export",
+    export,
+    "Export to ONNX, and publish only what agrees with PyTorch.",
+    "--run runs/mnist",
+    "--run runs/small --output exported/small --input float",
+)
+_add(
+    "verify",
+    verify,
+    "Compare a bundle or ONNX file with its reference.",
+    "exported/mnist",
+    "model.onnx --against other.onnx",
+)
+_add(
+    "bench",
+    bench,
+    "Measure latency and throughput on this device.",
+    "exported/mnist --batch 1,64 --output result.json",
+    "exported/mnist --scenario server --rate 500",
+)
+_add("compare", compare, "Compare two results of bench.", "before.json after.json --tolerance 10")
+_add("doctor", doctor, "Show what this machine has, and how to get what it lacks.", "--json")
+
+
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"mnist-edge {__version__}")
         raise typer.Exit
 
@@ -39,11 +85,11 @@ def _version(asked: bool) -> None:
 @app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
-    version: Annotated[  # noqa: ARG001 - its callback has answered
+    version: Annotated[  # noqa: ARG001 - its callback has printed it
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Train a digit classifier, export it to ONNX, prove it, time it, ship it."""
+    """Train a digit classifier, export it to ONNX, verify it against PyTorch, and measure it on your device."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(UsageError.exit_code)

@@ -1,7 +1,8 @@
-"""`mnist-edge bench`: how fast it is, really, on this device."""
+"""`mnist-edge bench`: latency and throughput on this device."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,9 +13,18 @@ from mnist_edge.contract import Normalization, ProviderName, ScenarioName
 from mnist_edge.errors import UsageError
 
 if TYPE_CHECKING:
-    from mnist_edge.benchmarking.rounds import Plan
+    from mnist_edge.benchmarking.plan import Plan
     from mnist_edge.records.benchmark import BenchReport, Scenario
-    from mnist_edge.records.report import Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Results:
+    """Where the results of a timing go."""
+
+    output: Path | None
+    plot: Path | None
+    verbose: bool
+    json: bool
 
 
 def bench(
@@ -22,112 +32,148 @@ def bench(
         Path | None, typer.Argument(help="Bundle folder, or any ONNX file. Default: the newest in exported/.")
     ] = None,
     *,
-    provider: Annotated[ProviderName, typer.Option(help="No other is used: exit 4 if it cannot be had.")] = "cpu",
+    variant: Annotated[
+        list[str] | None, typer.Option(help="Variant of a bundle, may be repeated. Default: all.", metavar="NAME")
+    ] = None,
+    provider: Annotated[ProviderName, typer.Option(help="No other is used: exit 4 if it is not available.")] = "cpu",
     batch: Annotated[
         str | None, typer.Option(help="Batch sizes, with commas. Default: 1, or a fixed-batch model's own.")
     ] = None,
-    threads: Annotated[str, typer.Option(help="Thread counts, with commas.")] = "1",
-    scenario: Annotated[ScenarioName, typer.Option(help="How requests come.")] = "single-stream",
+    threads: Annotated[
+        str, typer.Option(help="Thread counts on the CPU, with commas; auto times 1, 2, 4 ... and recommends one.")
+    ] = "1",
+    scenario: Annotated[ScenarioName, typer.Option(help="How requests arrive.")] = "single-stream",
     rate: Annotated[float | None, typer.Option(min=0.01, max=1e9, help="Requests a second, for server.")] = None,
     gap: Annotated[
         float | None, typer.Option(min=0.1, max=60_000, help="Milliseconds of pause before a request, for idle.")
     ] = None,
     duration: Annotated[
-        float | None, typer.Option(min=0.01, max=3600, help="Seconds that one process is timed.")
+        float | None, typer.Option(min=0.01, max=3600, help="Seconds of timing in each process.")
     ] = None,
-    rounds: Annotated[int | None, typer.Option(min=2, help="Fresh processes a candidate. Default: 5.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=2, help="Fresh processes for each row. Default: 5.")] = None,
+    tf32: Annotated[
+        bool, typer.Option("--tf32", help="On CUDA, round the factors of fp32 products to 10 bits (lossy).")
+    ] = False,
     normalize: Annotated[
-        Normalization | None, typer.Option(help="What a float ONNX file expects of its pixels, where it does not say.")
+        Normalization | None, typer.Option(help="Pixel range of a float ONNX file that does not state it.")
     ] = None,
-    compare: Annotated[Path | None, typer.Option(help="Hold the result against this one. Only p50 is judged.")] = None,
-    tolerance: Annotated[float, typer.Option(min=0, help="Percent of slowdown that --compare lets pass.")] = 5,
-    anyway: Annotated[bool, typer.Option("--anyway", help="Compare although the surroundings differ.")] = False,
+    compare: Annotated[Path | None, typer.Option(help="Compare with this earlier result; only p50 decides.")] = None,
+    tolerance: Annotated[float, typer.Option(min=0, help="Slowdown in percent that --compare allows.")] = 5,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Compare although the environments differ.")] = False,
     self_check: Annotated[
-        bool, typer.Option("--self-check", help="Compare the model with itself 40 times: is noise called news?")
+        bool, typer.Option("--self-check", help="Compare the model with itself 40 times and count false positives.")
     ] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Also show time by operator.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Also draw the latency distributions into this file.")] = None,
     output: Annotated[Path | None, typer.Option(help="Also write the JSON into this file.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Also show p99.9 and outliers.")] = False,
     json: Json = False,
 ) -> None:
-    """Time onnxruntime, and PyTorch eager beside it, in fresh processes taken in turn."""
-    from mnist_edge.benchmarking.rounds import ROUNDS, Plan
+    """Time onnxruntime, and PyTorch eager beside it, in fresh interleaved processes."""
+    from mnist_edge.benchmarking import plan as plans
+    from mnist_edge.benchmarking.threads import thread_counts
+    from mnist_edge.cpus import available_cpus
     from mnist_edge.files import require_writable
-    from mnist_edge.reporting.console import emit, say
-    from mnist_edge.reporting.tables.bench import bench_table
-    from mnist_edge.reporting.tables.comparison import self_check_table
+    from mnist_edge.reporting.console import say
     from mnist_edge.workflow.folders import newest_bundle
 
     require_plot(plot)
-    plan = Plan(
-        model=model or newest_bundle(),
+    if tf32 and provider == "cpu":
+        raise UsageError("--tf32 is for --provider cuda: a CPU has no TF32", hint="leave --tf32 out")
+    if self_check and (compare or profile or plot):
+        raise UsageError("--self-check is a mode of its own", hint="leave out --compare, --profile and --plot")
+    plan = plans.Plan(
+        model=model or newest_bundle(say),
+        variants=tuple(variant or ()),
         provider=provider,
         batches=None if batch is None else choices(batch, "--batch"),
-        threads=choices(threads, "--threads"),
-        rounds=rounds or ROUNDS,
+        threads=thread_counts(available_cpus()) if threads == "auto" else choices(threads, "--threads"),
+        rounds=rounds or plans.ROUNDS,
         scenario=_scenario(scenario, rate, gap, duration),
         normalization=normalize,
+        tf32=tf32,
     )
     for written in (output, plot):
         if written is not None:
             require_writable(written)
+    results = _Results(output=output, plot=plot, verbose=verbose, json=json)
     if self_check:
-        from mnist_edge.benchmarking.self_check import self_check as check
-        from mnist_edge.reporting.console import progress
-
-        if compare or profile or plot:
-            raise UsageError("--self-check stands alone", hint="leave out --compare, --profile and --plot")
-        with progress("comparing with itself") as on_process:
-            checked = check(plan, on_process=on_process)
-        _write(output, checked)
-        emit(checked, json, self_check_table)
-        raise typer.Exit(0 if checked.passed else 1)
-    baseline = None
-    if compare is not None:
-        from mnist_edge.benchmarking.comparable import require_comparable
-        from mnist_edge.benchmarking.results import read_result
-
-        baseline = read_result(compare)
-        require_comparable(baseline, plan, (str(compare), "this run"), anyway=anyway)
-    report = bench_stage(plan)
-    if profile:
-        from mnist_edge.benchmarking.profile import profile as by_operator
-        from mnist_edge.benchmarking.rounds import with_profile
-
-        report = with_profile(report, by_operator(plan))
-    _write(output, report)
-    if plot is not None:
-        from mnist_edge.reporting.plots.latency import latencies
-
-        say(f"wrote {latencies(report, plot)}")
-    if baseline is None:
-        emit(report, json, bench_table)
-        return
-    from mnist_edge.benchmarking.compare import compare as compare_results
-    from mnist_edge.cli.compare import show_comparison
-
-    if not json:
-        emit(report, False, bench_table)
-    names = (str(compare), "this run")
-    show_comparison(compare_results(baseline, report, names, tolerance=tolerance / 100, anyway=anyway), json)
+        _check_noise(plan, results)
+    elif compare is not None:
+        _time_and_compare(plan, compare, tolerance / 100, anyway=anyway, profile=profile, results=results)
+    else:
+        _time(plan, profile=profile, results=results)
 
 
-def bench_stage(plan: Plan) -> BenchReport:
-    """Time with a progress bar on standard error."""
-    from mnist_edge.benchmarking import rounds
-    from mnist_edge.reporting.console import progress
+def _time(plan: Plan, *, profile: bool, results: _Results) -> None:
+    from mnist_edge.reporting.console import emit, progress, say_next
+    from mnist_edge.reporting.tables.bench import bench_table
+    from mnist_edge.workflow.bench import time_model
 
     with progress("timing") as on_process:
-        return rounds.bench(plan, on_process)
+        report = time_model(plan, profile=profile, output=results.output, on_process=on_process)
+    _finish_files(report, results)
+    emit(report, results.json, lambda shown: bench_table(shown, verbose=results.verbose))
+    again = ("--output", "result.json") if results.output is None else ("--compare", results.output)
+    say_next("bench", plan.model, *again, as_json=results.json)
+
+
+def _time_and_compare(
+    plan: Plan, baseline: Path, tolerance: float, *, anyway: bool, profile: bool, results: _Results
+) -> None:
+    from mnist_edge.cli.compare import show_comparison
+    from mnist_edge.reporting.console import emit, progress
+    from mnist_edge.reporting.tables.bench import bench_table
+    from mnist_edge.workflow.bench import time_and_compare
+
+    with progress("timing") as on_process:
+        report, comparison = time_and_compare(
+            plan,
+            baseline,
+            tolerance=tolerance,
+            anyway=anyway,
+            profile=profile,
+            output=results.output,
+            on_process=on_process,
+        )
+    _finish_files(report, results)
+    if not results.json:
+        emit(report, False, lambda shown: bench_table(shown, verbose=results.verbose))
+    show_comparison(comparison, results.json)
+
+
+def _check_noise(plan: Plan, results: _Results) -> None:
+    from mnist_edge.reporting.console import emit, progress, say
+    from mnist_edge.reporting.tables.comparison import self_check_table
+    from mnist_edge.workflow.bench import check_noise
+
+    with progress("comparing with itself") as on_process:
+        report = check_noise(plan, output=results.output, on_process=on_process)
+    if results.output is not None:
+        say(f"wrote {results.output}")
+    emit(report, results.json, self_check_table)
+    raise typer.Exit(0 if report.passed else 1)
+
+
+def _finish_files(report: BenchReport, results: _Results) -> None:
+    """Draw the figure, and name the files that were written."""
+    from mnist_edge.reporting.console import say
+
+    if results.output is not None:
+        say(f"wrote {results.output}")
+    if results.plot is not None:
+        from mnist_edge.reporting.plots.latency import plot_latencies
+
+        say(f"wrote {plot_latencies(report, results.plot)}")
 
 
 def _scenario(name: ScenarioName, rate: float | None, gap: float | None, duration: float | None) -> Scenario:
-    """Options that belong to one scenario are refused with another.
+    """Build the scenario; an option that belongs to another one is refused.
 
     Raises:
         UsageError: names the option that is missing or does not belong.
     """
-    from mnist_edge.benchmarking.rounds import SECONDS
+    from mnist_edge.benchmarking.plan import SECONDS
     from mnist_edge.records.benchmark import Scenario
 
     for option, value, owner in (("--rate", rate, "server"), ("--gap", gap, "idle")):
@@ -136,18 +182,6 @@ def _scenario(name: ScenarioName, rate: float | None, gap: float | None, duratio
         if value is not None and name != owner:
             raise UsageError(f"{option} belongs to --scenario {owner}", hint=f"--scenario {owner}, or leave it out")
     if duration is not None and name == "offline":
-        raise UsageError("offline counts images, not seconds", hint="leave --duration out")
+        raise UsageError("offline times a number of images, not seconds", hint="leave --duration out")
     usual = {"server": 2.0, "idle": 2.0}.get(name, SECONDS)
     return Scenario(name=name, seconds=usual if duration is None else duration, rate_per_s=rate, gap_ms=gap)
-
-
-def _write(output: Path | None, report: Report) -> None:
-    if output is None:
-        return
-    from json import dumps
-
-    from mnist_edge.files import write_atomic
-    from mnist_edge.reporting.console import say
-
-    write_atomic(output, (dumps(report.to_json(), indent=2, allow_nan=False) + "\n").encode())
-    say(f"wrote {output}")

@@ -7,39 +7,53 @@ from typing import Annotated
 
 import typer
 
-from mnist_edge.cli.options import DataDir, Json, NormalizeModel, dataset_option, require_plot
+from mnist_edge.cli.options import DataDir, Json, NormalizeModel, Timeout, dataset_option, require_plot
 from mnist_edge.contract import ProviderName
 
 
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A run folder, checkpoint, .pth, bundle folder or any ONNX file.")],
     *,
+    variant: Annotated[str | None, typer.Option(help="A model of the bundle, by name. Default: its first.")] = None,
     dataset: Annotated[str | None, dataset_option("Default: the model's.")] = None,
     data_dir: DataDir = None,
     provider: Annotated[ProviderName, typer.Option(help="For an ONNX file; no other is used.")] = "cpu",
     normalize: NormalizeModel = None,
+    timeout: Timeout = 60.0,
     plot: Annotated[
         Path | None, typer.Option(help="Also draw the confusion matrix and the reliability into this file.")
     ] = None,
     json: Json = False,
 ) -> None:
     """Accuracy, calibration, per-class figures and confusion matrix on the test set."""
+    from mnist_edge.model_kind import model_kind
     from mnist_edge.records.settings import SessionSettings
-    from mnist_edge.reporting.console import emit, say
+    from mnist_edge.reporting.console import emit, say, say_next, status
     from mnist_edge.reporting.tables.evaluation import eval_table
     from mnist_edge.workflow.evaluate import evaluate as evaluate_stage
 
     require_plot(plot)
-    report = evaluate_stage(
-        model,
-        dataset=dataset,
-        data_dir=data_dir,
-        settings=SessionSettings(provider=provider),
-        normalization=normalize,
-        notify=say,
-    )
+    with status(f"evaluating {model}"):
+        report = evaluate_stage(
+            model,
+            variant=variant,
+            dataset=dataset,
+            data_dir=data_dir,
+            settings=SessionSettings(provider=provider),
+            normalization=normalize,
+            timeout=timeout,
+            notify=say,
+        )
     if plot is not None:
         from mnist_edge.reporting.plots.evaluation import evaluation
 
         say(f"wrote {evaluation(report, plot)}")
     emit(report, json, eval_table)
+    kind = model_kind(model)
+    if kind == "onnx":
+        say_next("bench", model, as_json=json)
+    elif kind == "bundle":
+        say_next("verify", model, as_json=json)
+    else:
+        stated = () if normalize is None else ("--normalize", normalize)
+        say_next("export", "--run", model, *stated, as_json=json)

@@ -30,18 +30,21 @@ def export(
     json: Json = False,
 ) -> None:
     """Export a trained network to ONNX, compare it with PyTorch, and publish it only if they agree."""
-    from mnist_edge.reporting.console import emit, say
+    from mnist_edge.reporting.console import emit, say, say_next, status
     from mnist_edge.reporting.tables.export import export_table
     from mnist_edge.workflow.export import export as export_stage
 
-    report = export_stage(
-        run=run,
-        output=output,
-        dataset=dataset,
-        data_dir=data_dir,
-        input_kind=input,
-        opset=opset,
-        normalization=normalize,
-        notify=say,
-    )
+    with status("exporting and comparing with PyTorch"):
+        report = export_stage(
+            run=run,
+            output=output,
+            dataset=dataset,
+            data_dir=data_dir,
+            input_kind=input,
+            opset=opset,
+            normalization=normalize,
+            notify=say,
+        )
     emit(report, json, export_table)
+    own_data = ("--dataset", dataset) if dataset is not None and Path(dataset).is_dir() else ()
+    say_next("verify", report.bundle, *own_data, as_json=json)

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how lists of numbers are read."""
+"""Options that several commands share, and the parsing of number lists."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ NormalizeStateDict = Annotated[
     Normalization | None,
     typer.Option("--normalize", help=f"Pixels that a .pth was trained on, which it does not state: {NORMALIZE_VALUES}"),
 ]
+Timeout = Annotated[
+    float, typer.Option(min=0.1, help="Seconds that one run of an ONNX file may take before it is ended.")
+]
 NormalizeModel = Annotated[
     Normalization | None,
     typer.Option(
@@ -30,25 +33,44 @@ NormalizeModel = Annotated[
         help=f"Pixels that a .pth or a float ONNX file expects, where it does not state them: {NORMALIZE_VALUES}",
     ),
 ]
-RECIPE_HELP = "fast (default), best (minutes), seed (100 epochs of plain SGD), or a .toml file of your own."
 
 
 def dataset_option(default: str = "") -> Any:
-    """`--dataset`: a name, or a folder; `load_dataset` tells them apart."""
+    """Return the option `--dataset`: a name, or a folder."""
     return typer.Option(
         metavar="NAME|FOLDER",
         help="mnist, fashion-mnist, kmnist, digits (needs no network), auto (mnist, else digits), or a folder of your "
         f"own digits: four IDX files named as MNIST's. {default}".rstrip(),
-        autocompletion=_datasets_like,
+        autocompletion=_complete_dataset,
     )
 
 
-def _datasets_like(incomplete: str) -> list[str]:
-    """What a shell offers: the names, and folders of the disk."""
+def _complete_dataset(incomplete: str) -> list[str]:
+    """Return the names and the folders of the disk that begin as typed."""
     folders = sorted(f"{path}/" for path in Path().glob(f"{incomplete}*") if path.is_dir())
     return [name for name in DATASET_CHOICES if name.startswith(incomplete)] + folders
 
 
+def recipe_option() -> Any:
+    """Return the option `--recipe`: a name, or a TOML file."""
+    return typer.Option(
+        metavar="NAME|FILE",
+        help="fast (default), best (minutes), seed (100 epochs of plain SGD), or a .toml file of your own.",
+        autocompletion=_complete_recipe,
+    )
+
+
+def _complete_recipe(incomplete: str) -> list[str]:
+    """Return the recipe names and the .toml files that begin as typed."""
+    import tomllib
+    from importlib.resources import files
+
+    named = tomllib.loads(files("mnist_edge.training").joinpath("recipes.toml").read_text("utf-8"))
+    return [name for name in [*named, *map(str, sorted(Path().glob("*.toml")))] if name.startswith(incomplete)]
+
+
+MAX_SEED = 2**64 - 1
+"""PyTorch takes no larger seed."""
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -70,7 +92,7 @@ def require_plot(path: Path | None) -> None:
 
 
 def number_range(text: str, option: str) -> tuple[float, float]:
-    """Read `0.01:0.2`: two numbers above 0, the lesser first.
+    """Parse `0.01:0.2`: two numbers above 0, the smaller first.
 
     Raises:
         UsageError: names the option.
@@ -84,8 +106,8 @@ def number_range(text: str, option: str) -> tuple[float, float]:
     return low, high
 
 
-def whole_numbers(text: str, option: str, *, least: int = 1) -> tuple[int, ...]:
-    """Read `64,64,32` in its order; every number at least `least`.
+def whole_numbers(text: str, option: str, *, least: int = 1, greatest: int = 2**31 - 1) -> tuple[int, ...]:
+    """Parse `64,64,32`, in that order, into numbers of at least `least` and at most `greatest`.
 
     Raises:
         UsageError: names the option.
@@ -94,11 +116,12 @@ def whole_numbers(text: str, option: str, *, least: int = 1) -> tuple[int, ...]:
         numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
         numbers = (least - 1,)
-    if min(numbers) < least:
-        raise UsageError(f"{option} {text}: expected whole numbers from {least}, with commas", hint=f"{option} 1,64")
+    if min(numbers) < least or max(numbers) > greatest:
+        expected = f"whole numbers from {least} to {greatest}, separated by commas"
+        raise UsageError(f"{option} {text}: expected {expected}", hint=f"{option} 1,64")
     return numbers
 
 
-def choices(text: str, option: str, *, least: int = 1) -> tuple[int, ...]:
-    """Read numbers as `whole_numbers` does, where each is one thing to do: once, however often it is named."""
-    return tuple(dict.fromkeys(whole_numbers(text, option, least=least)))
+def choices(text: str, option: str, *, least: int = 1, greatest: int = 2**31 - 1) -> tuple[int, ...]:
+    """Parse numbers as `whole_numbers` does and drop repeated ones."""
+    return tuple(dict.fromkeys(whole_numbers(text, option, least=least, greatest=greatest)))

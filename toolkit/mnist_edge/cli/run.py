@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_edge.cli.options import RECIPE_HELP, DataDir, Json, dataset_option
+from mnist_edge.cli.options import MAX_SEED, DataDir, Json, dataset_option, recipe_option
 from mnist_edge.contract import DeviceName, ProviderName
 from mnist_edge.errors import CheckFailedError
 
@@ -19,9 +19,9 @@ def run(
     *,
     dataset: Annotated[str, dataset_option()] = "mnist",
     data_dir: DataDir = None,
-    recipe: Annotated[str | None, typer.Option(help=RECIPE_HELP)] = None,
+    recipe: Annotated[str | None, recipe_option()] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training set, in total.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED)] = None,
     device: Annotated[DeviceName, typer.Option(help="To train on.")] = "auto",
     provider: Annotated[ProviderName, typer.Option(help="To verify and time on.")] = "cpu",
     run_folder: Annotated[Path | None, typer.Option("--run", help="Run folder. Default: runs/<dataset>.")] = None,
@@ -29,17 +29,17 @@ def run(
     json: Json = False,
 ) -> None:
     """Train (or go on with an interrupted run), export, verify and time, and print one summary."""
-    from mnist_edge.benchmarking.rounds import Plan
-    from mnist_edge.cli.bench import bench_stage
+    from mnist_edge.benchmarking.plan import Plan
     from mnist_edge.cli.train import train_with_progress
     from mnist_edge.data.sources import load_dataset
     from mnist_edge.records.run import RunReport
     from mnist_edge.records.settings import SessionSettings
-    from mnist_edge.reporting.console import emit, say
+    from mnist_edge.reporting.console import emit, progress, say, say_next
     from mnist_edge.reporting.tables.run import run_table
     from mnist_edge.runtime.session import require_provider
     from mnist_edge.training.run import unfinished
     from mnist_edge.verification.verify import VerifyOptions
+    from mnist_edge.workflow.bench import time_model
     from mnist_edge.workflow.export import export
     from mnist_edge.workflow.folders import RUNS
     from mnist_edge.workflow.train import prepare_training
@@ -77,5 +77,7 @@ def run(
             f"{exported.bundle} does not predict as PyTorch does: {reasons}", hint="mnist-edge verify"
         )
     say("timing it against PyTorch eager, in fresh processes")
-    timed = bench_stage(Plan(model=exported.bundle, provider=provider))
+    with progress("timing") as on_process:
+        timed = time_model(Plan(model=exported.bundle, provider=provider), on_process=on_process)
     emit(RunReport(train=trained, export=exported, verify=verified, bench=timed), json, run_table)
+    say_next("bench", exported.bundle, "--batch", "1,64", "--output", "result.json", as_json=json)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mnist_edge.cli.options import (
-    RECIPE_HELP,
+    MAX_SEED,
     DataDir,
     Json,
     choices,
     dataset_option,
     number_range,
+    recipe_option,
     whole_numbers,
 )
 from mnist_edge.errors import CheckFailedError, StoppedError
@@ -25,7 +27,7 @@ def sweep(
     *,
     dataset: Annotated[str, dataset_option()] = "mnist",
     data_dir: DataDir = None,
-    recipe: Annotated[str, typer.Option(help=RECIPE_HELP)] = "fast",
+    recipe: Annotated[str, recipe_option()] = "fast",
     epochs: Annotated[int | None, typer.Option(min=1, help="Of each training. Default: the recipe's.")] = None,
     trials: Annotated[
         int, typer.Option(min=1, help="Settings to try in all, earlier ones of the study included.")
@@ -48,7 +50,7 @@ def sweep(
     """
     from mnist_edge.data.sources import load_dataset
     from mnist_edge.interrupts import stop_requests
-    from mnist_edge.reporting.console import emit, progress, say
+    from mnist_edge.reporting.console import emit, progress, say, say_next
     from mnist_edge.reporting.plots.sweep import sweep_plot
     from mnist_edge.reporting.tables.sweep import sweep_table, trial_line
     from mnist_edge.sweeping.search import Plan
@@ -61,7 +63,7 @@ def sweep(
         batch_sizes=choices(batch_size, "--batch-size"),
         widths=tuple(dict.fromkeys(whole_numbers(text, "--widths") for text in widths)),
     )
-    chosen_seeds = choices(seeds, "--seeds", least=0)
+    chosen_seeds = choices(seeds, "--seeds", least=0, greatest=MAX_SEED)
     data = load_dataset(dataset, data_dir, say)
     plan = Plan(
         folder=study or RUNS / f"sweep-{data.name}",
@@ -94,3 +96,5 @@ def sweep(
             hint="another --study with lower rates, say --lr 0.001:0.1",
         )
     emit(report, json, sweep_table)
+    if report.command:
+        say_next(*shlex.split(report.command)[1:], as_json=json)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_edge.cli.options import RECIPE_HELP, DataDir, Json, NormalizeStateDict, dataset_option, whole_numbers
+from mnist_edge.cli.options import DataDir, Json, NormalizeStateDict, dataset_option, recipe_option, whole_numbers
 from mnist_edge.contract import DeviceName, LogName
 from mnist_edge.errors import StoppedError, UsageError
 
@@ -27,7 +27,7 @@ def train(
     *,
     dataset: Annotated[str | None, dataset_option("Default: mnist, or the checkpoint's.")] = None,
     data_dir: DataDir = None,
-    recipe: Annotated[str | None, typer.Option(help=RECIPE_HELP)] = None,
+    recipe: Annotated[str | None, recipe_option()] = None,
     resume: Annotated[
         Path | None,
         typer.Option(help="Go on from a run folder or checkpoint, or start with the weights of a .pth file."),
@@ -55,12 +55,16 @@ def train(
 
     Writes last.safetensors, history.csv, loss.csv and loss.png into the run folder.
     """
+    from mnist_edge.interrupts import end_with_parent
     from mnist_edge.ranks import this_rank
-    from mnist_edge.reporting.console import emit, say
+    from mnist_edge.reporting.console import emit, say, say_next, status
     from mnist_edge.reporting.tables.train import train_table
     from mnist_edge.workflow.train import prepare_training
 
-    size = this_rank().size
+    rank = this_rank()
+    size = rank.size
+    if rank.launcher is not None:
+        end_with_parent(rank.launcher)
     if size > 1 and processes not in (1, size):
         raise UsageError(f"--processes {processes}, but torchrun started {size}", hint="leave --processes out")
     changes = {
@@ -72,22 +76,26 @@ def train(
         "seed": seed,
         "widths": None if widths is None else whole_numbers(widths, "--widths"),
     }
-    request = prepare_training(
-        dataset=dataset,
-        data_dir=data_dir,
-        recipe=recipe,
-        resume=resume,
-        run=run,
-        device=device,
-        normalization=normalize,
-        changes=changes,
-        notify=say,
-    )
+    with status("loading PyTorch and the dataset"):
+        request = prepare_training(
+            dataset=dataset,
+            data_dir=data_dir,
+            recipe=recipe,
+            resume=resume,
+            run=run,
+            device=device,
+            normalization=normalize,
+            changes=changes,
+            notify=say,
+        )
     if processes > 1 and size == 1:
         from mnist_edge.training.launch import launch
 
         raise typer.Exit(launch(processes, sys.argv[1:], say))
-    emit(train_with_progress(request, device=device, log=log, plot=plot), json, train_table)
+    report = train_with_progress(request, device=device, log=log, plot=plot)
+    emit(report, json, train_table)
+    own_data = ("--dataset", request.data.source) if request.data.name == "folder" else ()
+    say_next("export", "--run", report.run, *own_data, as_json=json)
 
 
 def train_with_progress(

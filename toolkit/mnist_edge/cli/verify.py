@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mnist_edge.cli.options import DataDir, Json, NormalizeModel, choices, dataset_option, require_plot
+from mnist_edge.cli.options import DataDir, Json, NormalizeModel, Timeout, choices, dataset_option, require_plot
 from mnist_edge.contract import Optimization, ProviderName
 from mnist_edge.errors import UsageError
 
@@ -50,6 +50,7 @@ def verify(
         str | None, dataset_option("For an ONNX file (default: the one that it names), or a bundle made of a folder.")
     ] = None,
     normalize: NormalizeModel = None,
+    timeout: Timeout = 60.0,
     data_dir: DataDir = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw the images with the smallest margins.")] = None,
     json: Json = False,
@@ -61,7 +62,7 @@ def verify(
     from mnist_edge.cpus import require_cpus
     from mnist_edge.model_kind import require_model_kind
     from mnist_edge.records.settings import SessionSettings
-    from mnist_edge.reporting.console import emit, say
+    from mnist_edge.reporting.console import emit, say, say_next, status
     from mnist_edge.reporting.tables.parity import parity_table
     from mnist_edge.runtime.session import require_provider
     from mnist_edge.verification.verify import VerifyOptions
@@ -81,18 +82,21 @@ def verify(
         max_drop=max_accuracy_drop / 100,
         layers=layers,
         normalization=normalize,
+        timeout=timeout,
     )
-    chosen = model or newest_bundle()
+    chosen = model or newest_bundle(say)
     if chosen.exists() and require_model_kind(chosen, "onnx", "bundle", "run folder") == "onnx":
         if variant or outputs is not None:
             raise UsageError("--variant and --outputs are for bundles", hint="name a bundle folder")
-        report, reference = verify_file(chosen, against, options, dataset, data_dir, say)
+        with status(f"verifying {chosen}"):
+            report, reference = verify_file(chosen, against, options, dataset, data_dir, say)
     elif normalize is not None and against is None:
         raise UsageError("--normalize is for an ONNX file or a .pth; a bundle states its own", hint="leave it out")
     else:
-        report, reference = verify_folder(
-            chosen, against, options, dataset, data_dir, say, variants=variant or (), outputs=outputs
-        )
+        with status(f"verifying {chosen}"):
+            report, reference = verify_folder(
+                chosen, against, options, dataset, data_dir, say, variants=variant or (), outputs=outputs
+            )
     if plot is not None:
         from mnist_edge.reporting.plots.margins import margin_sheet
 
@@ -103,6 +107,7 @@ def verify(
         reasons = "; ".join(f"{v.name}: {v.reason}" for v in report.variants if v.reason)
         say(f"mnist-edge: {report.outputs or report.model} does not predict as {report.reference}: {reasons}")
         raise typer.Exit(1)
+    say_next("bench", chosen, as_json=json)
 
 
 def _refuse_run_options(**given: bool) -> None:

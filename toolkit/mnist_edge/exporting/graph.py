@@ -54,6 +54,7 @@ class Origin:
             "mnist_edge.dataset": self.dataset,
             "mnist_edge.labels": json.dumps(LABELS[self.dataset]),
             "mnist_edge.normalization": self.input_normalization(kind),
+            "mnist_edge.trained_normalization": self.normalization,
             "mnist_edge.weights_sha256": self.weights_sha256,
             "mnist_edge.versions": json.dumps(versions()),
         }

@@ -6,7 +6,7 @@ A folder appears, or is replaced, atomically and only with variants that passed.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +54,7 @@ class ExportRequest:
     normalization: Normalization = "seed"
 
 
-def export_bundle(request: ExportRequest) -> ExportReport:
+def export_bundle(request: ExportRequest, notify: Callable[[str], None] = lambda _line: None) -> ExportReport:
     """Export a network to a bundle folder, which is replaced atomically or not at all.
 
     Variants that were added to the bundle before are kept where it holds the same weights, input and dataset, and
@@ -73,7 +73,9 @@ def export_bundle(request: ExportRequest) -> ExportReport:
             weights_sha256=graph.weights_sha256(request.model),
             normalization=request.normalization,
         )
+        notify(f"running PyTorch on {len(request.dataset.test_images):,} test images")
         golden = golden_of(request.model, request.dataset, origin)
+        notify("exporting the graph with torch.onnx")
         model = graph.export_graph(request.model, request.input, origin, request.opset)
         packed = golden_bytes(golden)
         first = _variant(FP32, MODEL_FILE, model)
@@ -93,6 +95,7 @@ def export_bundle(request: ExportRequest) -> ExportReport:
         )
         write_files(staged, {MODEL_FILE: model, GOLDEN: packed})
         bundle = Bundle(folder=staged, manifest=manifest, golden=golden)
+        notify("comparing onnxruntime with PyTorch")
         parity = prove(bundle, [first], request.dataset)
         bundle, kept, dropped = _keep_variants(request.output, bundle, request.dataset)
         return _finish(bundle, [parity, *kept], request.output, dropped)

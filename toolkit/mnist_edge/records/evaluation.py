@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from mnist_edge.contract import (
-    DatasetName,
-)
+from mnist_edge.contract import DatasetName, Normalization
+from mnist_edge.records.model import OutputKind
 from mnist_edge.records.report import Report
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassFigures:
-    """One class: how many test images it has, and the shares found (recall) and right when named (precision)."""
+    """One class: its number of test images, recall and precision; None where there is no image to count."""
 
     label: str
     images: int
@@ -24,7 +23,7 @@ class ClassFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class ReliabilityBin:
-    """Decisions whose probability lies in one range: how sure the model was, and how often it was right."""
+    """Predictions whose confidence lies in one range: how many, mean confidence, and accuracy."""
 
     images: int
     confidence: float
@@ -36,19 +35,33 @@ class EvalReport(Report):
     """Accuracy of a model on a test set.
 
     Attributes:
-        confusion: `confusion[true][decided]` counts images.
-        negative_log_likelihood: mean over images, in nats, of the probability given to the label.
-        calibration_error: expected gap between confidence and accuracy, 0 to 1, over 15 ranges of confidence.
-        reliability: the ranges that hold an image, least sure first.
+        variant: name in the bundle; None where `model` is no bundle.
+        normalization: of the pixels that the model was given; None where its input is uint8.
+        preparation: how images were fitted to the input (resized, repeated in channels); empty where they were not.
+        outputs: what the model's output values were recognised as.
+        accuracy: 0 to 1.
+        negative_log_likelihood: mean over images, in nats, of the probability of the label; None for scores.
+        calibration_error: expected gap between confidence and accuracy, 0 to 1, over 15 ranges of confidence; None
+            for scores.
+        withheld: why the two are None; empty where they are not.
+        reliability: the ranges that hold an image, least confident first.
+        confusion: `confusion[label][prediction]` counts images.
+        warnings: what looks wrong with the images or the model, one line each.
     """
 
-    schema: ClassVar[str] = "mnist-edge/eval/2"
+    schema: ClassVar[str] = "mnist-edge/eval/3"
     model: Path
+    variant: str | None
     dataset: DatasetName
     images: int
+    normalization: Normalization | None
+    preparation: str
+    outputs: OutputKind
     accuracy: float
-    negative_log_likelihood: float
-    calibration_error: float
+    negative_log_likelihood: float | None
+    calibration_error: float | None
+    withheld: str
     reliability: tuple[ReliabilityBin, ...]
     per_class: tuple[ClassFigures, ...]
     confusion: tuple[tuple[int, ...], ...]
+    warnings: tuple[str, ...]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from mnist_edge.errors import MnistEdgeError
@@ -50,6 +53,22 @@ def say(line: str) -> None:
     """Print one line on standard error, control characters escaped; of many processes the first does."""
     if this_rank().leads:
         _write(sys.stderr, printable(line) + "\n")
+
+
+def say_next(*words: str | Path, as_json: bool = False) -> None:
+    """Suggest the next command on standard error, quoted for a shell; not to a program that reads JSON."""
+    if not as_json:
+        say(f"next: {shlex.join([*program(), *map(str, words)])}")
+
+
+def program() -> list[str]:
+    """Return the words that start this program where it is printed: `mnist-edge` only where the shell finds it."""
+    started = Path(sys.argv[0])
+    if started.name == "__main__.py":
+        return ["python", "-m", "mnist_edge"]
+    if started.name == "mnist-edge" and shutil.which("mnist-edge") != sys.argv[0]:
+        return [sys.argv[0]]
+    return ["mnist-edge"]
 
 
 def emit_error(error: MnistEdgeError, as_json: bool) -> None:

@@ -17,15 +17,26 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from mnist_edge.errors import BadFileError, UnavailableError
-from mnist_edge.files import write_atomic
+from mnist_edge.files import require_regular_file, write_atomic
 from mnist_edge.records.training import EpochRecord
-from mnist_edge.training.model import build_model, check_state
+from mnist_edge.training.checkpoint_checks import (
+    MODEL,
+    MOMENTUM,
+    check_declared,
+    check_environment,
+    check_progress,
+    check_settings,
+    check_values,
+)
+from mnist_edge.training.model import build_model
 from mnist_edge.training.recipes import Settings
 from mnist_edge.validation import validated
 
 SCHEMA = "mnist-edge/checkpoint/1"
 ENTRY = "mnist_edge"
 LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
+MAX_HEADER = 32 * 2**20
+"""Bytes: the history of 100,000 epochs, the most that a recipe can have, takes about 20 MB."""
 
 
 @dataclass(kw_only=True)
@@ -56,18 +67,18 @@ class Checkpoint:
             epoch under way began, uint8. It is the only randomness after the first weights.
         loss_sum: float32 scalar, sum of the losses of the epoch under way.
         curve: float32 (K,), the loss of every 30th step so far.
-        surroundings: what bit-equality depends on: device, threads, CPU capability, torch.
+        environment: what bit-equality depends on: device, threads, CPU capability, torch.
         sha256: of the content, once saved or loaded.
     """
 
     settings: Settings
     progress: Progress
-    weights: dict[str, Tensor]
-    momentum: dict[str, Tensor]
-    sampler: Tensor
-    loss_sum: Tensor
-    curve: Tensor
     environment: dict[str, Any]
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    momentum: dict[str, Tensor] = field(default_factory=dict)
+    sampler: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
+    loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
+    curve: Tensor = field(default_factory=lambda: torch.zeros(0))
     sha256: str = ""
 
     def model(self) -> nn.Sequential:
@@ -93,8 +104,8 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, *, keep: bool = True) -> 
     Raises:
         UnavailableError: disk full or folder read-only; both files are as they were.
     """
-    tensors = {f"model.{key}": value for key, value in checkpoint.weights.items()}
-    tensors |= {f"momentum.{key}": value for key, value in checkpoint.momentum.items()}
+    tensors = {f"{MODEL}{key}": value for key, value in checkpoint.weights.items()}
+    tensors |= {f"{MOMENTUM}{key}": value for key, value in checkpoint.momentum.items()}
     tensors |= {"rng.sampler": checkpoint.sampler, "epoch.loss_sum": checkpoint.loss_sum, "curve": checkpoint.curve}
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     metadata: dict[str, Any] = {
@@ -133,42 +144,67 @@ def checkpoint_path(path: Path) -> Path:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read and check a checkpoint: structure, sha256, schema, keys, shapes, finite weights.
+    """Read a checkpoint and check all of its content before any of it is used; see `checkpoint_checks`.
 
     Raises:
-        BadFileError: it is not whole, or not a checkpoint of this version.
+        BadFileError: it is damaged, not a checkpoint of this version, or holds what no run can have written;
+            names the file and the field.
+        UnavailableError: it does not exist or may not be read.
     """
     previous = path.with_name(PREVIOUS)
     hint = "give another checkpoint"
     if path.name == LAST and previous.exists():
-        hint = f"the one before is kept: {previous}"
+        hint = f"the previous one is kept: {previous}"
+    require_regular_file(path, "a checkpoint", hint=hint)
     try:
+        _check_header_size(path)
         with safe_open(path, framework="pt") as file:
             metadata = dict(json.loads((file.metadata() or {}).get(ENTRY, "{}")))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
+            keys = list(file.keys())
+            slices = {key: file.get_slice(key) for key in keys}
+            declared = {key: (part.get_dtype(), tuple(part.get_shape())) for key, part in slices.items()}
+            checkpoint = _without_tensors(metadata, path, hint)
+            check_declared(declared, checkpoint.settings, checkpoint.progress)
+            tensors = {key: file.get_tensor(key).clone() for key in keys}  # else they are views of the mapped file
+    except (SafetensorError, OSError, TypeError, RuntimeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BadFileError(f"{path} is not a whole safetensors file ({error})", hint=hint) from error
-    found = metadata.pop("sha256", None)
-    if metadata.get("schema") != SCHEMA:
-        raise BadFileError(f"{path} has schema {metadata.get('schema')!r}, this version reads {SCHEMA!r}", hint=hint)
-    if found != _digest(tensors, metadata):
+    except KeyError as error:
+        raise BadFileError(f"{path}: {error.args[0]} is missing", hint=hint) from error
+    except (ValueError, OverflowError) as error:
+        raise BadFileError(f"{path}: {error}", hint=hint) from error
+    checkpoint.sha256 = str(metadata.pop("sha256", ""))
+    if checkpoint.sha256 != _digest(tensors, metadata):
         raise BadFileError(f"{path} is damaged: its content does not match its sha256", hint=hint)
     try:
-        checkpoint = Checkpoint(
-            settings=validated(Settings, metadata["settings"], path, hint),
-            progress=validated(Progress, metadata["progress"], path, hint),
-            environment=metadata.get("environment") or metadata["surroundings"],
-            weights=_part(tensors, "model."),
-            momentum=_part(tensors, "momentum."),
-            sampler=tensors["rng.sampler"],
-            loss_sum=tensors["epoch.loss_sum"],
-            curve=tensors["curve"],
-            sha256=found or "",
-        )
-    except (KeyError, ValueError) as error:
-        raise BadFileError(f"{path} lacks what a checkpoint holds ({error})", hint=hint) from error
-    check_state(build_model(checkpoint.settings.widths), checkpoint.weights, path, hint)
+        check_values(tensors)
+    except ValueError as error:
+        raise BadFileError(f"{path}: {error}", hint=hint) from error
+    checkpoint.weights, checkpoint.momentum = _part(tensors, MODEL), _part(tensors, MOMENTUM)
+    checkpoint.sampler = tensors["rng.sampler"]
+    checkpoint.loss_sum, checkpoint.curve = tensors["epoch.loss_sum"], tensors["curve"]
     return checkpoint
+
+
+def _check_header_size(path: Path) -> None:
+    """Raise ValueError where the JSON header declares more than the file holds, or than any run writes."""
+    with path.open("rb") as file:
+        declared = int.from_bytes(file.read(8), "little")
+    most = min(path.stat().st_size - 8, MAX_HEADER)
+    if declared > most:
+        raise ValueError(f"its header declares {declared} bytes, expected at most {most}")
+
+
+def _without_tensors(metadata: dict[str, Any], path: Path, hint: str) -> Checkpoint:
+    """Return the checked settings, progress and environment; the tensors are still empty."""
+    if metadata.get("schema") != SCHEMA:
+        raise ValueError(f"its schema is {metadata.get('schema')!r}, this version reads {SCHEMA!r}")
+    settings = validated(Settings, metadata["settings"], path, hint)
+    check_settings(settings, metadata["settings"])
+    progress = validated(Progress, metadata["progress"], path, hint)
+    check_progress(progress, settings)
+    environment = metadata["environment"] if "environment" in metadata else metadata["surroundings"]
+    check_environment(environment)
+    return Checkpoint(settings=settings, progress=progress, environment=environment)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Training on several processes that torchrun started: each learns from its share of every batch.
+"""Training on several processes, started by `--processes` or torchrun: each learns from its share of every batch.
 
 DistributedDataParallel adds up the gradients (gloo between CPUs, nccl between GPUs). The batch is the recipe's
 whatever the number of processes, so the losses are those of one process but for the rounding of sums.
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
@@ -39,22 +39,45 @@ def joined(rank: Rank, device: torch.device) -> Iterator[None]:
     if rank.size == 1:
         yield
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # what the group itself sends around would lie on the first GPU
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(device)
     with _naming_lost_processes(rank):
-        store, number, size = next(rendezvous("env://", timeout=PATIENCE))
         dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            # torchrun's store outlives a restart, and would lead to processes that are gone (pytorch issue 135712).
-            store=PrefixStore(f"restart-{rank.restarts}", store),
-            rank=number,
-            world_size=size,
+            # With gloo beside it, the stop request of each step travels between CPUs: no step waits for the GPU, and
+            # a lost rank raises here at once, where NCCL alone would abort the process when its watchdog times out.
+            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+            store=_store(rank),
+            rank=rank.number,
+            world_size=rank.size,
             timeout=PATIENCE,
+            device_id=device if on_gpu else None,
         )
     try:
         yield
-    finally:
+    except BaseException:
+        _leave(abort=on_gpu)
+        raise
+    _leave(abort=False)
+
+
+def _leave(*, abort: bool) -> None:
+    """Leave the group; `abort` does not wait for collectives that a lost rank will never join."""
+    if abort:
+        dist.distributed_c10d._abort_process_group()  # noqa: SLF001 - torch has no public name for it
+    else:
         dist.destroy_process_group()
+
+
+def _store(rank: Rank) -> Store:
+    """Return what the processes meet through: the file of `--processes`, or torchrun's store on a port."""
+    if rank.store is not None:
+        return dist.FileStore(  # type: ignore[attr-defined] # torch.distributed has no __all__
+            str(rank.store), rank.size
+        )
+    store, _, _ = next(rendezvous("env://", timeout=PATIENCE))
+    # torchrun's store outlives a restart, and would lead to processes that are gone (pytorch issue 135712).
+    return PrefixStore(f"restart-{rank.restarts}", store)
 
 
 @contextmanager
@@ -95,9 +118,7 @@ def agreed(rank: Rank, stop: Callable[[], bool]) -> Callable[[], bool]:
         return stop
 
     def on_any() -> bool:
-        wish = torch.tensor(float(stop()))
-        if dist.get_backend() == "nccl":
-            wish = wish.cuda()
+        wish = torch.tensor(float(stop()))  # on the CPU, where gloo serves it without waiting for the GPU
         with _naming_lost_processes(rank):
             dist.all_reduce(wish, dist.ReduceOp.MAX)
         return bool(wish)
@@ -117,7 +138,8 @@ class SharedStep:
         """Learn from this process's share, which may be empty; the loss is that of the whole batch."""
         with _naming_lost_processes(self.rank):
             losses = -(torch.log_softmax(self.shared(pixels), dim=1) * targets).sum()
-            totals = torch.stack([losses.detach(), losses.new_tensor(len(pixels))])
+            # new_full fills on the device; new_tensor would copy from the CPU and wait for the GPU.
+            totals = torch.stack([losses.detach(), losses.new_full((), len(pixels))])
             dist.all_reduce(totals)
             self.model.zero_grad()
             # DistributedDataParallel takes the mean over processes of what is a sum over images.

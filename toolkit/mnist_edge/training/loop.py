@@ -94,6 +94,13 @@ def split(dataset: Dataset, recipe: Recipe) -> tuple[Tensor, Tensor]:
     return order[held:].sort().values, order[:held]
 
 
+def steps_per_epoch(dataset: Dataset, recipe: Recipe) -> int:
+    """Return how many batches an epoch has; the last may be short."""
+    images, chosen = dataset.train_images, split(dataset, recipe)[0]
+    count = len(images.take(chunks_of(len(images))[chosen.numpy()])) if isinstance(images, ImageFile) else len(chosen)
+    return math.ceil(count / recipe.batch_size)
+
+
 def held_out(dataset: Dataset, recipe: Recipe) -> tuple[Images | ImageFile, Images]:
     """Return the images and labels that are held out of training to choose by."""
     images, labels, held = dataset.train_images, dataset.train_labels, split(dataset, recipe)[1].numpy()
@@ -126,7 +133,7 @@ def train(run: Run, dataset: Dataset, device: torch.device, hooks: Hooks, rank: 
     step = _step(run, rank, device)
     feed = feed_for(dataset, recipe, device, rank)
     held_images, held_labels = held_out(dataset, recipe)
-    steps = math.ceil((len(dataset.train_labels) - len(held_labels)) / recipe.batch_size)
+    steps = steps_per_epoch(dataset, recipe)
     run.loss_sum = run.loss_sum.to(device)
     run.curve = [loss.to(device) for loss in run.curve]
 
@@ -191,6 +198,8 @@ def _check_run(run: Run) -> None:
     _check_finite(run.loss_sum, run.progress)
     for key, value in run.model.state_dict().items():
         _check_finite(value, run.progress, key)
+    for key, value in run.momentum.items():
+        _check_finite(value, run.progress, f"the momentum of {key}")
 
 
 def checkpoint_of(run: Run, sampler: Tensor, device: torch.device) -> Checkpoint:

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mnist_edge.contract import WIDTHS, DatasetName
-from mnist_edge.errors import BadFileError, UnavailableError, UsageError
+from mnist_edge.errors import BadFileError, UsageError
+from mnist_edge.files import require_regular_file
 from mnist_edge.validation import validated
 
 Schedule = Literal["constant", "one-cycle"]
 SMALL_SET = 10_000
+MAX_BYTES = 65_536
+"""Of a recipe file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,11 @@ TABLE = Path(__file__).with_name("recipes.toml")
 _HINT = "mnist-edge train --help; the project's own recipes show every setting"
 
 
+def recipe_names() -> tuple[str, ...]:
+    """Return the names of the project's own recipes."""
+    return tuple(_read(TABLE))
+
+
 def find_recipe(named: str) -> Recipe:
     """Return one of the project's recipes by name, or read a user's own `.toml` file.
 
@@ -71,27 +79,29 @@ def find_recipe(named: str) -> Recipe:
     Raises:
         UsageError: no such recipe.
         BadFileError: no TOML, an unknown setting, a value of the wrong type or out of range.
-        UnavailableError: the file does not exist.
+        UnavailableError: the file does not exist or may not be read.
     """
+    table = _read(TABLE)
     if not named.endswith(".toml"):
-        table = _read(TABLE)
         if named not in table:
             raise UsageError(f"no recipe {named}", hint=f"--recipe {'|'.join(table)}, or a .toml file of your own")
         return _checked({"name": named, **table[named]}, TABLE)
     path = Path(named)
-    if not path.is_file():
-        raise UnavailableError(f"{path} does not exist", hint="--recipe takes a name or a .toml file")
     given = _read(path)
     base = given.pop("base", None)
-    start = {} if base is None else dataclasses.asdict(find_recipe(str(base)))
+    if base is not None and base not in table:
+        raise BadFileError(f"{path}: base is {base!r}, expected {', '.join(table)}", hint=_HINT)
+    start = {} if base is None else table[base]
     return _checked({**start, **given, "name": path.stem}, path)
 
 
 def _read(path: Path) -> dict[str, Any]:
+    require_regular_file(path, "a recipe", limit=MAX_BYTES, hint=_HINT)
     try:
-        return tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadFileError(f"{path} is not TOML: {error}", hint=_HINT) from error
+        return tomllib.loads(path.read_bytes().decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # tomllib's own error and UnicodeDecodeError are ValueErrors
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise BadFileError(f"{path} is not TOML: {reason}", hint=_HINT) from error
 
 
 def _checked(values: dict[str, Any], path: Path) -> Recipe:
@@ -99,19 +109,19 @@ def _checked(values: dict[str, Any], path: Path) -> Recipe:
     if unknown:
         raise BadFileError(f"{path}: {unknown[0]} is not a setting of a recipe", hint=_HINT)
     recipe = validated(Recipe, values, path, _HINT)
-    for name, (low, high) in RANGES.items():
-        if not low <= getattr(recipe, name) <= high:
-            raise BadFileError(f"{path}: {name} is {getattr(recipe, name)}, expected {low:g} to {high:g}", hint=_HINT)
+    error = _recipe_range_error(recipe)
+    if error is not None:
+        raise BadFileError(f"{path}: {error}", hint=_HINT)
     return recipe
 
 
-RANGES = {
-    "epochs": (1, math.inf),
-    "small_set_factor": (1, math.inf),
-    "batch_size": (1, math.inf),
-    "lr": (0, math.inf),
+RANGES: dict[str, tuple[float, float]] = {
+    "epochs": (1, 100_000),
+    "small_set_factor": (1, 1000),
+    "batch_size": (1, 1_048_576),
+    "lr": (0, 1_000_000),
     "momentum": (0, 1),
-    "weight_decay": (0, math.inf),
+    "weight_decay": (0, 1),
     "warmup": (0, 0.99),
     "label_smoothing": (0, 0.99),
     "shift": (0, 8),
@@ -121,7 +131,42 @@ RANGES = {
     "shear": (0, 1),
     "elastic": (0, 8),
 }
-"""Least and greatest value of each setting."""
+"""Least and greatest value of each setting, in recipes, options and checkpoints."""
+MAX_LAYERS, MAX_WIDTH = 100, 65_536
+MAX_SEED = 2**63 - 1
+"""`torch.Generator` takes no greater one."""
+
+
+@dataclass(frozen=True)
+class RangeError:
+    """A setting outside its range."""
+
+    name: str
+    value: Any
+    expected: str
+
+    def __str__(self) -> str:
+        """As in "recipe.lr is -1.0, expected 0 to 1000000"."""
+        return f"{self.name} is {self.value}, expected {self.expected}"
+
+
+def _recipe_range_error(recipe: Recipe) -> RangeError | None:
+    for name, (low, high) in RANGES.items():
+        value = getattr(recipe, name)
+        if not low <= value <= high:  # NaN is in no range
+            return RangeError(name, value, f"{low} to {high}")
+    return None
+
+
+def range_error(settings: Settings) -> RangeError | None:
+    """Return the first setting outside its range, or None."""
+    if len(settings.widths) > MAX_LAYERS or not all(1 <= width <= MAX_WIDTH for width in settings.widths):
+        found = ",".join(map(str, settings.widths[: MAX_LAYERS + 1]))
+        return RangeError("widths", found, f"at most {MAX_LAYERS} widths of 1 to {MAX_WIDTH}")
+    if not 0 <= settings.seed <= MAX_SEED:
+        return RangeError("seed", settings.seed, f"0 to {MAX_SEED}")
+    error = _recipe_range_error(settings.recipe)
+    return None if error is None else dataclasses.replace(error, name=f"recipe.{error.name}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +209,12 @@ def settings_for(
         "batch_size": base.batch_size if batch_size is None else batch_size,
     }
     changed = dataclasses.replace(base, **chosen)  # type: ignore[arg-type]
-    return Settings(dataset=dataset, fingerprint=fingerprint, widths=widths, seed=seed, recipe=changed)
+    settings = Settings(dataset=dataset, fingerprint=fingerprint, widths=widths, seed=seed, recipe=changed)
+    error = range_error(settings)
+    if error is not None:  # the recipe itself is in range: an option is not
+        option = "--" + error.name.removeprefix("recipe.").replace("_", "-")
+        raise UsageError(f"{option} {error.value}: expected {error.expected}", hint="mnist-edge train --help")
+    return settings
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:

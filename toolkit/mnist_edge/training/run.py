@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_edge.contract import DeviceName
-from mnist_edge.errors import UsageError
+from mnist_edge.errors import BadFileError, UsageError
 from mnist_edge.files import ensure_folder, locked, sha256_bytes, write_atomic
 from mnist_edge.ranks import Rank, this_rank
 from mnist_edge.records.data import Dataset
@@ -24,8 +24,18 @@ from mnist_edge.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from mnist_edge.training.checkpoint_checks import check_position
 from mnist_edge.training.group import agreed, joined, same_everywhere
-from mnist_edge.training.loop import KEEP_LOSS_EVERY, Hooks, Run, checkpoint_of, continued_run, new_run, train
+from mnist_edge.training.loop import (
+    KEEP_LOSS_EVERY,
+    Hooks,
+    Run,
+    checkpoint_of,
+    continued_run,
+    new_run,
+    steps_per_epoch,
+    train,
+)
 from mnist_edge.training.model import accuracy, linear_layers, resolve_device, with_seed_normalization
 from mnist_edge.training.recipes import Settings
 from mnist_edge.training.state_dict import LoadedModel
@@ -112,6 +122,11 @@ def train_run(
             f"{dataset.source} does not hold the images that the checkpoint was trained on",
             hint="--dataset with the folder that the run began with, or start a new one with another --run",
         )
+    steps = steps_per_epoch(dataset, settings.recipe)
+    try:
+        check_position(start.run.progress, start.run.curve, steps, KEEP_LOSS_EVERY)
+    except ValueError as error:
+        raise BadFileError(f"{start.checkpoint}: {error}", hint="give another checkpoint") from error
     target, rank = resolve_device(device), this_rank()
     with joined(rank, target), _held(folder, rank):
         _refuse_to_overwrite(start, folder)

@@ -1,4 +1,4 @@
-"""Accuracy, calibration, per-class figures and confusion matrix of decisions."""
+"""Accuracy, calibration, per-class figures and confusion matrix of a model's outputs on a test set."""
 
 from __future__ import annotations
 
@@ -7,45 +7,76 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_edge.contract import LABELS
-from mnist_edge.errors import CheckFailedError
+from mnist_edge.contract import LABELS, Normalization
+from mnist_edge.errors import BadFileError, CheckFailedError
 from mnist_edge.pixels import Images, Logits
 from mnist_edge.records.data import EvaluationSet
 from mnist_edge.records.evaluation import ClassFigures, EvalReport, ReliabilityBin
+from mnist_edge.records.model import OutputKind
+from mnist_edge.runtime.interface import output_kind
 
 BINS = 15
+LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)
+"""A probability that float32 rounded to 0 counts as this, so that its logarithm is finite."""
+NO_PROBABILITIES = (
+    "the outputs are scores from 0 to 1 that do not sum to 1 (as one sigmoid per class gives), not probabilities of "
+    "the ten classes"
+)
 
 
-def evaluate(model: Path, logits: Logits, dataset: EvaluationSet) -> EvalReport:
-    """Judge the answers to a test set.
+def evaluate(
+    model: Path,
+    outputs: Logits,
+    dataset: EvaluationSet,
+    *,
+    variant: str | None = None,
+    normalization: Normalization | None = None,
+    preparation: str = "",
+    warnings: tuple[str, ...] = (),
+) -> EvalReport:
+    """Compare a model's outputs on a test set with the labels.
 
     Args:
-        model: what answered, for the report.
-        logits: float32 (N, 10), for the dataset's N test images in order.
-        dataset: whose test labels are the truth.
+        model: as the user named it.
+        outputs: float32 (N, 10), for the dataset's N test images in order.
+        dataset: the test set.
+        variant, normalization, preparation, warnings: see `EvalReport`.
 
     Raises:
-        CheckFailedError: wrong count or number of classes, NaN or infinite logits.
+        BadFileError: another number of classes.
+        CheckFailedError: NaN or infinite outputs.
     """
     names = LABELS[dataset.name]
     expected = (len(dataset.test_labels), len(names))
-    if logits.shape != expected:
-        raise CheckFailedError(
-            f"{model} answers {logits.shape}, expected {expected}", hint="give a classifier of ten classes"
+    if outputs.shape != expected:
+        raise BadFileError(
+            f"{model} returns outputs of shape {outputs.shape}, expected {expected}",
+            hint=f"give a model of {len(names)} classes",
         )
-    if not np.isfinite(logits).all():
-        raise CheckFailedError(f"{model} answers NaN or infinite logits", hint="mnist-edge verify shows where")
-    predicted, truth = logits.argmax(axis=1), dataset.test_labels
+    if not np.isfinite(outputs).all():
+        raise CheckFailedError(f"{model} returns NaN or infinite outputs", hint="mnist-edge verify shows where")
+    predicted, labels = outputs.argmax(axis=1), dataset.test_labels
     confusion = np.zeros((len(names), len(names)), dtype=int)
-    np.add.at(confusion, (truth, predicted), 1)
-    bins = reliability(logits, truth)
+    np.add.at(confusion, (labels, predicted), 1)
+    kind = output_kind(outputs)
+    log_probabilities = log_probabilities_of(outputs, kind)
+    bins = () if log_probabilities is None else reliability(log_probabilities, labels)
     return EvalReport(
         model=model,
+        variant=variant,
         dataset=dataset.name,
-        images=len(truth),
-        accuracy=float((predicted == truth).mean()),
-        negative_log_likelihood=float(-log_softmax(logits)[np.arange(len(truth)), truth].mean()),
-        calibration_error=sum(b.images * abs(b.confidence - b.accuracy) for b in bins) / len(truth),
+        images=len(labels),
+        normalization=normalization,
+        preparation=preparation,
+        outputs=kind,
+        accuracy=float((predicted == labels).mean()),
+        negative_log_likelihood=None
+        if log_probabilities is None
+        else float(-log_probabilities[np.arange(len(labels)), labels].mean()),
+        calibration_error=None
+        if log_probabilities is None
+        else sum(b.images * abs(b.confidence - b.accuracy) for b in bins) / len(labels),
+        withheld=NO_PROBABILITIES if log_probabilities is None else "",
         reliability=bins,
         per_class=tuple(
             ClassFigures(
@@ -57,32 +88,48 @@ def evaluate(model: Path, logits: Logits, dataset: EvaluationSet) -> EvalReport:
             for i, label in enumerate(names)
         ),
         confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+        warnings=warnings,
     )
 
 
-def log_softmax(logits: Logits) -> NDArray[np.float64]:
-    """Logarithms of the probabilities, (N, classes)."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+def log_probabilities_of(outputs: Logits, kind: OutputKind) -> NDArray[np.float64] | None:
+    """Return the logarithms of the class probabilities, (N, classes); None for scores, which imply none.
+
+    Only logits go through a softmax: a second one would make probabilities nearly uniform.
+    """
+    values = outputs.astype(np.float64)
+    if kind == "probabilities":
+        return np.asarray(np.log(np.maximum(values, LEAST_PROBABILITY)))
+    if kind == "log-probabilities":
+        return values
+    return None if kind == "scores" else np.asarray(values - _log_sum_exp(values)[:, np.newaxis])
 
 
-def reliability(logits: Logits, truth: Images) -> tuple[ReliabilityBin, ...]:
-    """Sort decisions into 15 equal ranges of confidence (Guo et al., "On Calibration of Modern Neural Networks", 2017).
+def reliability(log_probabilities: NDArray[np.float64], labels: Images) -> tuple[ReliabilityBin, ...]:
+    """Sort predictions into 15 equal ranges of confidence (Guo et al., "On Calibration of Modern Neural Networks", 2017).
 
     Args:
-        logits: float32 (N, classes), finite.
-        truth: uint8 (N,).
+        log_probabilities: (N, classes), finite.
+        labels: uint8 (N,).
     """
-    confidence = np.exp(log_softmax(logits).max(axis=1))
-    right = logits.argmax(axis=1) == truth
+    confidence = np.minimum(np.exp(log_probabilities.max(axis=1)), 1.0)
+    correct = log_probabilities.argmax(axis=1) == labels
     places = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
     return tuple(
         ReliabilityBin(
-            images=int(inside.sum()), confidence=float(confidence[inside].mean()), accuracy=float(right[inside].mean())
+            images=int(members.sum()),
+            confidence=float(confidence[members].mean()),
+            accuracy=float(correct[members].mean()),
         )
-        for inside in (places == place for place in range(BINS))
-        if inside.any()
+        for members in (places == place for place in range(BINS))
+        if members.any()
     )
+
+
+def _log_sum_exp(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the logarithm of the sum of exponentials of each row, (N,)."""
+    largest = values.max(axis=1)
+    return np.asarray(largest + np.log(np.exp(values - largest[:, np.newaxis]).sum(axis=1)))
 
 
 def _share(part: int, whole: int) -> float | None:

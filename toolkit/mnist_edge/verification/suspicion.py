@@ -100,12 +100,12 @@ def suspicion_line(found: Suspicion) -> str:
     if found.better is not None and found.better_accuracy is not None:
         return (
             f"{found.better.description} gives {found.better_accuracy:.1%} instead of {found.accuracy:.1%} on "
-            f"{found.images:,} test images: the model was probably trained on pixels in that form"
+            f"{found.images:,} test images; evaluate it with the pixels that it was trained on"
         )
     if found.better_dataset is not None and found.better_accuracy is not None:
         return (
             f"--dataset {found.better_dataset} gives {found.better_accuracy:.1%} instead of {found.accuracy:.1%}: "
-            "the model was probably trained on that dataset"
+            "the model was probably trained on it"
         )
     return (
         f"accuracy {found.accuracy:.1%} on {found.images:,} test images is near chance ({1 / CLASSES:.0%}): check the "

@@ -2,80 +2,196 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_edge.contract import CLASSES, Normalization
-from mnist_edge.errors import UnavailableError
+import numpy as np
+
+from mnist_edge.contract import CLASSES, SIDE, DatasetName, Normalization
+from mnist_edge.errors import MnistEdgeError, UsageError
 from mnist_edge.model_kind import require_model_kind
 from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
-from mnist_edge.workflow.suspicion import suspect_normalization
 
 if TYPE_CHECKING:
-    from mnist_edge.pixels import Logits
+    from mnist_edge.pixels import Images, Logits
     from mnist_edge.records.data import EvaluationSet
     from mnist_edge.records.evaluation import EvalReport
+
+Notify = Callable[[str], None]
+
+LOOKED_AT = 0.95
+"""Below this accuracy the images are looked at, and other readings of their pixels are tried."""
+OTHER_DATASETS = 0.5
+"""Below this accuracy other datasets are tried, which have to be read first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenModel:
+    """A model that can be run, whatever its file format.
+
+    Attributes:
+        predict: uint8 images (n, 28, 28) and a normalisation (None: the model takes uint8) to outputs (n, 10).
+        normalization: the one that it expects; None where it takes uint8.
+        normalization_certain: whether the model itself was trained with it by mnist-edge.
+        dataset: what it was trained on, where that is known.
+        variant: name in the bundle.
+        preparation: how images are fitted to its input; empty where they are not changed.
+    """
+
+    predict: Callable[[Images, Normalization | None], Logits]
+    normalization: Normalization | None
+    dataset: DatasetName | None
+    normalization_certain: bool = False
+    variant: str | None = None
+    preparation: str = ""
 
 
 def evaluate(
     model: Path,
     *,
+    variant: str | None = None,
     dataset: str | None = None,
     data_dir: Path | None = None,
     settings: SessionSettings = DEFAULT_SETTINGS,
     normalization: Normalization | None = None,
-    notify: Callable[[str], None] = lambda _line: None,
+    timeout: float = 60.0,
+    notify: Notify = lambda _line: None,
 ) -> EvalReport:
     """Run the test set through a model and report accuracy, calibration and the confusion matrix.
 
     Args:
         model: run folder, checkpoint, .pth, bundle folder or ONNX file.
+        variant: a model of the bundle, by name; None takes its first, which is the reference of the others.
         dataset: a name or a folder; None takes the model's.
         data_dir: folder in which datasets are looked for first.
         settings: of the session, for an ONNX file.
         normalization: of the pixels of a state_dict or a float ONNX file, which may not state it.
-        notify: takes one plain line about what happens.
+        timeout: seconds that one run of an ONNX file may take.
+        notify: called with one plain line about what happens, or what looks wrong.
+
+    Raises:
+        UnavailableError: the model or the data are not there, or the provider is not.
+        BadFileError: the model or the data cannot be read, or the model has other classes.
+        UsageError: an option that the model does not take.
+        CheckFailedError: NaN or infinite outputs.
     """
-    from mnist_edge.verification.accuracy import evaluate as judge
+    from mnist_edge.data.sources import load_test_set
+    from mnist_edge.verification.accuracy import evaluate as compare_with_labels
 
-    data, logits = _outputs(model, dataset, data_dir, settings, normalization, notify)
-    return judge(model, logits, data)
+    opened = _open_model(model, variant, settings, normalization, timeout, notify)
+    data = load_test_set(dataset or opened.dataset or "mnist", data_dir, notify)
+    outputs = opened.predict(data.test_images, opened.normalization)
+    report = compare_with_labels(
+        model,
+        outputs,
+        data,
+        variant=opened.variant,
+        normalization=opened.normalization,
+        preparation=opened.preparation,
+    )
+    warning = _warning(opened, report.accuracy, data, data_dir)
+    if not warning:
+        return report
+    notify(warning)
+    return dataclasses.replace(report, warnings=(warning,))
 
 
-def _outputs(
+def _open_model(
     model: Path,
-    dataset: str | None,
-    data_dir: Path | None,
+    variant: str | None,
     settings: SessionSettings,
     normalization: Normalization | None,
-    notify: Callable[[str], None],
-) -> tuple[EvaluationSet, Logits]:
-    """Load whatever `model` is, and run the test set through it."""
-    from mnist_edge.bundle.folder import is_bundle, load_bundle
-    from mnist_edge.data.sources import load_test_set
-
-    if not model.exists():
-        raise UnavailableError(
-            f"{model} does not exist", hint="give a run folder, checkpoint, .pth, bundle or ONNX file"
-        )
+    timeout: float,
+    notify: Notify,
+) -> OpenModel:
+    """Open a model by its content, not by its suffix."""
     kind = require_model_kind(model, "onnx", "bundle", "checkpoint", "state_dict", "run folder")
-    if kind in {"onnx", "bundle"}:
-        from mnist_edge.runtime.classifier import dataset_of, open_classifier
+    if variant is not None and kind != "bundle":
+        raise UsageError("--variant names a model of a bundle", hint="leave --variant out, or give a bundle folder")
+    if kind == "bundle":
+        from mnist_edge.bundle.folder import load_bundle
 
-        path = model
-        if is_bundle(model):
-            bundle = load_bundle(model)
-            path = bundle.file(bundle.manifest.variants[0])
-        classifier = open_classifier(path, settings, normalization=normalization)
-        data = load_test_set(dataset or dataset_of(classifier) or "mnist", data_dir, notify)
-        return data, classifier.class_logits(data.test_images, CLASSES, classifier.bounded_batch(1000))
+        bundle = load_bundle(model)
+        chosen = bundle.manifest.variants[0] if variant is None else bundle.variant(variant)
+        opened = _open_onnx(bundle.file(chosen), settings, normalization, timeout)
+        others = [other.name for other in bundle.manifest.variants if other != chosen]
+        if variant is None and others:
+            notify(f"evaluating the variant {chosen.name}; the bundle also has {', '.join(others)} (--variant NAME)")
+        return dataclasses.replace(opened, variant=chosen.name)
+    if kind == "onnx":
+        return _open_onnx(model, settings, normalization, timeout)
+    return _open_torch(model, normalization, notify)
+
+
+def _open_onnx(
+    model: Path, settings: SessionSettings, normalization: Normalization | None, timeout: float
+) -> OpenModel:
+    from mnist_edge.runtime.classifier import dataset_of, open_classifier
+
+    classifier = open_classifier(model, settings, normalization=normalization, timeout=timeout)
+    classifier.require_scores()
+    classifier.prepare(np.zeros((1, SIDE, SIDE), np.uint8))  # refuses what does not fit before data are downloaded
+    expected = None if classifier.input.dtype == "uint8" else classifier.input.normalization
+
+    def predict(images: Images, name: Normalization | None) -> Logits:
+        reading = dataclasses.replace(classifier, input=dataclasses.replace(classifier.input, normalization=name))
+        return reading.class_logits(images, CLASSES, reading.bounded_batch(1000))
+
+    return OpenModel(
+        predict=predict,
+        normalization=expected,
+        dataset=dataset_of(classifier),
+        preparation=classifier.input.preparation,
+    )
+
+
+def _open_torch(model: Path, normalization: Normalization | None, notify: Notify) -> OpenModel:
     from mnist_edge.training.model import reference_logits
     from mnist_edge.training.state_dict import read_model
 
     loaded = read_model(model, normalization)
     for note in loaded.notes:
         notify(note)
-    data = load_test_set(dataset or loaded.dataset or "mnist", data_dir, notify)
-    suspect_normalization(loaded, data, notify)
-    return data, reference_logits(loaded.network, data.test_images, normalization=loaded.normalization)
+    return OpenModel(
+        predict=lambda images, name: reference_logits(
+            loaded.network, images, normalization=name or loaded.normalization
+        ),
+        normalization=loaded.normalization,
+        normalization_certain=loaded.dataset is not None,  # a checkpoint of mnist-edge
+        dataset=loaded.dataset,
+    )
+
+
+def _warning(opened: OpenModel, accuracy: float, data: EvaluationSet, data_dir: Path | None) -> str:
+    """Return what looks wrong with the images, their reading or the dataset in one line; empty where nothing does.
+
+    Neither the result nor the exit code depends on it; a thousand images of the test set are run again.
+    """
+    if accuracy >= LOOKED_AT:
+        return ""
+    from mnist_edge.verification.suspicion import find_suspicion, suspicion_line
+    from mnist_edge.verification.unusual_images import describe_unusual
+
+    if unusual := describe_unusual(data.test_images):
+        return unusual
+    others = _other_test_sets(data.name, data_dir) if accuracy < OTHER_DATASETS else []
+    suspected = None if opened.normalization_certain else opened.normalization
+    found = find_suspicion(opened.predict, suspected, data, others)
+    return "" if found is None else suspicion_line(found)
+
+
+def _other_test_sets(name: DatasetName, data_dir: Path | None) -> list[EvaluationSet]:
+    """Read the test sets of the other datasets that are on this machine; nothing is downloaded."""
+    from mnist_edge.data.sources import SOURCES, load_test_set
+
+    found = []
+    for other in (*SOURCES, "digits"):
+        if other != name:
+            try:
+                found.append(load_test_set(other, data_dir, may_download=False))
+            except MnistEdgeError:
+                continue
+    return found

@@ -62,7 +62,7 @@ def export(
         opset=opset,
         normalization=loaded.normalization,
     )
-    report = export_bundle(request)
+    report = export_bundle(request, notify)
     for name, reason in report.dropped.items():
         notify(f"dropped the variant {name}: {reason}")
     return report

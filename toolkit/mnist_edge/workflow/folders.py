@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from mnist_edge.errors import UnavailableError
@@ -21,15 +22,17 @@ def newest_run() -> Path:
     return _newest_with(LAST, RUNS, "mnist-edge train, or name one with --run")
 
 
-def newest_bundle() -> Path:
-    """Return the bundle in `exported/` whose manifest was written last.
+def newest_bundle(notify: Callable[[str], None]) -> Path:
+    """Return the bundle in `exported/` whose manifest was written last, and report which it is.
 
     Raises:
         UnavailableError: there is none.
     """
     from mnist_edge.bundle.manifest import MANIFEST
 
-    return _newest_with(MANIFEST, EXPORTED, "mnist-edge export, or name a bundle folder")
+    newest = _newest_with(MANIFEST, EXPORTED, "mnist-edge export, or name a bundle folder")
+    notify(f"taking {newest}, the newest bundle in {EXPORTED}/")
+    return newest
 
 
 def _newest_with(file: str, root: Path, hint: str) -> Path:

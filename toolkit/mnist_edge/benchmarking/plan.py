@@ -1,0 +1,195 @@
+"""From what was asked for to the list of candidates that are timed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from mnist_edge.benchmarking.feeds import require_finite_outputs
+from mnist_edge.bundle.folder import Bundle, load_bundle
+from mnist_edge.bundle.golden import GOLDEN
+from mnist_edge.contract import PYTORCH, Normalization, ProviderName
+from mnist_edge.errors import UsageError
+from mnist_edge.files import sha256_file
+from mnist_edge.records.benchmark import EXACT, Candidate, OutputRequirement, Scenario
+from mnist_edge.records.bundle import Variant
+from mnist_edge.records.settings import SessionSettings
+from mnist_edge.runtime.classifier import open_classifier
+from mnist_edge.runtime.trial import require_bounded
+from mnist_edge.verification.requirement import MAX_DROP, with_tf32
+
+ROUNDS = 5
+SECONDS = 0.4
+SINGLE_STREAM = Scenario(seconds=SECONDS)
+WITHOUT_BASELINE = {"server", "idle"}
+"""Scenarios in which PyTorch is not timed: they measure waiting, which is no property of an engine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to time: a bundle folder or one ONNX file, and the settings to time it with.
+
+    Attributes:
+        variants: names of a bundle's variants; empty for all.
+        batches: None for 1, or for the batch size of a fixed-batch model.
+        threads: sizes of the thread pool on the CPU; a candidate on a GPU is timed once, with one thread.
+        rounds: fresh processes for each candidate.
+        normalization: of the pixels of a float model that does not state it.
+        tf32: on CUDA, round the factors of fp32 products to 10 bits.
+    """
+
+    model: Path
+    variants: tuple[str, ...] = ()
+    provider: ProviderName = "cpu"
+    batches: tuple[int, ...] | None = None
+    threads: tuple[int, ...] = (1,)
+    rounds: int = ROUNDS
+    scenario: Scenario = SINGLE_STREAM
+    normalization: Normalization | None = None
+    tf32: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedPlan:
+    """The candidates of a plan.
+
+    Attributes:
+        golden: the golden file of a bundle; None where inputs are random.
+        weights_sha256: of the weights that the bundle was exported from, or of the file.
+        notes: what the reader of the results should know, one sentence each.
+    """
+
+    candidates: tuple[Candidate, ...]
+    golden: Path | None
+    weights_sha256: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Model:
+    """One file to time, and on which engine."""
+
+    engine: str
+    variant: str
+    file: Path
+    requirement: OutputRequirement = EXACT
+
+
+def resolve_plan(plan: Plan) -> ResolvedPlan:
+    """List the candidates of a plan.
+
+    Raises:
+        UnavailableError: there is no such model.
+        BadFileError: the bundle was changed, or the file is no model that can be timed.
+        UsageError: a batch size that a fixed-batch model does not take; a variant that the bundle lacks.
+    """
+    if plan.model.is_dir():
+        return _resolve_bundle(plan)
+    return _resolve_file(plan)
+
+
+def _resolve_bundle(plan: Plan) -> ResolvedPlan:
+    bundle = load_bundle(plan.model)
+    models = [
+        _Model(
+            engine="onnxruntime",
+            variant=variant.name,
+            file=bundle.file(variant),
+            requirement=_requirement(variant),
+        )
+        for variant in bundle.select(plan.variants)
+    ]
+    for model in models:
+        require_bounded(model.file)
+    baseline, note = _baseline(bundle, plan.scenario)
+    return ResolvedPlan(
+        candidates=_candidates(plan, models, baseline, plan.batches or (1,)),
+        golden=plan.model / GOLDEN,
+        weights_sha256=bundle.manifest.weights_sha256,
+        notes=(note,) if note else (),
+    )
+
+
+def _resolve_file(plan: Plan) -> ResolvedPlan:
+    if plan.variants:
+        raise UsageError(f"{plan.model} is one model, not a bundle with variants", hint="leave --variant out")
+    classifier = open_classifier(plan.model, SessionSettings(provider=plan.provider), normalization=plan.normalization)
+    require_finite_outputs(classifier)
+    fixed = classifier.fixed_batch
+    batches = plan.batches or (fixed or 1,)
+    if fixed and set(batches) != {fixed}:
+        raise UsageError(f"{plan.model} takes only batch {fixed}", hint=f"--batch {fixed}")
+    model = _Model(engine="onnxruntime", variant=plan.model.stem, file=plan.model)
+    return ResolvedPlan(
+        candidates=_candidates(plan, [model], None, batches),
+        golden=None,
+        weights_sha256=sha256_file(plan.model),
+        notes=("inputs are random: an ONNX file has no golden inputs, so its predictions were not checked",),
+    )
+
+
+def _baseline(bundle: Bundle, scenario: Scenario) -> tuple[_Model | None, str]:
+    """Return the file whose weights PyTorch is timed with, or a note why PyTorch is not timed.
+
+    There is one baseline for all variants: the network in fp32 that the recorded outputs belong to. It is
+    needed also where only other variants were selected.
+    """
+    if scenario.name in WITHOUT_BASELINE:
+        return None, f"PyTorch is not timed in scenario {scenario.name}"
+    if not (find_spec("torch") and find_spec("onnx")):
+        return None, "PyTorch is not installed here: no baseline, no ratio"
+    for variant in bundle.manifest.variants:
+        if (variant.precision, variant.requirement, variant.reference) == ("fp32", "exact", PYTORCH):
+            return _Model(engine="torch", variant=variant.name, file=bundle.file(variant)), ""
+    return None, "the bundle has no fp32 variant whose weights PyTorch can read: no baseline, no ratio"
+
+
+def _candidates(
+    plan: Plan, models: Sequence[_Model], baseline: _Model | None, batches: Sequence[int]
+) -> tuple[Candidate, ...]:
+    """Combine models with batch sizes, session settings and scenarios; the baseline comes last in each group.
+
+    On CUDA each model is also timed as a captured CUDA graph, and on the CPU for comparison. The thread pool
+    belongs to the CPU: candidates on a GPU do not multiply by `threads`.
+    """
+    scenarios = [plan.scenario]
+    if plan.scenario.name == "idle":  # the same model without pauses, for comparison
+        scenarios.append(dataclasses.replace(plan.scenario, name="single-stream", gap_ms=None))
+    cpu = [SessionSettings(threads=threads) for threads in plan.threads]
+    own = cpu if plan.provider == "cpu" else [SessionSettings(provider=plan.provider, tf32=plan.tf32)]
+    graphs = [] if plan.provider == "cpu" else [dataclasses.replace(one, cuda_graph=True) for one in own]
+    beside = [] if plan.provider == "cpu" else cpu
+    return tuple(
+        _candidate(model, batch, scenario, settings)
+        for scenario in scenarios
+        for batch in batches
+        for settings in (*own, *graphs, *beside)
+        for model in (*models, *([baseline] if baseline is not None and settings in own else []))
+    )
+
+
+def _requirement(variant: Variant) -> OutputRequirement:
+    return OutputRequirement(
+        kind=variant.requirement, precision=variant.precision, max_accuracy_drop=variant.max_accuracy_drop or 0.0
+    )
+
+
+def _with_tf32(requirement: OutputRequirement) -> OutputRequirement:
+    kind, precision = with_tf32(requirement.kind, requirement.precision)
+    drop = MAX_DROP if requirement.kind == "exact" else requirement.max_accuracy_drop
+    return OutputRequirement(kind=kind, precision=precision, max_accuracy_drop=drop)
+
+
+def _candidate(model: _Model, batch: int, scenario: Scenario, settings: SessionSettings) -> Candidate:
+    return Candidate(
+        engine=model.engine,
+        variant=model.variant,
+        file=model.file,
+        batch=batch,
+        scenario=scenario,
+        settings=settings,
+        requirement=_with_tf32(model.requirement) if settings.tf32 else model.requirement,
+    )
