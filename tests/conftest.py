@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -56,13 +57,19 @@ def digits() -> Dataset:
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with runs/digits (784-48-32-10, 20 epochs) and exported/digits, made by the commands. Do not change it."""
-    folder = tmp_path_factory.mktemp("workplace")
-    trained = mnist_edge(
-        "train", "--dataset", "digits", "--widths", ",".join(map(str, WIDTHS)), "--epochs", "20", cwd=folder
-    )
-    assert trained.code == 0, trained.err
-    exported = mnist_edge("export", cwd=folder)
-    assert exported.code == 0, exported.err
+    base = tmp_path_factory.getbasetemp()
+    # One for all workers of pytest-xdist: the first makes it while the others wait.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "workplace"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "ready").exists():
+            widths = ",".join(map(str, WIDTHS))
+            trained = mnist_edge("train", "--dataset", "digits", "--widths", widths, "--epochs", "20", cwd=folder)
+            assert trained.code == 0, trained.err
+            exported = mnist_edge("export", cwd=folder)
+            assert exported.code == 0, exported.err
+            (folder / "ready").touch()
     return folder
 
 

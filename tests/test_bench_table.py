@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from test_compare import result, row
 from mnist_edge.records.benchmark import BenchReport, BenchRow, GpuCalls, OperatorTime, Scenario, ServerFigures
 from mnist_edge.records.settings import SessionSettings
 from mnist_edge.reporting.tables.bench import bench_table, headline, versus_torch
+from mnist_edge.reporting.tables.run import run_table
 
 LARGE: dict[str, Any] = {
     "batch": 24_576, "p50_us": 98_765.4, "p99_us": 187_654.4, "p999_us": 198_765.4, "throughput_per_s": 1_987_654.3,
@@ -121,3 +124,25 @@ def test_long_latencies_are_in_milliseconds() -> None:
     shown = "\n".join(lines(result(row(p50_us=50.0), row(p50_us=250_000.0, batch=64))))
     assert "ms a request" in shown
     assert "250.0" in shown
+
+
+def test_run_shows_the_headline_and_what_makes_it_doubtful() -> None:
+    """The same sentence as bench, and its note that the machine is busy."""
+    ours = row(p50_us=121.6, throughput_per_s=8120.4, ratio_to_torch=0.5346)
+    bench = dataclasses.replace(result(ours), notes=("the machine is busy (load 9 on 2 CPUs): timings vary",))
+    parity = SimpleNamespace(
+        accuracy=None, max_abs_error=1e-6, flips=0, images=376, flip_rate_upper95=0.008, name="fp32", passed=True
+    )
+    report = SimpleNamespace(
+        train=SimpleNamespace(
+            dataset="digits", test_accuracy=0.97, recipe="fast", epochs=1, seconds=1.0, checkpoint="c", run=Path("r")
+        ),
+        export=SimpleNamespace(variants=(SimpleNamespace(bytes=10**6),), bundle="b"),
+        verify=SimpleNamespace(variants=(parity,)),
+        bench=bench,
+    )
+    console = Console(width=80, file=io.StringIO(), highlight=False, markup=False)
+    console.print(run_table(report))  # type: ignore[arg-type]
+    shown = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+    assert "onnxruntime fp32, batch 1: p50 121.6 us, 8,120 images/s, 1.87x faster than PyTorch eager" in shown
+    assert "the machine is busy (load 9 on 2 CPUs)" in shown

@@ -408,7 +408,8 @@ def test_external_data_from_elsewhere_is_a_bad_file(normalization: str, tmp_path
     outsourced(folder / "m.onnx", location)
     with pytest.raises(BadFileError, match=r"m\.onnx") as caught:
         open_classifier(folder / "m.onnx")
-    assert not normalization.startswith("hard link") or f"{folder / location} are a hard link" in caught.value.message
+    if normalization in {"hard link", "hard link below"}:
+        assert f"{folder / location} are a hard link" in caught.value.message
 
 
 @pytest.mark.parametrize("location", ["w.bin", "sub/w.bin"])

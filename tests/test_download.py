@@ -1,9 +1,8 @@
-"""Downloads by the real torchvision from a server of our own: whole or not at all, and never for ever."""
+"""Downloads by the real torchvision from a server on this machine: complete or not at all, and within time limits."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mnist_edge.data import download as module
+from mnist_edge.data import torchvision_process
 from mnist_edge.data.download import download
 from mnist_edge.errors import BadFileError, UnavailableError
 
@@ -77,6 +77,28 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the program of the download process in this one: importing torchvision takes seconds, once is enough."""
+    import torchvision.datasets
+
+    def run(command: list[str], **_options: object) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", command[2:])
+        try:
+            torchvision_process.main()
+        except SystemExit as stop:
+            return subprocess.CompletedProcess(command, 1, "", str(stop.code))
+        finally:
+            socket.setdefaulttimeout(None)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    for name in ("MNIST", "FashionMNIST", "KMNIST"):
+        dataset = getattr(torchvision.datasets, name)
+        monkeypatch.setattr(dataset, "mirrors", list(dataset.mirrors))
+    monkeypatch.setattr(torchvision_process, "end_with_parent", lambda _parent: None)
+    monkeypatch.setattr(module.subprocess, "run", run)
+
+
+@pytest.fixture
 def root(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
@@ -85,6 +107,7 @@ def never(_raw: Path) -> None:
     pytest.fail("nothing whole arrived, so there is nothing to check")
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("answer", [wrong, cut])
 def test_wrong_or_cut_content_is_refused(monkeypatch: pytest.MonkeyPatch, root: Path, answer: ProcessResult) -> None:
     """A login page in place of the archive, or half an archive, is an error and leaves nothing."""
@@ -99,7 +122,8 @@ def test_wrong_or_cut_content_is_refused(monkeypatch: pytest.MonkeyPatch, root: 
     assert not list(root.iterdir())
 
 
-def test_a_server_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+@pytest.mark.usefixtures("in_this_process")
+def test_a_server_that_is_not_there_is_reported(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     """A refused connection ends with the reason, and with what works without a network."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # a port that nobody listens on
@@ -112,32 +136,40 @@ def test_a_server_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, roo
 
 
 def test_an_endless_download_is_ended(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
-    """A server that drips for ever is given up after the time limit; its process and its files are gone."""
-    with mirror(dripping) as (address, _):
-        monkeypatch.setenv("MNIST_EDGE_MIRROR", address)
-        with pytest.raises(UnavailableError, match="took over 5 s"):
-            download("MNIST", root, never, total_seconds=5)
+    """A process that does not end within the time limit is killed; it and its files are gone."""
+    endless = root.with_name("endless")  # in place of a Python that imports torchvision, which takes seconds
+    endless.write_text('#!/bin/sh\nmkdir -p "$4/MNIST/raw"; exec tail -f "$0" "$4"\n')
+    endless.chmod(0o755)
+    monkeypatch.setattr(module.sys, "executable", str(endless))
+    with pytest.raises(UnavailableError, match=r"took over 0\.5 s"):
+        download("MNIST", root, never, total_seconds=0.5)
     assert not list(root.iterdir())
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             assert str(root).encode() not in process.read_bytes()
 
 
-def test_a_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A server that takes the request and says nothing is given up by the child itself after IDLE_SECONDS."""
-    shorter = "from mnist_edge.data import torchvision_process as p; p.IDLE_SECONDS = 0.3; p.main()"
+@pytest.mark.usefixtures("in_this_process")
+def test_a_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    """A server that takes the request and sends nothing is given up after IDLE_SECONDS, long before the total limit."""
+    monkeypatch.setattr(torchvision_process, "IDLE_SECONDS", 0.3)
     with mirror(silent) as (address, asked):
         monkeypatch.setenv("MNIST_EDGE_MIRROR", address)
-        done = subprocess.run(
-            [sys.executable, "-c", shorter, "KMNIST", tmp_path, str(os.getpid())],
-            capture_output=True,
-            text=True,
-            timeout=90,
-            check=False,
-        )
+        with pytest.raises(UnavailableError, match="timed out"):
+            download("KMNIST", root, never)
     assert asked
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].endswith("timed out")
+    assert not list(root.iterdir())
+
+
+@pytest.mark.slow
+def test_a_dripping_server_is_given_up_by_a_real_process(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    """A server that sends a byte now and then never idles: the limit of the whole download ends the process."""
+    with mirror(dripping) as (address, asked):
+        monkeypatch.setenv("MNIST_EDGE_MIRROR", address)
+        with pytest.raises(UnavailableError, match="took over 40 s"):
+            download("MNIST", root, never, total_seconds=40)
+    assert asked
+    assert not list(root.iterdir())
 
 
 def laying(class_name: str, staging: Path, _seconds: float) -> None:

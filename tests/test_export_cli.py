@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -16,11 +17,12 @@ from test_cli import in_process, one_line
 
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.errors import BadFileError, CheckFailedError, UnavailableError, UsageError
-from mnist_edge.exporting import graph, publish
+from mnist_edge.exporting import graph, pipeline, publish
 from mnist_edge.exporting.pipeline import ExportRequest, add_variant, export_bundle
 from mnist_edge.records.bundle import VariantSpec
 from mnist_edge.records.data import Dataset
 from mnist_edge.training.state_dict import read_model
+from mnist_edge.workflow.export import export
 
 pytestmark = pytest.mark.xdist_group("exporting")
 
@@ -262,6 +264,18 @@ def test_no_run_is_4(options: tuple[str, ...], tmp_path: Path) -> None:
     assert (done.code, done.json["error"]["kind"]) == (4, "environment")
     assert "mnist-edge train" in one_line(done.err)
     assert not (tmp_path / "exported").exists()
+
+
+def test_the_newest_run_is_named(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --run, the output says which run was taken."""
+    lines: list[str] = []
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr(pipeline, "export_bundle", lambda *_: SimpleNamespace(dropped={}))
+    export(notify=lines.append)
+    assert "runs/digits, the newest run," in lines[0]
+    lines.clear()
+    export(run=Path("runs/digits"), notify=lines.append)
+    assert "newest" not in lines[0]
 
 
 def test_a_damaged_checkpoint_is_3(workplace: Path, tmp_path: Path) -> None:

@@ -7,16 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from numpy.typing import NDArray
+from test_cli import in_process, one_line
 from test_compare import row
 
 from mnist_edge.benchmarking import rounds
-from mnist_edge.benchmarking.gpu import ROUNDS, gpu_from_batch, time_calls
+from mnist_edge.benchmarking.environment import environment, gpu_state
+from mnist_edge.benchmarking.feeds import random_feeds
+from mnist_edge.benchmarking.gpu import ROUNDS, BoundRun, gpu_from_batch, time_calls
 from mnist_edge.benchmarking.outputs import OutputCheck
 from mnist_edge.benchmarking.plan import Plan, resolve_plan
 from mnist_edge.benchmarking.process import ProcessResult, Task
 from mnist_edge.benchmarking.rounds import bench
 from mnist_edge.records.benchmark import BenchRow, GpuCalls, Scenario
+from mnist_edge.runtime.classifier import Classifier, open_classifier
 
 
 class FakeGpu:
@@ -209,3 +215,119 @@ def test_a_timing_on_a_gpu_says_from_which_batch_it_pays(bundle_folder: Path, mo
     assert found.to_json()["results"][0]["gpu_calls"] == dataclasses.asdict(
         GpuCalls(copy_in_us=10, compute_us=30, copy_out_us=10, whole_us=50, sum_over_whole=1)
     )
+
+
+@pytest.fixture(scope="module")
+def opened(bundle_folder: Path) -> Classifier:
+    """The exported model on the CPU."""
+    return open_classifier(bundle_folder / "model.onnx")
+
+
+def images(seed: int, count: int = 3) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+
+
+def test_a_bound_run_is_a_run(opened: Classifier) -> None:
+    """For real, with buffers on the CPU: every input is copied in, and an output stays when the next run overwrites it."""
+    bound = BoundRun(opened, images(0), "cpu")
+    feeds = [images(seed) for seed in (1, 2, 1)]
+    expected = [opened.run(feed) for feed in feeds]
+    assert not np.array_equal(expected[0], expected[1])
+    found = [bound.whole(feed) for feed in feeds]
+    for one, other in zip(found, expected, strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_the_three_calls_make_a_bound_run(opened: Classifier) -> None:
+    """Copy in, compute, copy out: without the second, the outputs are those of the input before."""
+    bound = BoundRun(opened, images(0), "cpu")
+    before = bound.whole(images(1))
+    bound.copy_in(images(2))
+    assert np.array_equal(bound.copy_out(), before)
+    bound.compute()
+    assert np.array_equal(bound.copy_out(), opened.run(images(2)))
+    calls = time_calls(bound, [images(1), images(2)])
+    assert min(calls.copy_in_us, calls.compute_us, calls.copy_out_us, calls.whole_us) > 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "sides"), [("float16", (27,)), ("double", (2, 1, 1)), ("float", ("classes",)), ("int64", ())], ids=str
+)
+def test_any_output_is_bound(dtype: str, sides: tuple[int | str, ...], tmp_path: Path) -> None:
+    """Other numbers of classes and types, an undeclared number, and labels alone: all are timed."""
+    kinds = {"float16": onnx.TensorProto.FLOAT16, "double": onnx.TensorProto.DOUBLE, "int64": onnx.TensorProto.INT64}
+    kind = kinds.get(dtype, onnx.TensorProto.FLOAT)
+    count = next((side for side in sides if isinstance(side, int)), 5)
+    shape = np.array([-1, count, *[1] * (len(sides) - 1)][: 1 + len(sides)], np.int64)
+    nodes = [
+        onnx.helper.make_node("Flatten", ["x"], ["flat"]),
+        onnx.helper.make_node("MatMul", ["flat", "w"], ["scores"]),
+        onnx.helper.make_node("ArgMax", ["scores"], ["label"], axis=1, keepdims=0)
+        if not sides
+        else onnx.helper.make_node("Reshape", ["scores", "shape"], ["label"]),
+        onnx.helper.make_node("Cast", ["label"], ["y"], to=kind),
+    ]
+    weights = np.random.default_rng(0).normal(0, 1, (784, count)).astype(np.float32)
+    tensors = [onnx.numpy_helper.from_array(weights, "w"), onnx.numpy_helper.from_array(shape, "shape")]
+    graph = onnx.helper.make_graph(
+        nodes, "g", [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 1, 28, 28])],
+        [onnx.helper.make_tensor_value_info("y", kind, ["n", *sides])], tensors,
+    )  # fmt: skip
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    classifier = open_classifier(path)
+    feeds = random_feeds(classifier.input, 4)
+    bound = BoundRun(classifier, feeds[0], "cpu")
+    for feed in feeds[:2]:
+        assert np.array_equal(bound.whole(feed), classifier.run_for(["y"], feed)[0])
+
+
+def test_tf32_is_lossy_on_cuda_and_of_no_effect_on_the_cpu(bundle_folder: Path) -> None:
+    """It is in the settings of every CUDA row, whose outputs then owe what fp16 would; the CPU beside stays exact."""
+    for one in resolve_plan(plan(bundle_folder, tf32=True)).candidates:
+        cuda = one.settings.provider == "cuda"
+        assert one.settings.tf32 == cuda
+        assert (one.requirement.kind, one.requirement.precision) == (("lossy", "fp16") if cuda else ("exact", "fp32"))
+    assert not any(one.settings.tf32 for one in resolve_plan(plan(bundle_folder)).candidates)
+
+
+def test_tf32_on_the_cpu_is_wrong_usage(bundle_folder: Path, tmp_path: Path) -> None:
+    """An option without effect is refused."""
+    done = in_process("bench", bundle_folder, "--tf32", cwd=tmp_path)
+    assert (done.code, done.out) == (2, "")
+    assert "--tf32 is for --provider cuda" in one_line(done.err)
+
+
+@pytest.mark.parametrize(
+    ("visible", "printed", "expected"),
+    [
+        ("", "NVIDIA H100, 580.1, 81559, 345, 1980, 2619", {"name": "NVIDIA H100", "driver": "580.1", "memory_mib": 81559, "sm_clock_mhz": 345, "max_sm_clock_mhz": 1980, "memory_clock_mhz": 2619}),
+        ("3,1", "NVIDIA T4, 535.9, 15360, 300, 1590, [N/A]", {"name": "NVIDIA T4", "driver": "535.9", "memory_mib": 15360, "sm_clock_mhz": 300, "max_sm_clock_mhz": 1590, "memory_clock_mhz": "[N/A]"}),
+        ("", "No devices were found", None),
+        ("", "", None),
+    ],
+    ids=["one", "the visible one", "none", "nothing"],
+)  # fmt: skip
+def test_the_environment_names_the_gpu(
+    visible: str, printed: str, expected: dict[str, Any] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Name, driver, memory and clocks, of the device that CUDA numbers 0."""
+    script = tmp_path / "nvidia-smi"
+    script.write_text(f"#!/bin/sh\necho \"$@\" > {tmp_path}/asked\nprintf '{printed}\\n'\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpu_state() == expected
+    asked = (tmp_path / "asked").read_text()
+    assert ("--id=3 " in asked) == bool(visible)
+
+
+def test_without_nvidia_smi_there_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None, and no error; so does one that fails."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpu_state() is None
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    assert gpu_state() is None
+    assert environment()["gpu"] is None

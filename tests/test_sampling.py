@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gc
+import io
+import json
+import os
+import sys
 import time
 from collections.abc import Callable
 
@@ -11,7 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mnist_edge.benchmarking import process
 from mnist_edge.benchmarking.outputs import DISTINCT_INPUTS, row_groups
+from mnist_edge.benchmarking.process import ProcessResult, Task, serve
 from mnist_edge.benchmarking.sampling import WARMUP_LIMIT_NS, peak_rss_bytes, sample
 from mnist_edge.benchmarking.scenarios import MIN_SAMPLES, RealClock
 from mnist_edge.errors import UsageError
@@ -127,3 +133,48 @@ def test_peak_memory_is_that_of_this_process() -> None:
     block = np.ones(before // 8 + 8_000_000)
     assert peak_rss_bytes() >= block.nbytes
     assert peak_rss_bytes() > before
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 9.1 TiB for an array"),
+        RuntimeError(
+            "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested buffer of size 9"
+        ),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("CUDA error: out of memory"),
+    ],
+    ids=str,
+)
+def test_a_batch_that_needs_too_much_memory_is_reported_as_such(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU and on a GPU: exit 4 names the batch; any other error stays a crash of the process."""
+    task = {
+        "model": "m",
+        "batch": 512,
+        "golden": None,
+        "scenario": {"seconds": 1},
+        "settings": {},
+        "parent": os.getppid(),
+    }
+    out = io.StringIO()
+    monkeypatch.setattr(process, "end_with_parent", lambda _parent: None)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(task)))
+    monkeypatch.setattr(sys, "stdout", out)
+
+    def fail(_task: Task) -> ProcessResult:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        serve(fail)
+    assert ended.value.code == 4
+    assert json.loads(out.getvalue()) == {
+        "error": ["UnavailableError", "batch 512 needs more memory than there is", "try a smaller --batch"]
+    }
+    error.args = ("a kernel failed",)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(task)))
+    if not isinstance(error, MemoryError):
+        with pytest.raises(RuntimeError, match="a kernel failed"):
+            serve(fail)

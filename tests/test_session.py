@@ -9,15 +9,18 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, get_args
 
+import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
 from mnist_edge.contract import Optimization, ProviderName
-from mnist_edge.errors import UnavailableError
+from mnist_edge.errors import MnistEdgeError, UnavailableError
 from mnist_edge.extras import install_hint, pip
 from mnist_edge.records.settings import SessionSettings
-from mnist_edge.runtime.session import open_session, require_provider
+from mnist_edge.runtime.cuda import _one_node_model, require_working_cuda
+from mnist_edge.runtime.session import RefusedModelError, open_session, refusal, require_provider
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
@@ -190,6 +193,75 @@ def test_placement_counts_the_nodes_of_a_real_model(bundle_folder: Path) -> None
     placement = open_session(bundle_folder / "model.onnx").placement
     assert set(placement) == {CPU}
     assert placement[CPU] >= 3  # three layers, however much is fused into each
+
+
+def test_the_libraries_of_cuda_are_loaded_first_and_quietly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without it onnxruntime-gpu finds no CUDA; what it prints about missing libraries would break `--json`."""
+    made = stand_in(monkeypatch, [CUDA, CPU], {CUDA: 5})
+    loaded: list[int] = []
+
+    def preload() -> None:
+        loaded.append(len(made))
+        print("Failed to load libcurand.so.10")
+
+    monkeypatch.setattr(sys.modules["onnxruntime"], "preload_dlls", preload)
+    open_session(b"model", SessionSettings(provider="cuda"))
+    assert (loaded, len(made)) == ([0], 1)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_probe_of_cuda_is_a_model_that_runs() -> None:
+    """It is written out byte by byte, since the package onnx may be missing; here on the CPU."""
+    model = _one_node_model()
+    onnx.checker.check_model(onnx.load_from_string(model), full_check=True)
+    (found,) = open_session(model).session.run(None, {"x": np.array([-1.5], np.float32)})
+    assert found.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("reason", ["CUDA failure 35: driver too old", "CUBLAS_STATUS_ALLOC_FAILED"])
+def test_cuda_that_opens_no_session_is_reported(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wheel lists the provider on any machine."""
+    stand_in(monkeypatch, [], {}, RuntimeError(reason))
+    with pytest.raises(UnavailableError):
+        require_working_cuda()
+
+
+@pytest.mark.parametrize(
+    ("provider", "reason", "kind", "expected"),
+    [
+        (
+            "cuda",
+            "CUDA failure 700: an illegal memory access was encountered",
+            UnavailableError,
+            "does not run on cuda",
+        ),
+        (
+            "cuda",
+            "CUDA failure 2: out of memory ; GPU=0",
+            UnavailableError,
+            "not enough memory of the GPU to run it at batch 64",
+        ),
+        ("cuda", "Got invalid dimensions for input: x", RefusedModelError, "cannot run"),
+        ("cpu", "std::bad_alloc", UnavailableError, "not enough memory to run it at batch 64"),
+        (
+            "cpu",
+            "Failed to allocate memory for requested buffer of size 4000000000",
+            UnavailableError,
+            "4.0 GB at once",
+        ),
+        ("cpu", "Got invalid dimensions for input: x", RefusedModelError, "cannot run"),
+    ],
+)
+def test_a_failed_run_is_of_the_machine_or_of_the_model(
+    provider: ProviderName, reason: str, kind: type[MnistEdgeError], expected: str
+) -> None:
+    """Out of memory names the batch size that was asked for; a failing GPU is no bad file."""
+    error = refusal("the model", provider, RuntimeError(reason), "run", 64)
+    assert type(error) is kind
+    assert expected in error.message
+    assert ("--batch" in error.hint) == ("memory to run" in error.message or "of the GPU" in error.message)
 
 
 def test_a_cuda_graph_is_asked_of_cuda(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from mnist_edge.data.sources import SOURCES, cache_folder, find_raw, load_datase
 from mnist_edge.errors import MnistEdgeError
 from mnist_edge.extras import install_hint
 from mnist_edge.records.system import DoctorReport, Finding
+from mnist_edge.runtime.cuda import require_working_cuda
 from mnist_edge.runtime.session import EXECUTION_PROVIDERS, available_providers, require_provider
 
 TRAIN_PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "scikit-learn", "matplotlib")
@@ -51,6 +52,8 @@ def _providers() -> Iterator[Finding]:
         subject = f"provider {name}"
         try:
             require_provider(name)
+            if name == "cuda":
+                require_working_cuda()
         except MnistEdgeError as error:
             yield Finding(subject=subject, found=error.message, ok=False, fix=error.hint)
         else:

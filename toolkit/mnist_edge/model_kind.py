@@ -97,18 +97,18 @@ def model_kind(path: Path) -> ModelKind | ForeignKind:
     return found or "unknown file"
 
 
-def require_model_kind(path: Path, *expected: ModelKind) -> ModelKind:
+def require_model_kind(path: Path, first: ModelKind, *others: ModelKind) -> ModelKind:
     """Return the kind of a model that a command can read.
 
     Args:
         path: a file or folder.
-        expected: the kinds that the command reads.
+        first, others: the kinds that the command reads.
 
     Raises:
         BadFileError: another kind; names it, and what to do about it.
         UnavailableError: it does not exist or cannot be read.
     """
-    kind = model_kind(path)
+    kind, expected = model_kind(path), (first, *others)
     for accepted in expected:
         if kind == accepted:
             return accepted

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_edge.contract import CLASSES, ProviderName
+from mnist_edge.contract import ProviderName
 from mnist_edge.pixels import Logits
 from mnist_edge.records.benchmark import BenchRow, GpuCalls
 from mnist_edge.runtime.classifier import Classifier
@@ -59,10 +59,15 @@ class BoundRun:
         value = import_onnxruntime().OrtValue
         self.session = classifier.session
         self.input = value.ortvalue_from_numpy(example, device, 0)
-        self.output = value.ortvalue_from_shape_and_type([len(example), CLASSES], np.float32, device, 0)
         self.binding = self.session.io_binding()
         self.binding.bind_ortvalue_input(classifier.input.name, self.input)
-        self.binding.bind_ortvalue_output(classifier.output.name, self.output)
+        sides = classifier.output.shape[1:]
+        if classifier.output.scores_classes and sides and None not in sides:
+            dtype = np.dtype(classifier.output.dtype)
+            self.output = value.ortvalue_from_shape_and_type([len(example), *sides], dtype, device, 0)
+            self.binding.bind_ortvalue_output(classifier.output.name, self.output)
+        else:  # onnxruntime allocates an output of unknown shape at each run, which rules out a CUDA graph
+            self.binding.bind_output(classifier.output.name, device, 0)
 
     def copy_in(self, feed: NDArray[Any]) -> None:
         """Copy a prepared input (batch, ...) to the device."""
@@ -74,8 +79,8 @@ class BoundRun:
 
     def copy_out(self) -> Logits:
         """Copy the logits (batch, classes) to the host."""
-        # On the CPU `numpy()` is a view of the buffer, which the next run overwrites.
-        logits: Logits = np.array(self.output.numpy())
+        # On the CPU `numpy()` may be a view of the buffer, which the next run overwrites.
+        logits: Logits = np.array(self.binding.get_outputs()[0].numpy())
         return logits
 
     def whole(self, feed: NDArray[Any]) -> Logits:

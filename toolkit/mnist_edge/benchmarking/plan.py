@@ -18,6 +18,7 @@ from mnist_edge.records.benchmark import EXACT, Candidate, OutputRequirement, Sc
 from mnist_edge.records.bundle import Variant
 from mnist_edge.records.settings import SessionSettings
 from mnist_edge.runtime.classifier import open_classifier
+from mnist_edge.runtime.trial import require_bounded
 from mnist_edge.verification.requirement import MAX_DROP, with_tf32
 
 ROUNDS = 5
@@ -101,6 +102,8 @@ def _resolve_bundle(plan: Plan) -> ResolvedPlan:
         )
         for variant in bundle.select(plan.variants)
     ]
+    for model in models:
+        require_bounded(model.file)
     baseline, note = _baseline(bundle, plan.scenario)
     return ResolvedPlan(
         candidates=_candidates(plan, models, baseline, plan.batches or (1,)),

@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mnist_edge.benchmarking.outputs import OutputCheck
 from mnist_edge.benchmarking.sampling import Samples
@@ -30,6 +31,8 @@ from mnist_edge.interrupts import end_with_parent
 from mnist_edge.records.benchmark import EXACT, GpuCalls, OutputRequirement, Scenario
 from mnist_edge.records.settings import SessionSettings
 
+NO_MEMORY = re.compile("failed to allocate memory|bad.?alloc|out of memory|unable to allocate", re.IGNORECASE)
+"""In the messages of onnxruntime, numpy and PyTorch, on the CPU and on CUDA."""
 TIMEOUT_SECONDS = 300
 """Beside ten times the timed part."""
 
@@ -124,9 +127,19 @@ def serve(measure: Callable[[Task], ProcessResult]) -> None:
     try:
         result = measure(task)
     except MnistEdgeError as error:
-        json.dump({"error": [type(error).__name__, error.message, error.hint]}, sys.stdout)
-        sys.exit(error.exit_code)
+        _send_error(error)
+    except Exception as error:
+        if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
+            raise
+        _send_error(
+            UnavailableError(f"batch {task.batch} needs more memory than there is", hint="try a smaller --batch")
+        )
     json.dump(dataclasses.asdict(result), sys.stdout)
+
+
+def _send_error(error: MnistEdgeError) -> NoReturn:
+    json.dump({"error": [type(error).__name__, error.message, error.hint]}, sys.stdout)
+    sys.exit(error.exit_code)
 
 
 def run_process(module: str, task: Task) -> ProcessResult:

@@ -31,6 +31,7 @@ def profile(plan: Plan) -> tuple[OperatorTime, ...]:
             candidate.settings,
             normalization=plan.normalization,
             profile_prefix=Path(scratch) / "profile",
+            trial=False,
         )
         golden = load_golden(str(resolved.golden) if resolved.golden else None)
         if golden is None:
@@ -39,7 +40,7 @@ def profile(plan: Plan) -> tuple[OperatorTime, ...]:
             groups = row_groups(len(golden.images), candidate.batch)
             feeds = [classifier.prepare(golden.images[rows]) for rows in groups]
         for turn in range(RUNS):
-            classifier.run(feeds[turn % len(feeds)])
+            classifier.run_for([classifier.output.name], feeds[turn % len(feeds)])
         events = json.loads(Path(classifier.session.end_profiling()).read_text())
     return sum_by_operator(events, RUNS)
 

@@ -12,6 +12,7 @@ from mnist_edge.benchmarking.gpu import gpu_from_batch
 from mnist_edge.benchmarking.plan import Plan, ResolvedPlan, resolve_plan
 from mnist_edge.benchmarking.process import ProcessResult, Task, run_process
 from mnist_edge.benchmarking.row import make_row, with_ratios
+from mnist_edge.benchmarking.threads import advise_threads
 from mnist_edge.cpus import available_cpus, require_cpus
 from mnist_edge.records.benchmark import BenchReport, BenchRow, Candidate
 from mnist_edge.runtime.session import require_provider
@@ -52,6 +53,7 @@ def bench(plan: Plan, on_process: OnProcess = lambda _done, _all: None) -> Bench
         reference_work_ms=tuple(work_ms),
         results=tuple(rows),
         gpu_from_batch=gpu_from_batch(rows),
+        thread_advice=advise_threads(rows),
         profile=(),
         notes=(*busy, *resolved.notes, *timing_notes(rows, work_ms)),
     )

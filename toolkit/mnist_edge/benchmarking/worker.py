@@ -19,7 +19,9 @@ def measure(task: Task) -> ProcessResult:
     require_provider(task.settings.provider)  # imports onnxruntime, which is no part of opening a session
     process_ns = time.monotonic_ns() - task.started_ns
     started = time.perf_counter_ns()
-    classifier = open_classifier(Path(task.model), task.settings, normalization=task.normalization)
+    classifier = open_classifier(
+        Path(task.model), task.settings, normalization=task.normalization, timeout=None, trial=False
+    )
     session_ns = time.perf_counter_ns() - started
     golden = load_golden(task.golden)
     if golden is None:

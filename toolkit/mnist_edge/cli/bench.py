@@ -39,7 +39,9 @@ def bench(
     batch: Annotated[
         str | None, typer.Option(help="Batch sizes, with commas. Default: 1, or a fixed-batch model's own.")
     ] = None,
-    threads: Annotated[str, typer.Option(help="Thread counts on the CPU, with commas.")] = "1",
+    threads: Annotated[
+        str, typer.Option(help="Thread counts on the CPU, with commas; auto times 1, 2, 4 ... and recommends one.")
+    ] = "1",
     scenario: Annotated[ScenarioName, typer.Option(help="How requests arrive.")] = "single-stream",
     rate: Annotated[float | None, typer.Option(min=0.01, max=1e9, help="Requests a second, for server.")] = None,
     gap: Annotated[
@@ -69,6 +71,8 @@ def bench(
 ) -> None:
     """Time onnxruntime, and PyTorch eager beside it, in fresh interleaved processes."""
     from mnist_edge.benchmarking import plan as plans
+    from mnist_edge.benchmarking.threads import thread_counts
+    from mnist_edge.cpus import available_cpus
     from mnist_edge.files import require_writable
     from mnist_edge.reporting.console import say
     from mnist_edge.workflow.folders import newest_bundle
@@ -83,7 +87,7 @@ def bench(
         variants=tuple(variant or ()),
         provider=provider,
         batches=None if batch is None else choices(batch, "--batch"),
-        threads=choices(threads, "--threads"),
+        threads=thread_counts(available_cpus()) if threads == "auto" else choices(threads, "--threads"),
         rounds=rounds or plans.ROUNDS,
         scenario=_scenario(scenario, rate, gap, duration),
         normalization=normalize,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mnist_edge.cli.options import DataDir, Json, NormalizeModel, dataset_option, require_plot
+from mnist_edge.cli.options import DataDir, Json, NormalizeModel, Timeout, dataset_option, require_plot
 from mnist_edge.contract import ProviderName
 
 
@@ -19,13 +19,14 @@ def evaluate(
     data_dir: DataDir = None,
     provider: Annotated[ProviderName, typer.Option(help="For an ONNX file; no other is used.")] = "cpu",
     normalize: NormalizeModel = None,
+    timeout: Timeout = 60.0,
     plot: Annotated[
         Path | None, typer.Option(help="Also draw the confusion matrix and the reliability into this file.")
     ] = None,
     json: Json = False,
 ) -> None:
     """Accuracy, calibration, per-class figures and confusion matrix on the test set."""
-    from mnist_edge.model_kind import require_model_kind
+    from mnist_edge.model_kind import model_kind
     from mnist_edge.records.settings import SessionSettings
     from mnist_edge.reporting.console import emit, say, say_next, status
     from mnist_edge.reporting.tables.evaluation import eval_table
@@ -40,6 +41,7 @@ def evaluate(
             data_dir=data_dir,
             settings=SessionSettings(provider=provider),
             normalization=normalize,
+            timeout=timeout,
             notify=say,
         )
     if plot is not None:
@@ -47,10 +49,11 @@ def evaluate(
 
         say(f"wrote {evaluation(report, plot)}")
     emit(report, json, eval_table)
-    kind = require_model_kind(model)
+    kind = model_kind(model)
     if kind == "onnx":
         say_next("bench", model, as_json=json)
     elif kind == "bundle":
         say_next("verify", model, as_json=json)
     else:
-        say_next("export", "--run", model, as_json=json)
+        stated = () if normalize is None else ("--normalize", normalize)
+        say_next("export", "--run", model, *stated, as_json=json)

@@ -23,6 +23,9 @@ NormalizeStateDict = Annotated[
     Normalization | None,
     typer.Option("--normalize", help=f"Pixels that a .pth was trained on, which it does not state: {NORMALIZE_VALUES}"),
 ]
+Timeout = Annotated[
+    float, typer.Option(min=0.1, help="Seconds that one run of an ONNX file may take before it is ended.")
+]
 NormalizeModel = Annotated[
     Normalization | None,
     typer.Option(

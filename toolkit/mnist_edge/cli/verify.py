@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mnist_edge.cli.options import DataDir, Json, NormalizeModel, choices, dataset_option, require_plot
+from mnist_edge.cli.options import DataDir, Json, NormalizeModel, Timeout, choices, dataset_option, require_plot
 from mnist_edge.contract import Optimization, ProviderName
 from mnist_edge.errors import UsageError
 
@@ -50,6 +50,7 @@ def verify(
         str | None, dataset_option("For an ONNX file (default: the one that it names), or a bundle made of a folder.")
     ] = None,
     normalize: NormalizeModel = None,
+    timeout: Timeout = 60.0,
     data_dir: DataDir = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw the images with the smallest margins.")] = None,
     json: Json = False,
@@ -81,6 +82,7 @@ def verify(
         max_drop=max_accuracy_drop / 100,
         layers=layers,
         normalization=normalize,
+        timeout=timeout,
     )
     chosen = model or newest_bundle(say)
     if chosen.exists() and require_model_kind(chosen, "onnx", "bundle", "run folder") == "onnx":

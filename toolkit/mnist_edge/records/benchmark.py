@@ -174,6 +174,24 @@ class BenchRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ThreadAdvice:
+    """The thread count to use for one variant, batch size and scenario.
+
+    Attributes:
+        threads: 1 unless another count is clearly faster.
+        ratio: p50 with that count over p50 with one thread.
+        interval: of the ratio, at 99 % over all counts that were timed.
+    """
+
+    variant: str
+    batch: int
+    scenario: Scenario
+    threads: int
+    ratio: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class OperatorTime:
     """Time in one operator on one provider, from onnxruntime's profile.
 
@@ -200,6 +218,7 @@ class BenchReport(Report):
         order_seed: of the order of the candidates in each round, and of the arrivals of `server`.
         reference_work_ms: a fixed piece of work, timed before each round: it grows where the machine slows down.
         gpu_from_batch: smallest batch from which the GPU is faster than the CPU; None where there is none.
+        thread_advice: where several thread counts were timed, one of them 1.
         profile: time by operator, on request.
         notes: what a reader of the timings should know, one sentence each.
     """
@@ -212,5 +231,6 @@ class BenchReport(Report):
     reference_work_ms: tuple[float, ...]
     results: tuple[BenchRow, ...]
     gpu_from_batch: int | None
+    thread_advice: tuple[ThreadAdvice, ...] = ()
     profile: tuple[OperatorTime, ...]
     notes: tuple[str, ...]

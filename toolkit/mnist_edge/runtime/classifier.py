@@ -5,29 +5,39 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_edge.contract import LABELS, NORMALIZATIONS, DatasetName, Normalization
-from mnist_edge.errors import BadFileError
+from mnist_edge.contract import LABELS, NORMALIZATIONS, DatasetName, Normalization, ProviderName
+from mnist_edge.errors import BadFileError, CheckFailedError
 from mnist_edge.pixels import Images, Logits
 from mnist_edge.records.model import ModelInput, ModelOutput
 from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
 from mnist_edge.runtime.images import Feed, prepare_images, require_digit_images
 from mnist_edge.runtime.interface import class_rows, read_input, read_output
-from mnist_edge.runtime.session import RefusedModelError, open_session
+from mnist_edge.runtime.reasons import explain
+from mnist_edge.runtime.session import RefusedModelError, import_onnxruntime, open_session, refusal
 
 if TYPE_CHECKING:
     import onnxruntime
 
+TIMEOUT_SECONDS = 60.0
+"""After which a run is ended, unless another time is given."""
 FEED_BYTES = 2**26
 """Largest feed of a run where the batch size does not matter: 64 MiB."""
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """An open model, its input and output, and the provider of each node."""
+    """An open model, its input and output, and the provider of its nodes.
+
+    Attributes:
+        placement: number of nodes by onnxruntime's name of the provider.
+        metadata: what the file states about itself.
+        timeout: seconds after which a run is ended; None waits for ever.
+    """
 
     name: str
     session: onnxruntime.InferenceSession
@@ -35,6 +45,8 @@ class Classifier:
     output: ModelOutput
     placement: dict[str, int]
     metadata: dict[str, str]
+    provider: ProviderName = "cpu"
+    timeout: float | None = TIMEOUT_SECONDS
 
     @property
     def fixed_batch(self) -> int | None:
@@ -117,12 +129,33 @@ class Classifier:
         require_digit_images(self.name, self.input)
 
     def run_for(self, names: Sequence[str], feed: Feed) -> list[Any]:
-        """Run one prepared batch and return the outputs of these names, whatever their form."""
+        """Run one prepared batch and return the outputs of these names, whatever their form.
+
+        Raises:
+            CheckFailedError: the run did not return within `timeout` seconds.
+            UnavailableError: not enough memory, or the GPU failed.
+            RefusedModelError: onnxruntime cannot run the graph.
+        """
+        # onnxruntime looks at `terminate` between operators, in loops too; checked with an endless Loop.
+        options = import_onnxruntime().RunOptions()
+        timer = None if self.timeout is None else Timer(self.timeout, setattr, (options, "terminate", True))
+        if timer is not None:
+            timer.daemon = True
+            timer.start()
         try:
-            return list(self.session.run(list(names), {self.input.name: feed}))
+            return list(self.session.run(list(names), {self.input.name: feed}, options))
         except Exception as error:  # onnxruntime's own exceptions share no base class
-            reason = str(error).strip().splitlines()[0].split(" /onnxruntime_src")[0]
-            raise RefusedModelError(f"onnxruntime cannot run {self.name}: {reason}", hint="export it again") from error
+            if self.timeout is not None and explain(error).cause == "stopped":
+                raise did_not_return(self.name, self.timeout) from error
+            raise refusal(self.name, self.provider, error, "run", len(feed)) from error
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def run_zeros(self) -> None:
+        """Run one batch of zeros, the smallest that the graph takes; raises what `run_for` raises."""
+        shape = (self.fixed_batch or 1, *self.input.image_shape)
+        self.run_for([self.output.name], np.zeros(shape, self.input.dtype))
 
     def run(self, feed: Feed) -> Logits:
         """Run one prepared batch and return its outputs, float32 (n, classes)."""
@@ -144,32 +177,55 @@ def open_classifier(
     *,
     normalization: Normalization | None = None,
     profile_prefix: Path | None = None,
+    timeout: float | None = TIMEOUT_SECONDS,
+    trial: bool = True,
 ) -> Classifier:
     """Open a model and read its one input and its class values from the graph.
 
     Args:
         model, settings, name, profile_prefix: as `open_session` takes them.
         normalization: what a float model expects of its pixels; None takes what its metadata state.
+        timeout: seconds after which a run is ended.
+        trial: run a file once before it is returned; one whose graph does not bound its time and memory in a process
+            of its own. False where that has been done, and where the first run is measured.
 
     Raises:
         BadFileError: several inputs, or one that holds no image; and as `open_session`.
+        CheckFailedError: the trial did not return in time.
     """
     name = name or str(model if isinstance(model, Path) else "the model")
+    trial = trial and isinstance(model, Path)
+    if trial and isinstance(model, Path):
+        from mnist_edge.runtime.trial import require_bounded
+
+        require_bounded(model, timeout or TIMEOUT_SECONDS)
     opened = open_session(model, settings, name, profile_prefix=profile_prefix)
     metadata = dict(opened.session.get_modelmeta().custom_metadata_map)
     stated = metadata.get("mnist_edge.normalization")
     known = next((known for known in NORMALIZATIONS if known == stated), None)
-    return Classifier(
+    classifier = Classifier(
         name=name,
         session=opened.session,
         input=read_input(name, opened.session.get_inputs(), normalization or known),
         output=read_output(name, opened.session.get_outputs()),
         placement=opened.placement,
         metadata=metadata,
+        provider=settings.provider,
+        timeout=timeout,
     )
+    if trial:
+        classifier.run_zeros()
+    return classifier
 
 
 def dataset_of(classifier: Classifier) -> DatasetName | None:
     """Return the dataset that the file says it was trained on, or None."""
     stated = classifier.metadata.get("mnist_edge.dataset")
     return next((name for name in LABELS if name == stated), None)
+
+
+def did_not_return(name: str, timeout: float) -> CheckFailedError:
+    """Return the error of a model that is still running after `timeout` seconds."""
+    return CheckFailedError(
+        f"{name} did not return within {timeout:g} s", hint="a loop without an end? Raise --timeout if it is only slow"
+    )

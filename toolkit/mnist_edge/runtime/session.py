@@ -1,8 +1,7 @@
-"""Open an onnxruntime session on exactly the provider asked for, or fail.
+"""Open an onnxruntime session on exactly the requested provider, or fail.
 
-onnxruntime falls back in silence: CUDA on a machine without it becomes the CPU, a typo too. Here a
-CUDA session is opened with the fallback switched off, and what was got is checked afterwards,
-down to the provider of each node.
+onnxruntime falls back silently: CUDA on a machine without it becomes the CPU, and so does a misspelt name. Here a CUDA
+session is opened with the fallback switched off, and the provider of the session and of each node is checked afterwards.
 """
 
 from __future__ import annotations
@@ -18,8 +17,10 @@ from typing import TYPE_CHECKING
 from mnist_edge.contract import Optimization, ProviderName
 from mnist_edge.errors import BadFileError, MnistEdgeError, UnavailableError
 from mnist_edge.extras import install_hint, pip
-from mnist_edge.files import explaining_os_errors
 from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
+from mnist_edge.runtime.cuda import preload_libraries
+from mnist_edge.runtime.model_file import check_model_file
+from mnist_edge.runtime.reasons import EXPORT_AGAIN, explain
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -39,10 +40,10 @@ class RefusedModelError(BadFileError):
 
 
 def import_onnxruntime() -> ModuleType:
-    """Import onnxruntime with its telemetry off: no device id on disk, no upload, no thread beside a timing.
+    """Import onnxruntime with its telemetry off: no device id on disk, no upload, no extra thread during a timing.
 
     Since 1.29 the official wheels for Linux report to Microsoft unless this variable is set before the
-    import (onnxruntime pull request 27379). A user who sets it himself is left his choice.
+    import (onnxruntime pull request 27379). Where the user has set it, it is left as it is.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
@@ -62,12 +63,15 @@ def installed_wheels() -> dict[str, str]:
 
 
 def available_providers() -> list[str]:
-    """The providers that the installed onnxruntime can use; none without onnxruntime."""
+    """Return the providers that the installed onnxruntime was built with; none without onnxruntime."""
     return list(import_onnxruntime().get_available_providers()) if installed_wheels() else []
 
 
 def require_provider(provider: ProviderName) -> None:
-    """Raise UnavailableError, with the command that mends it, unless the provider can be had."""
+    """Raise UnavailableError, with the command that fixes it, unless the installed wheel has the provider.
+
+    Whether a GPU and its driver work is known only once a session is opened: see `require_working_cuda`.
+    """
     wheels = installed_wheels()
     if len(wheels) > 1:
         raise UnavailableError(
@@ -86,41 +90,9 @@ def require_provider(provider: ProviderName) -> None:
         raise UnavailableError(f"the provider {provider} is not in the installed {wheel} {wheels[wheel]}", hint=remedy)
 
 
-def refuse_hard_links(model: Path) -> None:
-    """Refuse external data that have a second name, as onnxruntime itself refuses links and paths out of the folder.
-
-    A hard link may be any file of the machine, and whoever writes to it changes the model. A file of
-    external data is named in the model under the key `location`, in plain bytes: without that word there is
-    none, and with it only a file whose name is in there can be meant.
-
-    Raises:
-        BadFileError: names the file.
-        UnavailableError: the model or its folder cannot be read.
-    """
-    with explaining_os_errors(model):
-        data = model.read_bytes()
-        folders = [model.parent, model.resolve().parent] if b"location" in data else []
-        seen = set()
-        while folders:
-            folder = folders.pop()
-            if folder.resolve() in seen:
-                continue
-            seen.add(folder.resolve())
-            for path in folder.iterdir():
-                if os.fsencode(path.name) not in data:
-                    continue
-                if path.is_dir():
-                    folders.append(path)
-                elif path.is_file() and path.stat().st_nlink > 1 and not path.samefile(model):
-                    raise BadFileError(
-                        f"{model}: its external data {path} are a hard link, which another name can change",
-                        hint="copy the file instead of linking it",
-                    )
-
-
 @dataclass(frozen=True)
 class OpenSession:
-    """A session with proof of where its nodes run: provider name to number of nodes (empty where not told)."""
+    """A session, and the number of its nodes by provider (empty where onnxruntime does not report it)."""
 
     session: onnxruntime.InferenceSession
     placement: dict[str, int]
@@ -142,20 +114,17 @@ def open_session(
         profile_prefix: makes onnxruntime profile itself, into a file whose path begins so.
 
     Raises:
-        UnavailableError: the provider cannot be had, or would run only a part; no thread can be started.
-        BadFileError: not an ONNX model, or one whose external data are a hard link.
+        UnavailableError: the provider is not available or would run only some of the nodes; no thread can be started;
+            not enough memory.
+        BadFileError: not an ONNX model, or one that `check_model_file` refuses.
         RefusedModelError: a model that onnxruntime cannot build.
     """
     provider = settings.provider
     require_provider(provider)
     onnxruntime = import_onnxruntime()
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
     name = name or str(model if isinstance(model, Path) else "the model")
-    if isinstance(model, Path) and not model.is_file():
-        raise UnavailableError(f"{model} does not exist", hint="mnist-edge export makes a bundle; check the path")
     if isinstance(model, Path):
-        refuse_hard_links(model)
+        check_model_file(model)
     wanted = EXECUTION_PROVIDERS[provider]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = settings.threads
@@ -167,7 +136,7 @@ def open_session(
     options.log_severity_level = 4  # errors come as exceptions; warnings have no reader here
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if provider != "cpu":
-        onnxruntime.preload_dlls()
+        preload_libraries(onnxruntime)
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
         session = onnxruntime.InferenceSession(
@@ -176,13 +145,11 @@ def open_session(
             providers=[(wanted, provider_options(settings))],
             enable_fallback=0,  # else it prints on standard output, and a run that fails on the GPU goes on on the CPU
         )
-    except (state.InvalidProtobuf, state.NoSuchFile) as error:
-        raise BadFileError(f"{name} is not an ONNX model", hint="export it again") from error
     except Exception as error:  # onnxruntime's own exceptions share no base class
-        raise _refusal(name, provider, _first_line(error)) from error
+        raise refusal(name, provider, error, "build") from error
     if session.get_providers()[0] != wanted:
         raise UnavailableError(
-            f"{provider} was asked for, onnxruntime took {session.get_providers()[0]}", hint="mnist-edge doctor"
+            f"{provider} was requested, onnxruntime took {session.get_providers()[0]}", hint="mnist-edge doctor"
         )
     placement = dict(
         Counter(part.ep_name for part in session.get_provider_graph_assignment_info() for _ in part.get_nodes())
@@ -196,25 +163,33 @@ def open_session(
 
 
 def provider_options(settings: SessionSettings) -> dict[str, str]:
-    """Return the options of the execution provider; onnxruntime's CUDA provider uses TF32 unless it is told not to."""
+    """Return the options of the execution provider; by itself onnxruntime's CUDA provider uses TF32."""
     if settings.provider == "cpu":
         return {}
     return {"use_tf32": str(int(settings.tf32)), "enable_cuda_graph": str(int(settings.cuda_graph))}
 
 
-def _refusal(name: str, provider: ProviderName, reason: str) -> MnistEdgeError:
-    """What it means that onnxruntime opens no session, for the reason it gives."""
-    if "pthread_create failed" in reason:
-        return UnavailableError(
-            f"{name}: no further thread can be started", hint="--threads 1, or raise the limit: ulimit -u"
-        )
-    if provider != "cpu":
-        return UnavailableError(
-            f"{name} does not run on {provider} alone: {reason}", hint="mnist-edge doctor, or --provider cpu"
-        )
-    return RefusedModelError(f"onnxruntime cannot build {name}: {reason}", hint="export it again")
+def refusal(name: str, provider: ProviderName, error: Exception, verb: str, batch: int | None = None) -> MnistEdgeError:
+    """Return what it means that onnxruntime cannot build or run a model.
 
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    Args:
+        name: of the model.
+        error: what onnxruntime raised.
+        verb: build or run.
+        batch: of the run that failed.
+    """
+    reason = explain(error)
+    if reason.cause == "threads":
+        return UnavailableError(f"{name}: {reason.text}", hint=reason.hint)
+    if reason.cause == "memory":
+        where = "" if batch is None else f" at batch {batch}"
+        device = "of the GPU " if provider == "cuda" else ""
+        return UnavailableError(
+            f"{name}: not enough memory {device}to {verb} it{where}: {reason.text}", hint=reason.hint
+        )
+    generic = reason.hint == EXPORT_AGAIN
+    if provider != "cpu" and generic and (verb == "build" or reason.cause == "cuda"):
+        return UnavailableError(
+            f"{name} does not run on {provider} alone: {reason.text}", hint="mnist-edge doctor, or --provider cpu"
+        )
+    return RefusedModelError(f"onnxruntime cannot {verb} {name}: {reason.text}", hint=reason.hint)

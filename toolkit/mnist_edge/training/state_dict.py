@@ -205,4 +205,4 @@ def _is_seed_form(state: State) -> bool:
 
 def _natural(key: str) -> list[tuple[int, str]]:
     """Sort key under which fc2 comes before fc10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", key)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", key)]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pickle
+import pickletools
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,12 @@ from mnist_edge.files import explaining_os_errors
 SAVE_STATE = "save the weights with torch.save(net.state_dict(), FILE)"
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "weights", "params")
 """Keys under which training scripts put the state_dict, the usual ones first."""
+
+MOST_TUPLES = 20_000
+"""A state_dict needs about six for each tensor."""
+
+LONGEST_NAME = 200
+"""Characters of a key; an error line names some of them."""
 
 State = dict[str, Tensor]
 
@@ -48,7 +55,7 @@ def _load(path: Path) -> Any:
     with explaining_os_errors(path), path.open("rb") as file:
         is_archive = file.read(4) == b"PK\x03\x04"
     try:
-        fault = _archive_fault(path) if is_archive else ""
+        fault = _archive_fault(path) if is_archive else _stream_fault(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks about the kind of file; `model_kind` names it
             content = None if fault else torch.load(path, map_location="cpu", weights_only=True)
@@ -70,7 +77,38 @@ def _archive_fault(path: Path) -> str:
         if declared > size:
             return f"declares {declared:,} bytes of content, the file has {size:,}"
         damaged = archive.testzip()  # torch.load does not check the CRC
-    return f"is damaged: the CRC of {damaged} differs" if damaged else ""
+        if damaged:
+            return f"is damaged: the CRC of {damaged} differs"
+        for member in archive.infolist():
+            if member.filename.endswith("data.pkl"):
+                with archive.open(member) as file:
+                    if _tuples(file) > MOST_TUPLES:
+                        return f"holds more than {MOST_TUPLES:,} tuples in its pickle"
+    return ""
+
+
+def _stream_fault(path: Path) -> str:
+    """Describe what is wrong with the pickles of torch's older format: three of header, the content, the keys."""
+    with path.open("rb") as file:
+        tuples = sum(_tuples(file) for _ in range(5))
+    return f"holds more than {MOST_TUPLES:,} tuples in its pickle" if tuples > MOST_TUPLES else ""
+
+
+def _tuples(file: IO[bytes]) -> int:
+    """Count the tuples that a pickle makes, and executes nothing.
+
+    Hashing a tuple in a tuple in a tuple ... as the key of a dict overflows the stack of CPython, which ends the
+    process; torch's reader hashes whatever the pickle names as a key.
+    """
+    count = 0
+    try:
+        for opcode, _argument, _position in pickletools.genops(file):
+            count += opcode.name.startswith("TUPLE")
+            if count > MOST_TUPLES:
+                break
+    except Exception:  # noqa: BLE001 - a damaged pickle, which torch.load refuses
+        return count
+    return count
 
 
 def _refused_content(path: Path) -> str:
@@ -106,7 +144,7 @@ def _find_state(content: Any, path: Path) -> tuple[State, str]:
         raise BadFileError(
             f"{path} holds several state_dicts: {listed(usual)}", hint="save the one to use: " + SAVE_STATE
         )
-    entries = listed(f"{key} ({type(value).__name__})" for key, value in content.items()) or "nothing"
+    entries = listed(f"{str(key)[:80]} ({type(value).__name__})" for key, value in content.items()) or "nothing"
     kind = "the state of an optimiser and no weights" if "param_groups" in content else "no state_dict"
     raise BadFileError(f"{path} holds {kind}: {entries}", hint=SAVE_STATE)
 
@@ -114,7 +152,12 @@ def _find_state(content: Any, path: Path) -> tuple[State, str]:
 def _named(state: Mapping[Any, Tensor], path: Path) -> State:
     for key in state:
         if not isinstance(key, str):
-            raise BadFileError(f"{path}: the key {key!r} is no name of a tensor", hint=SAVE_STATE)
+            raise BadFileError(f"{path}: the key {key!r:.80} is no name of a tensor", hint=SAVE_STATE)
+        if len(key) > LONGEST_NAME:
+            raise BadFileError(
+                f"{path}: the name {key[:40]!r}... has {len(key):,} characters, expected at most {LONGEST_NAME}",
+                hint=SAVE_STATE,
+            )
     return dict(state)
 
 

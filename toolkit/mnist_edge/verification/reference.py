@@ -14,7 +14,7 @@ from mnist_edge.bundle.golden import NO_LABEL, layer_rows, sha256_of_test_set
 from mnist_edge.contract import Normalization
 from mnist_edge.pixels import Images, Logits
 from mnist_edge.records.data import EvaluationSet
-from mnist_edge.runtime.classifier import open_classifier
+from mnist_edge.runtime.classifier import TIMEOUT_SECONDS, open_classifier
 from mnist_edge.runtime.session import RefusedModelError
 from mnist_edge.verification.intermediates import run_intermediates
 
@@ -159,6 +159,7 @@ def onnx_reference(
     test_set: tuple[Images, Images] | None,
     normalization: Normalization | None = None,
     description: str = "",
+    timeout: float = TIMEOUT_SECONDS,
 ) -> ReferenceOutputs:
     """Run an ONNX file on the CPU as reference.
 
@@ -166,7 +167,7 @@ def onnx_reference(
         RefusedModelError: onnxruntime cannot run it.
         BadFileError, UnavailableError: as `open_classifier` raises them.
     """
-    classifier = open_classifier(model, normalization=normalization)
+    classifier = open_classifier(model, normalization=normalization, timeout=timeout)
 
     def layers(images: Images) -> LayerValues | None:
         try:

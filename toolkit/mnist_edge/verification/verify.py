@@ -13,7 +13,7 @@ from mnist_edge.contract import PYTORCH, DatasetName, Normalization, Precision, 
 from mnist_edge.records.bundle import Variant
 from mnist_edge.records.settings import SessionSettings
 from mnist_edge.records.verification import LayerReport, ParityReport, VariantParity
-from mnist_edge.runtime.classifier import open_classifier
+from mnist_edge.runtime.classifier import TIMEOUT_SECONDS, open_classifier
 from mnist_edge.runtime.recorded import RecordedOutputs
 from mnist_edge.runtime.session import RefusedModelError
 from mnist_edge.verification.consistency import (
@@ -40,6 +40,7 @@ class VerifyOptions:
         max_drop: accuracy that a variant may lose, as a fraction of 1, where it is not exact.
         layers: compare layer outputs also where the logits agree.
         normalization: what a float model expects of its pixels, where it does not state it.
+        timeout: seconds that one run may take.
     """
 
     session: SessionSettings = field(default_factory=SessionSettings)
@@ -47,6 +48,7 @@ class VerifyOptions:
     max_drop: float = MAX_DROP
     layers: bool = False
     normalization: Normalization | None = None
+    timeout: float = TIMEOUT_SECONDS
 
     def requirement(self, kind: RequirementKind, precision: Precision) -> Requirement:
         """Return the requirement of a model that runs with these settings."""
@@ -164,7 +166,9 @@ def _verify_variant(
     file = bundle.file(variant)
     problems: list[str] = []
     try:
-        classifier = open_classifier(file, options.session, normalization=options.normalization)
+        classifier = open_classifier(
+            file, options.session, normalization=options.normalization, timeout=options.timeout
+        )
         require_contract(bundle, classifier)
         problems = [
             mismatch(bundle),
@@ -189,7 +193,9 @@ def _check(
     problems: Sequence[str] = (),
 ) -> VariantParity:
     try:
-        classifier = open_classifier(file, options.session, normalization=options.normalization)
+        classifier = open_classifier(
+            file, options.session, normalization=options.normalization, timeout=options.timeout
+        )
         found = check_parity(name, classifier, reference.golden, reference.test_set, requirement)
     except RefusedModelError as error:
         images = len((reference.test_set or reference.golden).images)

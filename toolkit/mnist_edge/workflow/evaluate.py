@@ -57,6 +57,7 @@ def evaluate(
     data_dir: Path | None = None,
     settings: SessionSettings = DEFAULT_SETTINGS,
     normalization: Normalization | None = None,
+    timeout: float = 60.0,
     notify: Notify = lambda _line: None,
 ) -> EvalReport:
     """Run the test set through a model and report accuracy, calibration and the confusion matrix.
@@ -68,6 +69,7 @@ def evaluate(
         data_dir: folder in which datasets are looked for first.
         settings: of the session, for an ONNX file.
         normalization: of the pixels of a state_dict or a float ONNX file, which may not state it.
+        timeout: seconds that one run of an ONNX file may take.
         notify: called with one plain line about what happens, or what looks wrong.
 
     Raises:
@@ -79,7 +81,7 @@ def evaluate(
     from mnist_edge.data.sources import load_test_set
     from mnist_edge.verification.accuracy import evaluate as compare_with_labels
 
-    opened = _open_model(model, variant, settings, normalization, notify)
+    opened = _open_model(model, variant, settings, normalization, timeout, notify)
     data = load_test_set(dataset or opened.dataset or "mnist", data_dir, notify)
     outputs = opened.predict(data.test_images, opened.normalization)
     report = compare_with_labels(
@@ -102,6 +104,7 @@ def _open_model(
     variant: str | None,
     settings: SessionSettings,
     normalization: Normalization | None,
+    timeout: float,
     notify: Notify,
 ) -> OpenModel:
     """Open a model by its content, not by its suffix."""
@@ -113,18 +116,22 @@ def _open_model(
 
         bundle = load_bundle(model)
         chosen = bundle.manifest.variants[0] if variant is None else bundle.variant(variant)
-        opened = _open_onnx(bundle.file(chosen), settings, normalization)
+        opened = _open_onnx(bundle.file(chosen), settings, normalization, timeout)
         others = [other.name for other in bundle.manifest.variants if other != chosen]
         if variant is None and others:
             notify(f"evaluating the variant {chosen.name}; the bundle also has {', '.join(others)} (--variant NAME)")
         return dataclasses.replace(opened, variant=chosen.name)
-    return _open_onnx(model, settings, normalization) if kind == "onnx" else _open_torch(model, normalization, notify)
+    if kind == "onnx":
+        return _open_onnx(model, settings, normalization, timeout)
+    return _open_torch(model, normalization, notify)
 
 
-def _open_onnx(model: Path, settings: SessionSettings, normalization: Normalization | None) -> OpenModel:
+def _open_onnx(
+    model: Path, settings: SessionSettings, normalization: Normalization | None, timeout: float
+) -> OpenModel:
     from mnist_edge.runtime.classifier import dataset_of, open_classifier
 
-    classifier = open_classifier(model, settings, normalization=normalization)
+    classifier = open_classifier(model, settings, normalization=normalization, timeout=timeout)
     classifier.require_scores()
     classifier.prepare(np.zeros((1, SIDE, SIDE), np.uint8))  # refuses what does not fit before data are downloaded
     expected = None if classifier.input.dtype == "uint8" else classifier.input.normalization

@@ -111,7 +111,7 @@ def verify_file(
 
     if against is None:
         raise UsageError(f"{model} brings no reference", hint="--against OTHER.onnx, or a checkpoint, or name a bundle")
-    classifier = open_classifier(model, options.session)
+    classifier = open_classifier(model, options.session, timeout=options.timeout)
     data = load_test_set(dataset or dataset_of(classifier) or "auto", data_dir, notify)
     images, labels = golden_inputs(data.test_images, data.test_labels)
     reference = _run_live(against, images, labels, data, options, notify)
@@ -127,7 +127,7 @@ def _run_live(
     golden = (images, labels)
     test_set = None if data is None else (data.test_images, data.test_labels)
     if require_model_kind(against, "onnx", "checkpoint", "state_dict", "run folder") == "onnx":
-        return onnx_reference(against, golden, test_set, options.normalization)
+        return onnx_reference(against, golden, test_set, options.normalization, timeout=options.timeout)
     from mnist_edge.training.model import reference_logits, reference_sums
     from mnist_edge.training.state_dict import read_model
 

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from mnist_edge.records.benchmark import BenchReport, BenchRow
+from mnist_edge.records.benchmark import BenchReport, BenchRow, ThreadAdvice
 from mnist_edge.reporting.tables.format import micro, ratio_words, short_number
 
 ENGINES = {"torch": "PyTorch eager"}
@@ -34,7 +34,7 @@ def bench_table(report: BenchReport, *, verbose: bool = False) -> RenderableType
     where = f"{environment['cpu']}, {environment['cores']} cores, load {environment['load_1min']}; {versions}"
     parts: list[RenderableType] = [*_headlines(report.results), "", _subject(report), _rows_table(report.results)]
     parts += [_profile_table(report)] if report.profile else []
-    return Group(*parts, *lines, where, *report.notes)
+    return Group(*parts, *lines, where, *report.notes, *map(_thread_line, report.thread_advice))
 
 
 def headline(row: BenchRow) -> str:
@@ -155,6 +155,14 @@ def _verbose_lines(rows: Sequence[BenchRow]) -> list[str]:
     ]
     outliers, samples = sum(row.outliers for row in rows), sum(row.samples for row in rows)
     return [*lines, f"{outliers:,} of {samples:,} runs are far outliers; all are counted"]
+
+
+def _thread_line(advice: ThreadAdvice) -> str:
+    start = f"{advice.variant}, batch {advice.batch}: --threads {advice.threads} is recommended"
+    if advice.threads == 1:
+        return f"{start}: no other count is clearly faster"
+    low, high = (1 / end for end in reversed(advice.interval))
+    return f"{start}: {ratio_words(advice.ratio)} than 1 thread (99 % interval {low:.2f}x to {high:.2f}x)"
 
 
 def _profile_table(report: BenchReport) -> Table:

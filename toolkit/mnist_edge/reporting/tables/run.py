@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.console import RenderableType
 
 from mnist_edge.records.run import RunReport
-from mnist_edge.reporting.tables.format import facts_table, micro, percent
+from mnist_edge.reporting.tables.bench import headline
+from mnist_edge.reporting.tables.format import facts_table, percent
 
 
 def run_table(report: RunReport) -> RenderableType:
@@ -13,9 +14,9 @@ def run_table(report: RunReport) -> RenderableType:
     (variant,) = report.export.variants[:1]
     (parity,) = report.verify.variants[:1]
     ours = next(row for row in report.bench.results if row.engine == "onnxruntime")
-    latency = f"p50 {micro(ours.p50_us)} us at batch {ours.batch}, {ours.settings.threads} thread"
-    if ours.ratio_to_torch is not None:
-        latency += f"; {1 / ours.ratio_to_torch:.2f} times as fast as PyTorch eager"
+    facts = {"latency": headline(ours)}
+    if report.bench.notes:
+        facts["note"] = "; ".join(report.bench.notes)
     error = "-" if parity.max_abs_error is None else f"{parity.max_abs_error:.1e}"
     return facts_table(
         "mnist-edge run",
@@ -26,7 +27,7 @@ def run_table(report: RunReport) -> RenderableType:
             "parity": f"{parity.flips} flips on {parity.images:,} images (rate at most {parity.flip_rate_upper95:.3%} "
             f"with 95 % confidence), largest logit error {error}",
             "size": f"{variant.bytes / 1e6:.2f} MB",
-            "latency": latency,
+            **facts,
             "checkpoint": str(report.train.checkpoint),
             "loss curve": str(report.train.run / "loss.png"),
             "bundle": str(report.export.bundle),
