@@ -108,5 +108,5 @@ def test_plot_draws_the_curve_while_it_trains(tmp_path: Path, monkeypatch: pytes
     train(*SMALL, "--epochs", "5", "--run", run, "--plot")
     assert drawn == [1, 4, 5]
     drawn.clear()
-    train(*SMALL, "--epochs", "2", "--run", run)
+    train(*SMALL, "--epochs", "2", "--run", run, "--overwrite")
     assert drawn == [2]

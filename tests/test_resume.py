@@ -105,7 +105,7 @@ def at_work(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """A training process that has told of its first epoch, and its run folder."""
     run = tmp_path / "run"
     with started(run, *RECIPE) as process:
-        assert "epoch" in process.stderr.readline()
+        assert any("epoch" in line for line in iter(process.stderr.readline, ""))
         yield process, run
         process.kill()
 
@@ -178,17 +178,83 @@ def interrupted(tmp_path: Path, digits: Dataset) -> Path:
     return tmp_path / "run"
 
 
-@pytest.mark.parametrize(
-    "option", [["--lr", "0.1"], ["--recipe", "seed"], ["--seed", "0"], ["--widths", "8"], ["--batch-size", "64"], ["--momentum", "0"], ["--weight-decay", "0"]],
-    ids=lambda option: option[0],
-)  # fmt: skip
-def test_a_resumed_run_keeps_its_settings(interrupted: Path, option: list[str]) -> None:
-    """An option that would change the run half-way is refused by name, and nothing is touched."""
+DIFFERENT = {
+    "--lr": ("0.1", "0.01"),
+    "--recipe": ("fast", "seed"),
+    "--seed": ("1", "0"),
+    "--widths": ("8,8", "8"),
+    "--batch-size": ("32", "64"),
+    "--momentum": ("0.9", "0.0"),
+    "--weight-decay": ("0.1", "0.0"),
+}
+"""Option: a value that the interrupted run does not have, and the one it has."""
+
+
+@pytest.mark.parametrize("option", DIFFERENT)
+def test_a_resumed_run_keeps_its_settings(interrupted: Path, option: str) -> None:
+    """An option that would change the run half-way is refused with both values, and nothing is touched."""
     before = contents(interrupted)
-    error = refused_here("--resume", interrupted, *option)
+    wanted, kept = DIFFERENT[option]
+    error = refused_here("--resume", interrupted, option, wanted)
     assert error.exit_code == 2
-    assert option[0] in error.message
+    assert error.message.startswith(f"{option} ")
+    assert wanted in error.message
+    assert f"the checkpoint has {kept}" in error.message
     assert contents(interrupted) == before
+
+
+def test_a_script_that_starts_a_run_can_resume_it(interrupted: Path) -> None:
+    """Every option with the checkpoint's own value is accepted; the run ends as without them."""
+    same = [word for option, (_, kept) in DIFFERENT.items() for word in (option, kept)]
+    app(
+        ["train", "--resume", str(interrupted), "--dataset", "digits", "--epochs", "3", *same],
+        standalone_mode=False,
+    )
+    assert load_checkpoint(interrupted / LAST).progress.epoch == 3
+
+
+def test_a_changed_recipe_file_is_refused(tmp_path: Path) -> None:
+    """A recipe of the same name whose settings are others now is refused with the setting; options need no repeating."""
+    recipe, run = tmp_path / "mine.toml", tmp_path / "run"
+    recipe.write_text("base = 'fast'\n")
+    train_here(run, "--dataset", "digits", "--widths", "4", "--epochs", "1", "--lr", "0.01", "--recipe", recipe)
+    train_here(run, "--resume", run, "--recipe", recipe)
+    recipe.write_text("base = 'fast'\nshift = 2\n")
+    error = refused_here("--resume", run, "--recipe", recipe)
+    assert error.exit_code == 2
+    assert "shift 2: the checkpoint has 1" in error.message
+
+
+def test_another_number_of_epochs_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A schedule depends on the number of epochs: the jump of the learning rate is reported; fewer than done is refused."""
+    run = tmp_path / "run"
+    train_here(run, "--dataset", "digits", "--widths", "4", "--epochs", "2")
+    capsys.readouterr()
+    train_here(run, "--resume", run, "--epochs", "3")
+    assert "the checkpoint was begun for 2 epochs, so the learning rate jumps" in capsys.readouterr().err
+    error = refused_here("--resume", run, "--epochs", "1")
+    assert (error.exit_code, error.message) == (2, "--epochs 1: 3 are done already")
+
+
+def test_a_finished_run_is_replaced_only_on_request(tmp_path: Path) -> None:
+    """Training into the folder of a finished run is refused and names the ways out; --overwrite leaves nothing of it."""
+    run, options = tmp_path / "run", ("--dataset", "digits", "--widths", "4", "--epochs", "2")
+    train_here(run, *options)
+    before = contents(run)
+    error = refused_here("--run", run, *options, "--seed", "1")
+    assert error.exit_code == 2
+    assert "holds a finished run" in error.message
+    assert all(way in error.hint for way in (f"--resume {run}", "--overwrite", "another --run"))
+    assert contents(run) == before
+    train_here(run, *options, "--seed", "1", "--overwrite")
+    assert {load_checkpoint(run / name).settings.seed for name in (LAST, "previous.safetensors")} == {1}
+
+
+def test_leftovers_of_a_killed_run_are_removed(interrupted: Path) -> None:
+    """Temporary files that a kill left in the run folder go with the next run in it."""
+    (interrupted / ".writing-abc").write_bytes(b"half")
+    app(["train", "--resume", str(interrupted)], standalone_mode=False)
+    assert not list(interrupted.glob(".writing-*"))
 
 
 def test_more_epochs_may_be_asked_for(interrupted: Path) -> None:

@@ -13,6 +13,7 @@ from conftest import mnist_edge
 from mnist_edge.cli.app import app
 from mnist_edge.cli.entry import main
 from mnist_edge.errors import MnistEdgeError
+from mnist_edge.interrupts import StopRequest
 from mnist_edge.training.checkpoint import LAST, load_checkpoint
 from mnist_edge.training.model import accuracy
 
@@ -28,7 +29,7 @@ def here(*arguments: str | Path) -> None:
 
 def exit_code_here(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
     """Run the whole command line in this process, with all that `main` makes of errors."""
-    monkeypatch.setattr("mnist_edge.cli.entry.raise_on_signals", lambda: None)
+    monkeypatch.setattr("mnist_edge.cli.entry.raise_on_signals", StopRequest)
     monkeypatch.setattr("sys.argv", ["mnist-edge", "train", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -78,6 +79,9 @@ WRONG = {
     "no such recipe": ["--recipe", "slow"],
     "no such dataset": ["--dataset", "cifar"],
     "no such option": ["--fast"],
+    "a seed that no generator takes": ["--seed", str(2**64)],
+    "too large a batch": ["--batch-size", str(2**40)],
+    "more threads than CPUs": ["--threads", "9999"],
 }
 
 
@@ -91,7 +95,7 @@ def test_wrong_options_end_with_two(
     assert exit_code_here(monkeypatch, *options, "--json") == 2
     told = capsys.readouterr()
     document = json.loads(told.out)
-    assert set(document) == {"error"}
+    assert set(document) == {"schema", "error"}
     assert set(document["error"]) == {"kind", "message", "hint"}
     assert document["error"]["kind"] == "usage"
     assert WRONG[wrong][0].strip("-") in document["error"]["message"]

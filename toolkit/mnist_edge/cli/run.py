@@ -25,6 +25,9 @@ def run(
     device: Annotated[DeviceName, typer.Option(help="To train on.")] = "auto",
     provider: Annotated[ProviderName, typer.Option(help="To verify and time on.")] = "cpu",
     run_folder: Annotated[Path | None, typer.Option("--run", help="Run folder. Default: runs/<dataset>.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Train anew, even where the run folder holds a run.")
+    ] = False,
     output: Annotated[Path | None, typer.Option(help="Bundle folder. Default: exported/<dataset>.")] = None,
     json: Json = False,
 ) -> None:
@@ -37,7 +40,6 @@ def run(
     from mnist_edge.reporting.console import emit, progress, say, say_next
     from mnist_edge.reporting.tables.run import run_table
     from mnist_edge.runtime.session import require_provider
-    from mnist_edge.training.run import unfinished
     from mnist_edge.verification.verify import VerifyOptions
     from mnist_edge.workflow.bench import time_model
     from mnist_edge.workflow.export import export
@@ -49,14 +51,14 @@ def run(
     data: Dataset = load_dataset(dataset, data_dir, say)
     chosen = dataset if data.name == "folder" else data.name  # what `auto` came to
     folder = run_folder or RUNS / data.name
-    interrupted = unfinished(folder) is not None
     named = {"epochs": epochs, "lr": None, "momentum": None, "weight_decay": None, "batch_size": None}
     request = prepare_training(
         dataset=chosen,
         data_dir=data_dir,
         recipe=recipe,
-        resume=folder if interrupted else None,
         run=folder,
+        continue_run=True,
+        overwrite=overwrite,
         device=device,
         changes={**named, "seed": seed, "widths": None},
         notify=say,

@@ -53,6 +53,9 @@ def sweep(
     from mnist_edge.reporting.console import emit, progress, say, say_next
     from mnist_edge.reporting.plots.sweep import sweep_plot
     from mnist_edge.reporting.tables.sweep import sweep_table, trial_line
+    from mnist_edge.training.openmp import import_torch
+
+    import_torch()
     from mnist_edge.sweeping.search import Plan
     from mnist_edge.sweeping.search import sweep as search
     from mnist_edge.sweeping.study import Space

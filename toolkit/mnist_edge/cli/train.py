@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mnist_edge.training.events import Events
     from mnist_edge.workflow.train import TrainingRequest
 
+MAX_SEED = 2**63 - 1
 PLOT_EVERY_S = 10.0
 """Drawing loss.png takes about 0.3 s, as long as some epochs."""
 
@@ -39,12 +40,19 @@ def train(
     weight_decay: Annotated[float | None, typer.Option(min=0)] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     widths: Annotated[str | None, typer.Option(help="Hidden widths. Default: 600,400,200,100.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of first weights, order and shifts. Default: 0.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=MAX_SEED, help="Of first weights, order and shifts. Default: 0.")
+    ] = None,
     device: Annotated[DeviceName, typer.Option(help="auto is CUDA where there is one.")] = "auto",
     processes: Annotated[
         int, typer.Option(min=1, help="Share every batch among so many processes; torchrun does it across machines.")
     ] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="On the CPU. Default: the faster of one and all, timed at the start."),
+    ] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/<dataset>, or the resumed run's.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another run in the folder.")] = False,
     log: Annotated[LogName | None, typer.Option(help="Write TensorBoard events into the run folder, too.")] = None,
     plot: Annotated[
         bool, typer.Option("--plot", help="Draw loss.png anew while training, every 10 seconds at most.")
@@ -86,6 +94,8 @@ def train(
             device=device,
             normalization=normalize,
             changes=changes,
+            threads=threads,
+            overwrite=overwrite,
             notify=say,
         )
     if processes > 1 and size == 1:
@@ -104,17 +114,18 @@ def train_with_progress(
     """Train with progress on standard error, and draw loss.png, whatever ends the run."""
     from mnist_edge.reporting.console import progress, say
     from mnist_edge.reporting.plots.loss import loss_curve
-    from mnist_edge.reporting.tables.train import epoch_line
+    from mnist_edge.reporting.tables.train import epoch_line, training_detail
     from mnist_edge.training.events import Events
     from mnist_edge.workflow.train import train as train_stage
 
     recipe, folder = request.start.run.settings.recipe, request.folder
     title = f"{request.data.name}, recipe {recipe.name}"
     events = Events(folder, say) if log == "tensorboard" else None
-    drawn = -math.inf
+    drawn, detail = -math.inf, f"epoch 1 of {recipe.epochs}"
 
     def on_epoch(record: EpochRecord) -> None:
-        nonlocal drawn
+        nonlocal drawn, detail
+        detail = training_detail(record, recipe.epochs)
         say(epoch_line(record, recipe.epochs))
         if events is not None:
             events.refresh()
@@ -123,8 +134,14 @@ def train_with_progress(
             drawn = monotonic()
 
     try:
-        with progress("training") as on_step:
-            report = train_stage(request, device=device, notify=say, on_step=on_step, on_epoch=on_epoch)
+        with progress("training") as update:
+            report = train_stage(
+                request,
+                device=device,
+                notify=say,
+                on_step=lambda done, total: update(done, total, detail),
+                on_epoch=on_epoch,
+            )
     except StoppedError:
         _finish(request, title, events)
         raise

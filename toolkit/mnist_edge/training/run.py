@@ -5,20 +5,24 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mnist_edge.contract import DeviceName
 from mnist_edge.errors import BadFileError, UsageError
-from mnist_edge.files import ensure_folder, locked, sha256_bytes, write_atomic
+from mnist_edge.files import ensure_folder, locked, remove_leftovers, sha256_bytes, write_atomic
 from mnist_edge.ranks import Rank, this_rank
 from mnist_edge.records.data import Dataset
 from mnist_edge.records.training import TrainReport
 from mnist_edge.training.checkpoint import (
     LAST,
+    PREVIOUS,
     Checkpoint,
     environment_of,
     load_checkpoint,
@@ -39,30 +43,42 @@ from mnist_edge.training.loop import (
 from mnist_edge.training.model import accuracy, linear_layers, resolve_device, with_seed_normalization
 from mnist_edge.training.recipes import Settings
 from mnist_edge.training.state_dict import LoadedModel
+from mnist_edge.training.threads import choose_threads, limited_threads
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Where a run begins: fresh settings, bare weights, or the checkpoint file that it goes on from."""
+    """Where a run begins: fresh settings, bare weights, or a checkpoint.
+
+    Attributes:
+        run: the state to continue.
+        note: one line for the user.
+        checkpoint: the file that is continued.
+        threads: with how many it was trained on the CPU so far.
+    """
 
     run: Run
     note: str = ""
     checkpoint: Path | None = None
+    threads: int | None = None
 
 
 def resumed(path: Path, epochs: int | None) -> Start:
     """Go on from a checkpoint of mnist-edge; `epochs` is the new total, or None for the recipe's."""
     checkpoint = load_checkpoint(path)
-    if epochs is not None and epochs != checkpoint.settings.recipe.epochs:
-        recipe = dataclasses.replace(checkpoint.settings.recipe, epochs=epochs)
-        checkpoint.settings = dataclasses.replace(checkpoint.settings, recipe=recipe)
-    run = continued_run(checkpoint)
-    done, total = run.progress.epoch, run.settings.recipe.epochs
-    return Start(
-        run=run,
-        note=f"resuming {path}: {done} of {total} epochs and {run.progress.step} steps are done",
-        checkpoint=path,
-    )
+    settings, progress = checkpoint.settings, checkpoint.progress
+    note = f"resuming {path}: {progress.epoch} of {epochs or settings.recipe.epochs} epochs and {progress.step} steps are done"
+    if epochs is not None and epochs != settings.recipe.epochs:
+        if epochs < progress.epoch:
+            raise UsageError(f"--epochs {epochs}: {progress.epoch} are done already", hint="leave --epochs out")
+        if settings.recipe.schedule != "constant":
+            note += (
+                f"; the checkpoint was begun for {settings.recipe.epochs} epochs, so the learning rate jumps to where the "
+                f"{settings.recipe.schedule} schedule of {epochs} epochs would be"
+            )
+        checkpoint.settings = dataclasses.replace(settings, recipe=dataclasses.replace(settings.recipe, epochs=epochs))
+    threads = checkpoint.environment["threads"] if checkpoint.environment["device"] == "cpu" else None
+    return Start(run=continued_run(checkpoint), note=note, checkpoint=path, threads=threads)
 
 
 def started_from(loaded: LoadedModel, path: Path, settings: Settings) -> Start:
@@ -74,14 +90,6 @@ def started_from(loaded: LoadedModel, path: Path, settings: Settings) -> Start:
     if loaded.normalization != "seed":
         note += f"; its first layer was converted from {loaded.normalization} to the seed's normalisation"
     return Start(run=new_run(settings, model), note=note)
-
-
-def unfinished(folder: Path) -> Checkpoint | None:
-    """Return the checkpoint of an interrupted run in this folder, or None."""
-    if not (folder / LAST).exists():
-        return None
-    checkpoint = load_checkpoint(folder / LAST)
-    return checkpoint if checkpoint.progress.epoch < checkpoint.settings.recipe.epochs else None
 
 
 def restarted(folder: Path, start: Start) -> Start:
@@ -97,6 +105,8 @@ def train_run(
     folder: Path,
     *,
     device: DeviceName,
+    threads: int | None = None,
+    overwrite: bool = False,
     say: Callable[[str], object],
     on_step: Callable[[int, int], object],
     on_epoch: Callable[[Any], object],
@@ -111,6 +121,56 @@ def train_run(
         UsageError: the checkpoint is of another dataset, or the folder holds another run that was interrupted.
         UnavailableError: folder in use or not writable, no such device.
     """
+    settings = start.run.settings
+    _check_data(start, dataset)
+    target, rank = resolve_device(device), this_rank()
+    with joined(rank, target), _held(folder, rank):
+        if not overwrite:
+            _refuse_to_overwrite(start, folder)
+        if rank.leads:
+            remove_leftovers(folder)
+        same_everywhere(rank, _work(start.run, dataset))
+        if start.note:
+            say(start.note)
+
+        def save(checkpoint: Checkpoint, *, keep: bool = True) -> None:
+            if rank.leads:
+                save_checkpoint(folder, checkpoint, keep=keep)
+                _write_histories(folder, checkpoint)
+
+        if start.checkpoint is None or start.checkpoint.resolve() != (folder / LAST).resolve():
+            # Proves before the long work that it can be written. What it replaces may be damaged: not kept.
+            save(checkpoint_of(start.run, start.run.sampler.get_state(), target), keep=False)
+            if rank.leads and (start.checkpoint is None or start.checkpoint.resolve().parent != folder.resolve()):
+                (folder / PREVIOUS).unlink(missing_ok=True)  # of the run that is replaced
+        count = _threads(start, dataset, target, rank, threads, say)
+        hooks = Hooks(
+            save=save,
+            on_step=on_step,
+            on_epoch=on_epoch if rank.leads else lambda _record: None,
+            stop=agreed(rank, stop),
+        )
+        with limited_threads(count):
+            finished = train(start.run, dataset, target, hooks, rank)
+        if not finished:
+            return None
+        history = start.run.progress.history
+        seconds = sum(record.seconds for record in history)
+        return TrainReport(
+            run=folder,
+            checkpoint=folder / LAST,
+            dataset=dataset.name,
+            recipe=settings.recipe.name,
+            epochs=start.run.progress.epoch,
+            test_accuracy=accuracy(start.run.model, dataset.test_images, dataset.test_labels),
+            seconds=seconds,
+            seconds_per_epoch=seconds / max(1, len(history)),
+            device=environment_of(target)["device"],
+        )
+
+
+def _check_data(start: Start, dataset: Dataset) -> None:
+    """Raise UsageError for another dataset than the checkpoint's, BadFileError for a position that it does not have."""
     settings = start.run.settings
     if settings.dataset != dataset.name:
         raise UsageError(
@@ -127,43 +187,23 @@ def train_run(
         check_position(start.run.progress, start.run.curve, steps, KEEP_LOSS_EVERY)
     except ValueError as error:
         raise BadFileError(f"{start.checkpoint}: {error}", hint="give another checkpoint") from error
-    target, rank = resolve_device(device), this_rank()
-    with joined(rank, target), _held(folder, rank):
-        _refuse_to_overwrite(start, folder)
-        same_everywhere(rank, _work(start.run, dataset))
-        if start.note:
-            say(start.note)
 
-        def save(checkpoint: Checkpoint, *, keep: bool = True) -> None:
-            if rank.leads:
-                save_checkpoint(folder, checkpoint, keep=keep)
-                _write_histories(folder, checkpoint)
 
-        last = folder / LAST
-        if not last.exists() or (start.checkpoint is not None and start.checkpoint.resolve() != last.resolve()):
-            # Proves before the long work that it can be written. What it replaces may be damaged: not kept.
-            save(checkpoint_of(start.run, start.run.sampler.get_state(), target), keep=False)
-        hooks = Hooks(
-            save=save,
-            on_step=on_step,
-            on_epoch=on_epoch if rank.leads else lambda _record: None,
-            stop=agreed(rank, stop),
-        )
-        if not train(start.run, dataset, target, hooks, rank):
-            return None
-        history = start.run.progress.history
-        seconds = sum(record.seconds for record in history)
-        return TrainReport(
-            run=folder,
-            checkpoint=folder / LAST,
-            dataset=dataset.name,
-            recipe=settings.recipe.name,
-            epochs=start.run.progress.epoch,
-            test_accuracy=accuracy(start.run.model, dataset.test_images, dataset.test_labels),
-            seconds=seconds,
-            seconds_per_epoch=seconds / max(1, len(history)),
-            device=environment_of(target)["device"],
-        )
+def _threads(
+    start: Start,
+    dataset: Dataset,
+    device: torch.device,
+    rank: Rank,
+    wanted: int | None,
+    say: Callable[[str], object],
+) -> int:
+    """Return how many threads to train with, and report why; processes share the CPUs of their machine."""
+    if device.type != "cpu" or rank.size > 1:
+        return wanted or torch.get_num_threads()
+    threads, notes = choose_threads(start.run, dataset, wanted, start.threads)
+    for line in notes:
+        say(line)
+    return threads
 
 
 @contextmanager
@@ -188,14 +228,17 @@ def _work(run: Run, dataset: Dataset) -> dict[str, Any]:
 
 
 def _refuse_to_overwrite(start: Start, folder: Path) -> None:
-    """An interrupted run is gone on with or left alone."""
-    if start.checkpoint is not None and start.checkpoint.resolve().parent == folder.resolve():
+    """Raise UsageError where the folder holds another run: it is resumed, or left alone."""
+    last = folder / LAST
+    if not last.exists() or (start.checkpoint is not None and start.checkpoint.resolve().parent == folder.resolve()):
         return
-    if unfinished(folder) is not None:
-        raise UsageError(
-            f"{folder} holds a run that was interrupted; it is not overwritten",
-            hint=f"--resume {folder} to go on, or another --run, or remove the folder",
-        )
+    kept = load_checkpoint(last)
+    done, epochs = kept.progress.epoch, kept.settings.recipe.epochs
+    found = "a finished run" if done == epochs else f"an interrupted run ({done} of {epochs} epochs)"
+    raise UsageError(
+        f"{folder} holds {found}, which is not replaced",
+        hint=f"--resume {shlex.quote(str(folder))} continues it, --overwrite replaces it, another --run keeps both",
+    )
 
 
 def _write_histories(folder: Path, checkpoint: Checkpoint) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import signal
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from mnist_edge.workflow.suspicion import suspect_normalization
 if TYPE_CHECKING:
     from mnist_edge.records.data import Dataset
     from mnist_edge.records.training import EpochRecord, TrainReport
+    from mnist_edge.training.recipes import Settings
     from mnist_edge.training.run import Start
 
 Notify = Callable[[str], None]
@@ -25,11 +27,21 @@ Notify = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRequest:
-    """A run that may begin: where it starts, on what data, and in which folder."""
+    """A run that may begin.
+
+    Attributes:
+        start: fresh weights, those of a .pth, or a checkpoint.
+        data: what it trains on.
+        folder: of the run.
+        threads: on the CPU; None for the checkpoint's number, or the faster one of a new run.
+        overwrite: whether another run in the folder may be replaced.
+    """
 
     start: Start
     data: Dataset
     folder: Path
+    threads: int | None = None
+    overwrite: bool = False
 
 
 def prepare_training(
@@ -42,6 +54,9 @@ def prepare_training(
     device: DeviceName = "auto",
     normalization: Normalization | None = None,
     changes: dict[str, Any],
+    threads: int | None = None,
+    overwrite: bool = False,
+    continue_run: bool = False,
     notify: Notify = lambda _line: None,
 ) -> TrainingRequest:
     """Read all that a run needs.
@@ -54,24 +69,39 @@ def prepare_training(
         run: run folder; None takes `runs/<dataset>`, or the resumed run's.
         device: must be available.
         normalization: of the pixels that a .pth was trained on.
-        changes: settings that the user named, None for the others.
+        changes: settings that the user named, None for the others. A resumed run accepts those of its checkpoint,
+            and another number of epochs.
+        threads: to train with on the CPU; None chooses.
+        overwrite: replace another run in the folder.
+        continue_run: resume the run in the folder, where there is one and it is not to be overwritten.
         notify: takes one plain line about what happens.
+
+    Raises:
+        UsageError: an option that does not fit the checkpoint; more threads than CPUs.
     """
+    from mnist_edge.cpus import require_cpus
     from mnist_edge.data.sources import load_dataset
     from mnist_edge.ranks import this_rank
-    from mnist_edge.training.checkpoint import checkpoint_path
+    from mnist_edge.training.openmp import import_torch
+
+    import_torch()
+    from mnist_edge.training.checkpoint import LAST, checkpoint_path, load_checkpoint
     from mnist_edge.training.model import resolve_device
     from mnist_edge.training.run import restarted, resumed
 
+    require_cpus(threads or 1)
     resolve_device(device)
+    if continue_run and not overwrite and run is not None and (run / LAST).exists():
+        resume = run
     path = None if resume is None else checkpoint_path(resume)
     kind = None if path is None else require_model_kind(path, "checkpoint", "state_dict")
     if normalization is not None and kind != "state_dict":
         raise UsageError("--normalize is for the weights of a .pth (--resume FILE.pth)", hint="leave --normalize out")
     if path is not None and kind == "checkpoint":
-        _refuse_changes(recipe, changes)
+        checkpoint = load_checkpoint(path)
+        _refuse_changes(checkpoint.settings, recipe, changes)
+        data = load_dataset(dataset or checkpoint.settings.dataset, data_dir, notify)
         start = resumed(path, changes["epochs"])
-        data = load_dataset(dataset or start.run.settings.dataset, data_dir, notify)
         folder = run or path.parent
     else:
         data = load_dataset(dataset or "mnist", data_dir, notify)
@@ -79,7 +109,7 @@ def prepare_training(
         start = _fresh(path, normalization, recipe, data, changes, notify)
     if this_rank().restarts:
         start = restarted(folder, start)
-    return TrainingRequest(start=start, data=data, folder=folder)
+    return TrainingRequest(start=start, data=data, folder=folder, threads=threads, overwrite=overwrite)
 
 
 def train(
@@ -100,7 +130,7 @@ def train(
         on_epoch: called after each epoch.
 
     Raises:
-        StoppedError: SIGINT or SIGTERM arrived; the last finished step is saved.
+        StoppedError: SIGINT, SIGTERM or SIGHUP arrived; the last finished step is saved.
     """
     from mnist_edge.interrupts import stop_requests
     from mnist_edge.ranks import this_rank
@@ -112,6 +142,8 @@ def train(
             request.data,
             request.folder,
             device=device,
+            threads=request.threads,
+            overwrite=request.overwrite,
             say=notify,
             on_step=on_step,
             on_epoch=on_epoch,
@@ -128,13 +160,40 @@ def train(
     return report
 
 
-def _refuse_changes(recipe: str | None, changes: dict[str, Any]) -> None:
-    named = [key for key, value in {"recipe": recipe, **changes}.items() if value is not None and key != "epochs"]
-    if named:
-        option = "--" + named[0].replace("_", "-")
-        raise UsageError(
-            f"{option} cannot change when a run is resumed: its checkpoint holds it", hint=f"leave {option} out"
-        )
+def _refuse_changes(kept: Settings, recipe: str | None, changes: dict[str, Any]) -> None:
+    """Raise UsageError for an option whose value is not the checkpoint's; the number of epochs may change.
+
+    So a script that starts a run, with `--resume` added, can be run again.
+    """
+    from mnist_edge.training.recipes import find_recipe
+
+    named = {key: value for key, value in changes.items() if value is not None}
+    for key in ("seed", "widths"):
+        if key in named and named[key] != getattr(kept, key):
+            raise _changed(f"--{key}", named[key], getattr(kept, key))
+    wanted = {key: value for key, value in named.items() if key not in {"seed", "widths", "epochs"}}
+    for key, value in wanted.items():
+        if value != getattr(kept.recipe, key):
+            raise _changed("--" + key.replace("_", "-"), value, getattr(kept.recipe, key))
+    if recipe is not None:
+        options = {"small_set_factor", "epochs", "lr", "momentum", "weight_decay", "batch_size"}  # may have been named
+        given = find_recipe(recipe)
+        for field in dataclasses.fields(given):
+            found, expected = getattr(given, field.name), getattr(kept.recipe, field.name)
+            if field.name == "name" and found != expected:
+                raise _changed("--recipe", found, expected)
+            if field.name not in options and found != expected:
+                raise _changed(f"--recipe {recipe} with {field.name}", found, expected)
+
+
+def _changed(option: str, found: Any, kept: Any) -> UsageError:
+    def text(value: Any) -> str:
+        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+    return UsageError(
+        f"{option} {text(found)}: the checkpoint has {text(kept)}, and a resumed run keeps it",
+        hint=f"leave {option.split(maxsplit=1)[0].rstrip(':')} out, or start a new run with another --run",
+    )
 
 
 def _fresh(

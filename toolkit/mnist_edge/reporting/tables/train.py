@@ -14,6 +14,12 @@ def epoch_line(record: EpochRecord, epochs: int) -> str:
     return f"epoch {record.epoch:>3} of {epochs}  loss {record.loss:.4f}{held}  {record.seconds:.1f} s"
 
 
+def training_detail(record: EpochRecord, epochs: int) -> str:
+    """What stands beside the progress bar: the epoch in progress, and loss and accuracy of the finished one."""
+    held = "" if record.holdout_accuracy is None else f", held-out accuracy {percent(record.holdout_accuracy)}"
+    return f"epoch {min(record.epoch + 1, epochs)} of {epochs}, loss {record.loss:.4f}{held}"
+
+
 def train_table(report: TrainReport) -> RenderableType:
     """What training came to."""
     return facts_table(
