@@ -58,8 +58,9 @@ def digits() -> Dataset:
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with runs/digits (784-48-32-10, 20 epochs) and exported/digits, made by the commands. Do not change it."""
     base = tmp_path_factory.getbasetemp()
-    # One for all workers of pytest-xdist: the first makes it while the others wait.
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "workplace"
+    # One for all workers of pytest-xdist, or of a check with mutants: the first makes it while the others wait.
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = Path(os.environ.get("MNIST_EDGE_TEST_WORKPLACE", shared / "workplace"))
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
