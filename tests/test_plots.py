@@ -11,8 +11,10 @@ from PIL import Image
 
 from mnist_edge.contract import LABELS, DatasetName
 from mnist_edge.records.evaluation import EvalReport
+from mnist_edge.records.sweep import SweepReport, SweepTrial
 from mnist_edge.reporting.plots.evaluation import evaluation
 from mnist_edge.reporting.plots.loss import loss_curve
+from mnist_edge.reporting.plots.sweep import sweep_plot
 from mnist_edge.verification.accuracy import evaluate
 
 DPI = 130
@@ -42,7 +44,7 @@ def test_a_loss_curve_is_drawn_of_any_history(losses: str, held: list[float | No
     """One step, one epoch, no held-out split, a run stopped at once: the picture never stops the run."""
     path = loss_curve(run_folder(tmp_path, LOSSES[losses], held), "digits, recipe fast")
     assert path == tmp_path / "loss.png"
-    assert picture(path).shape == (round(4.2 * DPI), 8 * DPI, 3)
+    assert picture(path).shape == (round(4.4 * DPI), 8 * DPI, 3)
     assert {entry.name for entry in tmp_path.iterdir()} == {"loss.csv", "history.csv", "loss.png"}
 
 
@@ -91,3 +93,51 @@ def test_errors_are_seen_in_the_picture(tmp_path: Path) -> None:
     red_minus_blue = [pixels[:, :, 0] - pixels[:, :, 2] for pixels in pictures]
     # One of a hundred cells, of about a quarter of the picture, turns orange.
     assert (red_minus_blue[1] > 60).sum() - (red_minus_blue[0] > 60).sum() > 500
+
+
+def sweep_report(*rates: float, failed: float | None = None) -> SweepReport:
+    """A sweep with a trial at each learning rate."""
+    trials = [
+        SweepTrial(
+            rank=rank, lr=lr, batch_size=64, widths=(8,), seconds=1.0,
+            holdout_accuracy=None if lr == failed else 0.9, accuracies=() if lr == failed else (0.89, 0.91),
+            failure="diverged" if lr == failed else "",
+        )
+        for rank, lr in enumerate(rates, start=1)
+    ]  # fmt: skip
+    return SweepReport(
+        study=Path("s"), dataset="digits", recipe="fast", epochs=1, holdout_images=72, seeds=(0, 1),
+        trials=tuple(trials), running=0, command="",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("rates", [(0.05,), (0.011, 0.2), (1e-4, 5.0), (0.05, 0.0501)], ids=str)
+def test_the_axes_of_a_sweep_hold_every_point(rates: tuple[float, ...], tmp_path: Path, monkeypatch) -> None:
+    """No point, line or failed trial lies on or beyond the frame, and at least one tick tells the scale."""
+    figures = []
+    monkeypatch.setattr(
+        "mnist_edge.reporting.plots.sweep.save_figure", lambda figure, path: (figures.append(figure), path)[1]
+    )
+    sweep_plot(sweep_report(*rates, failed=max(rates) if len(rates) > 1 else None), tmp_path / "sweep.png")
+    (axes,) = figures[0].axes
+    (low, high), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    assert all(low < rate < high for rate in rates)
+    assert bottom < 89
+    assert top > 91
+    ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    assert len(ticks) <= 12
+
+
+def test_the_legend_of_the_loss_curve_is_clear_of_the_axes(tmp_path: Path, monkeypatch) -> None:
+    """Whatever way the curves run, no label lies on them."""
+    figures = []
+    monkeypatch.setattr(
+        "mnist_edge.reporting.plots.loss.save_figure", lambda figure, path: (figures.append(figure), path)[1]
+    )
+    loss_curve(run_folder(tmp_path, LOSSES["many"], [0.5, 0.9]), "digits, recipe fast")
+    figures[0].canvas.draw()
+    (legend,) = figures[0].legends
+    frame = legend.get_window_extent()
+    for axes in figures[0].axes:
+        assert not frame.overlaps(axes.get_window_extent())
+        assert not frame.overlaps(axes.xaxis.label.get_window_extent())

@@ -4,54 +4,47 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mnist_edge.reporting.plots.figure import BLUE, ORANGE, new_figure, save_figure
 
-if TYPE_CHECKING:
-    pass
+STEPS_A_POINT = 30
+"""loss.csv has the loss of every 30th batch."""
 
 
 def loss_curve(run: Path, title: str) -> Path:
     """Draw `loss.png` of a run folder from its `loss.csv` and `history.csv`."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     steps, losses = _columns(run / "loss.csv", "step", "loss")
-    epochs, held = _columns(run / "history.csv", "epoch", "holdout_accuracy")
-    figure = new_figure(8, 4.2)
+    epochs, accuracies = _columns(run / "history.csv", "epoch", "holdout_accuracy")
+    figure = new_figure(8, 4.4)
     axes = figure.subplots()
-    axes.plot(steps, losses, color=BLUE, alpha=0.25, linewidth=0.8, label="loss of every 30th batch")
+    axes.plot(steps, losses, color=BLUE, alpha=0.25, linewidth=0.8, label=f"loss of every {STEPS_A_POINT}th batch")
     window = max(1, len(losses) // 15)
     if len(losses) >= window > 1:
         smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
-        axes.plot(
-            steps[window // 2 :][: len(smooth)], smooth, color=BLUE, linewidth=1.8, label=f"mean of {window} of them"
-        )
+        label = f"moving average over {window} of them"
+        axes.plot(steps[window // 2 :][: len(smooth)], smooth, color=BLUE, linewidth=1.8, label=label)
     axes.set_yscale("log")
-    for axis_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        axis_formatter(lambda value, _position: f"{value:.2g}")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda value, _position: f"{value:.2g}")
     axes.set_xlabel("step")
-    axes.set_ylabel("training loss")
-    axes.set_title(title, loc="left")
+    axes.set_ylabel("training loss", color=BLUE)
     axes.grid(visible=True, which="major", alpha=0.25)
-    seen = ~np.isnan(held)
-    if seen.any() and len(steps) > 1:
-        per_epoch = (steps[-1] + 30) / epochs[-1]
+    measured = ~np.isnan(accuracies)
+    if measured.any() and len(steps) > 1:
+        steps_an_epoch = (steps[-1] + STEPS_A_POINT) / epochs[-1]
+        at, percent = epochs[measured] * steps_an_epoch, 100 * accuracies[measured]
         right = axes.twinx()
-        right.plot(
-            epochs[seen] * per_epoch,
-            100 * held[seen],
-            color=ORANGE,
-            marker="o",
-            markersize=3,
-            label="held-out accuracy",
-        )
+        label = f"held-out accuracy, {percent[-1]:.2f} % at the end"
+        right.plot(at, percent, color=ORANGE, marker="o", markersize=3, label=label)
+        right.margins(y=0.08)
         right.set_ylabel("held-out accuracy, %", color=ORANGE)
-        right.annotate(
-            f"{100 * held[seen][-1]:.2f} %", (epochs[seen][-1] * per_epoch, 100 * held[seen][-1]),
-            xytext=(0, -16), textcoords="offset points", ha="right", color=ORANGE,
-        )  # fmt: skip
-    axes.legend(loc="center right", frameon=False)
+    axes.set_title(title, loc="left")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)  # below the axes: clear of any curve
     return save_figure(figure, run / "loss.png")
 
 
