@@ -134,7 +134,10 @@ def _make_pth(folder: Path) -> None:
 def _read_pth(folder: Path) -> str:
     from mnist_edge.training.state_dict import read_state_dict
 
-    return digest(read_state_dict(folder / "net.pth", "seed").network)
+    state = read_state_dict(folder / "net.pth", "seed").network.state_dict()
+    return digest(
+        *(f"{name} {tuple(value.shape)}" for name, value in state.items()), *(v.numpy() for v in state.values())
+    )
 
 
 def _change_zip(data: bytes, rng: random.Random) -> bytes:
