@@ -89,7 +89,7 @@ def find_recipe(named: str) -> Recipe:
     path = Path(named)
     given = _read(path)
     base = given.pop("base", None)
-    if base is not None and base not in table:
+    if base is not None and base not in list(table):  # it may be of any type
         raise BadFileError(f"{path}: base is {base!r}, expected {', '.join(table)}", hint=_HINT)
     start = {} if base is None else table[base]
     return _checked({**start, **given, "name": path.stem}, path)
