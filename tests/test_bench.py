@@ -49,7 +49,7 @@ ROW = {
 }  # fmt: skip
 ENVIRONMENT = {
     "date", "cpu", "cpu_features", "machine", "system", "cores", "affinity", "governor", "load_1min", "python",
-    "versions", "providers",
+    "versions", "providers", "available_cpus", "gpu",
 }  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def test_every_row_is_complete(report: BenchReport, bundle_folder: Path) -> None
     assert json.loads(json.dumps(content, allow_nan=False)) == content
     assert set(content) == {
         "schema", "model", "weights_sha256", "environment", "order_seed", "reference_work_ms", "results", "gpu_from_batch",
-        "profile", "notes",
+        "profile", "notes", "thread_advice",
     }  # fmt: skip
     assert content["schema"] == "mnist-edge/bench/4"
     assert content["weights_sha256"] == load_bundle(bundle_folder).manifest.weights_sha256
@@ -646,7 +646,7 @@ def test_what_is_no_image_classifier_is_not_timed(
     """No timing of a model that cannot run, takes no images, or outputs NaN."""
     network(tmp_path / "cnn.onnx", **changes)
     done = in_process("bench", "cnn.onnx", "--output", "b.json", "--json", cwd=tmp_path)
-    assert (done.code, set(done.json)) == (code, {"error"})
+    assert (done.code, set(done.json)) == (code, {"schema", "error"})
     assert said in one_line(done.err)
     assert "cnn.onnx" in one_line(done.err)
     assert not (tmp_path / "b.json").exists()

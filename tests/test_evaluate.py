@@ -16,7 +16,7 @@ from rich.console import Console
 from test_cli import in_process, one_line
 
 from mnist_edge.contract import LABELS, DatasetName
-from mnist_edge.errors import BadFileError, CheckFailedError, UsageError
+from mnist_edge.errors import BadFileError, CheckFailedError, UnavailableError, UsageError
 from mnist_edge.records.data import Dataset, EvaluationSet
 from mnist_edge.records.evaluation import EvalReport
 from mnist_edge.reporting.tables.evaluation import eval_table
@@ -133,6 +133,19 @@ def test_odd_images_do_not_change_the_exit_code(model: Path, digits: Dataset, tm
     assert done.code == 0
     assert "inverted" in one_line(done.err)
     assert done.json["warnings"] == [one_line(done.err)]
+
+
+def test_a_suspicion_that_cannot_be_checked_changes_nothing(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the other readings cannot be run, the report is the same, without a warning."""
+
+    def fails(*_arguments: object) -> None:
+        raise UnavailableError("not enough memory")
+
+    monkeypatch.setattr("mnist_edge.verification.suspicion.find_suspicion", fails)
+    report = evaluate(write_model(tmp_path / "m.onnx", digits, largest=255), normalization="unit")
+    assert (report.warnings, report.images) == ((), 360)
 
 
 def test_only_odd_images_look_odd(digits: Dataset) -> None:

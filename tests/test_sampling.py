@@ -150,7 +150,7 @@ def test_peak_memory_is_that_of_this_process() -> None:
 def test_a_batch_that_needs_too_much_memory_is_reported_as_such(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the CPU and on a GPU: exit 4 names the batch; any other error stays a crash of the process."""
+    """On the CPU and on a GPU: exit 4 names the batch. So does a failure of CUDA; any other error stays a crash."""
     task = {
         "model": "m",
         "batch": 512,
@@ -173,6 +173,11 @@ def test_a_batch_that_needs_too_much_memory_is_reported_as_such(
     assert json.loads(out.getvalue()) == {
         "error": ["UnavailableError", "batch 512 needs more memory than there is", "try a smaller --batch"]
     }
+    error.args = ("CUDA failure 700: an illegal memory access was encountered",)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(task)))
+    with pytest.raises(SystemExit):
+        serve(fail)
+    assert ("m failed on the GPU: CUDA failure 700" in out.getvalue()) != isinstance(error, MemoryError)
     error.args = ("a kernel failed",)
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(task)))
     if not isinstance(error, MemoryError):

@@ -212,6 +212,36 @@ def test_the_libraries_of_cuda_are_loaded_first_and_quietly(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize(
+    ("log", "expected", "hint"),
+    [
+        (
+            "[E:onnxruntime:Default] Failed to load library /x/cuda.so with error: libcublasLt.so.13: cannot open",
+            "libcublasLt.so.13",
+            "install",
+        ),
+        ("Failed to create CUDAExecutionProvider. Require cuDNN", "cannot create its CUDA provider", "nvidia-smi"),
+        ("CUDA failure 35: CUDA driver version is insufficient ; GPU=0", "CUDA failure 35", "nvidia-smi"),
+    ],
+    ids=["library", "provider", "driver"],
+)
+def test_the_log_of_onnxruntime_names_what_cuda_lacks(
+    log: str, expected: str, hint: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The exception does not; the log itself stays off the terminal."""
+    stand_in(monkeypatch, [], {})
+
+    def fail(*_: object, **__: object) -> None:
+        os.write(2, log.encode())
+        raise RuntimeError("This session contains graph nodes that are assigned to the default CPU EP")
+
+    monkeypatch.setattr(sys.modules["onnxruntime"], "InferenceSession", fail)
+    with pytest.raises(UnavailableError, match=expected) as caught:
+        open_session(b"model", SessionSettings(provider="cuda"))
+    assert hint in caught.value.hint
+    assert capfd.readouterr().err == ""
+
+
 def test_the_probe_of_cuda_is_a_model_that_runs() -> None:
     """It is written out byte by byte, since the package onnx may be missing; here on the CPU."""
     model = _one_node_model()

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -20,7 +21,13 @@ from test_cli import hiding, in_process, one_line
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.bundle.golden import golden_bytes
 from mnist_edge.cpus import available_cpus
+from mnist_edge.errors import CheckFailedError
+from mnist_edge.exporting.pipeline import add_variant
 from mnist_edge.extras import install_hint
+from mnist_edge.records.bundle import VariantSpec
+from mnist_edge.records.data import Dataset
+from mnist_edge.records.settings import SessionSettings
+from mnist_edge.verification.verify import VerifyOptions
 
 ROW = {
     "name", "precision", "requirement", "reference", "images", "flips", "flip_rate_upper95", "ties", "max_abs_error", "max_relative_error",
@@ -138,10 +145,10 @@ def nothing(_proto: onnx.ModelProto) -> None:
         (fixed_batch, {}, ("image uint8 (batch, 28, 28)", "image uint8 (1, 28, 28)")),
         (nothing, {"input": "float"}, ("pixels float32 (batch, 784) to logits", "image uint8 (batch, 28, 28)")),
         (nothing, {"input_description": "x"}, ("input_description", "'image uint8 (batch, 28, 28)'", "'x'")),
-        (nothing, {"normalization": "mnist"}, ("normalization mnist", "says raw")),
-        (stating("normalization", "seed"), {}, ("normalization raw", "says seed")),
-        (stating("dataset", "kmnist"), {}, ("dataset digits", "says kmnist")),
-        (nothing, {"dataset": "mnist"}, ("dataset mnist", "says digits")),
+        (nothing, {"normalization": "mnist"}, ("normalization mnist", "states raw")),
+        (stating("normalization", "seed"), {}, ("normalization raw", "states seed")),
+        (stating("dataset", "kmnist"), {}, ("dataset digits", "states kmnist")),
+        (nothing, {"dataset": "mnist"}, ("dataset mnist", "states digits")),
         (stating("labels", "no JSON"), {}, ("mnist_edge.labels", "'no JSON'")),
         (stating("labels", '{"0": 0}'), {}, ("mnist_edge.labels", "no JSON list")),
         (stating("labels", "[0, 1]"), {}, ("mnist_edge.labels", "no JSON list")),
@@ -197,8 +204,8 @@ def test_answers_for_another_test_set_than_the_one_at_hand_fail(
 
 
 def test_a_layer_that_drifts_behind_right_answers_says_why_it_passes(bundle_folder: Path, tmp_path: Path) -> None:
-    """The answers are owed, not the inside; the table says so beside the layer, and nothing where none drifts."""
-    told = "drifts, logits agree"
+    """Logits are owed, not layer outputs; the table marks the layer, and nothing where none drifts."""
+    told = "differs"
     golden = load_bundle(bundle_folder).golden
     sums = golden.pre_activations.copy()
     sums[:, : golden.layer_widths[0]] *= 2
@@ -206,8 +213,10 @@ def test_a_layer_that_drifts_behind_right_answers_says_why_it_passes(bundle_fold
     folder = rewrite_bundle(bundle_folder, tmp_path / "b", golden=changed)
     done = in_process("verify", folder, "--layers", cwd=tmp_path, COLUMNS="160")
     assert done.code == 0, done.err
-    (line, _) = [line for line in done.out.splitlines() if told in line]  # its sums, and its activations
+    (line, _) = [line for line in done.out.splitlines() if told in line.split()]  # both its tensors
     assert line.split()[:2] == ["1", "pre-activations"]
+    assert "layer 1 differs, " in done.out
+    assert "; the logits agree all the same" in done.out
     assert told not in in_process("verify", bundle_folder, "--layers", cwd=tmp_path, COLUMNS="160").out
     wrong = broken(bundle_folder, tmp_path / "wrong", FAULTS[0])
     done = in_process("verify", wrong, cwd=tmp_path, COLUMNS="160")
@@ -261,8 +270,9 @@ def test_a_device_without_torch_onnx_and_digits_verifies_on_the_golden_inputs(
     assert "only the golden inputs" in one_line(done.err)
 
 
-@pytest.mark.parametrize(("fault", "code"), [("", 0), ("weight bytes of the transpose", 1)])
-@pytest.mark.parametrize("form", ["--json", "--threads=1"])
+@pytest.mark.parametrize(
+    ("fault", "code", "form"), [("", 0, "--json"), ("weight bytes of the transpose", 1, "--threads=1")]
+)
 def test_a_reader_that_left_changes_neither_verdict_nor_manners(
     fault: str, code: int, form: str, bundle_folder: Path, tmp_path: Path
 ) -> None:
@@ -281,3 +291,75 @@ def test_a_reader_that_left_changes_neither_verdict_nor_manners(
     assert "Traceback" not in said
     assert "Exception" not in said
     assert "BrokenPipe" not in said
+
+
+def test_every_variant_is_verified_and_one_can_be_chosen(two_variant_bundle: Path, tmp_path: Path) -> None:
+    """Both by default; a name that is not there lists those that are."""
+    drop = ("--max-accuracy-drop", "5", "--json")
+    done = in_process("verify", two_variant_bundle, *drop, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert [(row["name"], row["requirement"], row["precision"]) for row in done.json["variants"]] == [
+        ("fp32", "exact", "fp32"), ("int8", "lossy", "int8"),
+    ]  # fmt: skip
+    done = in_process("verify", two_variant_bundle, *drop, "--variant", "int8", cwd=tmp_path)
+    assert [row["name"] for row in done.json["variants"]] == ["int8"]
+    done = in_process("verify", two_variant_bundle, *drop, "--variant", "int4", cwd=tmp_path)
+    assert (done.code, done.json["error"]["kind"]) == (2, "usage")
+    assert "has no variant 'int4'; it has fp32, int8" in one_line(done.err)
+    done = in_process("verify", two_variant_bundle, "--variant", "fp32", cwd=tmp_path)
+    assert done.code == 0
+
+
+def test_a_variant_is_compared_with_the_variant_that_it_names(
+    two_variant_bundle: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    """Its parent's outputs count, and not PyTorch's; --against replaces both."""
+    folder = shutil.copytree(two_variant_bundle, tmp_path / "b")
+    spec = VariantSpec(name="copy", precision="int8", requirement="exact", reference="int8")
+    add_variant(folder, spec, (folder / "int8.onnx").read_bytes(), digits)
+    done = in_process("verify", folder, "--variant", "copy", "--layers", "--json", cwd=tmp_path)
+    assert done.code == 0, done.err
+    (row,) = done.json["variants"]
+    assert (row["reference"], row["max_abs_error"], row["layers"]["first"]) == ("the variant int8", 0, None)
+    done = in_process("verify", folder, "--variant", "copy", "--against", folder / "model.onnx", "--json", cwd=tmp_path)
+    assert (done.code, done.json["passed"]) == (1, False)
+
+
+def test_a_model_with_weights_of_its_own_is_judged_by_its_accuracy(
+    bundle_folder: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    """Another architecture with other logits passes where it is as accurate; it has no layers in common, and says so."""
+    folder = shutil.copytree(bundle_folder, tmp_path / "b")
+    proto = onnx.load(folder / "model.onnx")
+    logits = proto.graph.output[0].name
+    last = next(node for node in proto.graph.node if logits in node.output)
+    last.output[0] = "before"
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(7 * np.eye(10, dtype=np.float32), "scaled"))
+    proto.graph.node.append(onnx.helper.make_node("MatMul", ["before", "scaled"], [logits]))
+    stated = {entry.key: entry.value for entry in proto.metadata_props}
+    onnx.helper.set_model_props(proto, stated | {"mnist_edge.weights_sha256": "0" * 64})
+    spec = VariantSpec(name="student", precision="fp32", requirement="accuracy", max_accuracy_drop=0.01)
+    add_variant(folder, spec, proto.SerializeToString(), digits)
+    done = in_process("verify", folder, "--layers", "--max-accuracy-drop", "1", "--json", cwd=tmp_path)
+    assert done.code == 0, done.err
+    row = done.json["variants"][1]
+    assert (row["requirement"], row["max_abs_error"], row["margins"]) == ("accuracy", None, None)
+    assert (row["layers"]["tensors"], row["layers"]["detail"][:21]) == ([], "its weights are its o")
+    for owed in ("exact", "lossy"):
+        other = dataclasses.replace(spec, name="other", requirement=owed)
+        with pytest.raises(CheckFailedError, match="exported from other weights"):
+            add_variant(folder, other, proto.SerializeToString(), digits)
+
+
+def test_tf32_is_lossy_and_cuda_only(bundle_folder: Path, tmp_path: Path) -> None:
+    """Products rounded to 10 bits are not held to an fp32 tolerance, and nothing on a CPU is called TF32."""
+    done = in_process("verify", bundle_folder, "--tf32", cwd=tmp_path)
+    assert done.code == 2
+    assert "--tf32 is an option of CUDA" in one_line(done.err)
+    options = VerifyOptions(session=SessionSettings(provider="cuda", tf32=True))
+    assert (options.requirement("exact", "fp32").kind, options.requirement("exact", "fp32").allowed_drift) == (
+        "lossy",
+        1e-2,
+    )
+    assert options.requirement("accuracy", "int8").kind == "accuracy"
+    assert VerifyOptions(session=SessionSettings(provider="cuda")).requirement("exact", "fp32").kind == "exact"

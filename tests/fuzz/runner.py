@@ -45,6 +45,10 @@ def run_target(target: Target, seeds: range) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="fuzz-") as scratch:
         log, place = Path(scratch, "log"), Path(scratch, "seed")
         log.touch()
+        sound = Path(scratch, "sound")
+        sound.mkdir()
+        target.make(sound)
+        target.read(shutil.copytree(sound, Path(scratch, "read once")))
         first = seeds.start
         while first < seeds.stop:
             place.write_text(f"{first}")
@@ -85,9 +89,6 @@ def _wait(process: multiprocessing.process.BaseProcess, place: Path) -> None:
 def _work(name: str, first: int, stop: int, scratch: str) -> None:
     target = next(target for target in TARGETS if target.name == name)
     sound = Path(scratch, "sound")
-    if not sound.exists():
-        sound.mkdir()
-        target.make(sound)
     data, right = (sound / target.file).read_bytes(), target.read(sound)
     # The journal is written to by whoever reads it: each case gets a copy of its own.
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))

@@ -1,1 +1,1 @@
-"""What a user has without exporting: PyTorch eager, timed in a process of its own."""
+"""PyTorch eager as the baseline of timings: what a user runs without exporting."""

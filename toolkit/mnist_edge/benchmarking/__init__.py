@@ -1,1 +1,1 @@
-"""Timings that can be compared: fresh processes, interleaved rounds, surroundings beside every figure."""
+"""Comparable timings: fresh processes in interleaved rounds, and the environment recorded with every result."""

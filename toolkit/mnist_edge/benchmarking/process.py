@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -30,9 +29,8 @@ from mnist_edge.errors import (
 from mnist_edge.interrupts import end_with_parent
 from mnist_edge.records.benchmark import EXACT, GpuCalls, OutputRequirement, Scenario
 from mnist_edge.records.settings import SessionSettings
+from mnist_edge.runtime.reasons import explain
 
-NO_MEMORY = re.compile("failed to allocate memory|bad.?alloc|out of memory|unable to allocate", re.IGNORECASE)
-"""In the messages of onnxruntime, numpy and PyTorch, on the CPU and on CUDA."""
 TIMEOUT_SECONDS = 300
 """Beside ten times the timed part."""
 
@@ -129,12 +127,21 @@ def serve(measure: Callable[[Task], ProcessResult]) -> None:
     except MnistEdgeError as error:
         _send_error(error)
     except Exception as error:
-        if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
+        known = _explained(error, task)
+        if known is None:
             raise
-        _send_error(
-            UnavailableError(f"batch {task.batch} needs more memory than there is", hint="try a smaller --batch")
-        )
+        _send_error(known)
     json.dump(dataclasses.asdict(result), sys.stdout)
+
+
+def _explained(error: Exception, task: Task) -> UnavailableError | None:
+    """Return what the machine lacks, where an exception of onnxruntime, numpy or PyTorch says so; else None."""
+    reason = explain(error)
+    if isinstance(error, MemoryError) or reason.cause == "memory":
+        return UnavailableError(f"batch {task.batch} needs more memory than there is", hint="try a smaller --batch")
+    if reason.cause == "cuda":
+        return UnavailableError(f"{Path(task.model).name} failed on the GPU: {reason.text}", hint="mnist-edge doctor")
+    return None
 
 
 def _send_error(error: MnistEdgeError) -> NoReturn:

@@ -12,7 +12,7 @@ from typing import Any
 
 from mnist_edge.contract import LABELS, PYTORCH, DatasetName, InputKind
 from mnist_edge.errors import BadFileError
-from mnist_edge.files import sha256_bytes
+from mnist_edge.files import require_regular_file, sha256_bytes
 from mnist_edge.records.bundle import Variant
 from mnist_edge.validation import validated
 
@@ -79,9 +79,8 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         BadFileError: not a manifest, of another schema, changed, or with values that no export writes.
     """
+    require_regular_file(path, "a manifest", limit=MAX_BYTES, hint=EXPORT_AGAIN)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise BadFileError(f"{path} is larger than {MAX_BYTES >> 20} MiB: not a manifest", hint=EXPORT_AGAIN)
         data = path.read_bytes()
         content = json.loads(data)
         stated = content.pop("sha256")

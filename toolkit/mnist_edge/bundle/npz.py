@@ -15,6 +15,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from mnist_edge.errors import BadFileError
+from mnist_edge.files import require_regular_file
 
 Shape = tuple[int | None, ...]
 """A side of None takes any length."""
@@ -50,18 +51,18 @@ def read_arrays(
         hint: what to do about a bad file.
 
     Raises:
+        UnavailableError: there is no file, or it cannot be read.
         BadFileError: no such archive, a member that is missing, of another dtype or shape, empty or damaged, or arrays
             that take far more memory than the file can hold.
     """
-    if not path.is_file():
-        raise BadFileError(f"{path} is not a file", hint=hint)
+    size = require_regular_file(path, kind, hint=hint)
     try:
         with zipfile.ZipFile(path) as archive:
             members = {name: archive.getinfo(f"{name}.npy") for name in expected}
             declared = sum(member.file_size for member in members.values())
-            if declared > FREE_BYTES and declared > MAX_RATIO * path.stat().st_size:
+            if declared > FREE_BYTES and declared > MAX_RATIO * size:
                 raise BadFileError(
-                    f"{path} declares {declared:,} bytes of arrays in a file of {path.stat().st_size:,} bytes",
+                    f"{path} declares {declared:,} bytes of arrays in a file of {size:,} bytes",
                     hint=hint,
                 )
             return {

@@ -57,7 +57,7 @@ def bench(
     normalize: Annotated[
         Normalization | None, typer.Option(help="Pixel range of a float ONNX file that does not state it.")
     ] = None,
-    compare: Annotated[Path | None, typer.Option(help="Compare with this earlier result; only p50 decides.")] = None,
+    compare: Annotated[Path | None, typer.Option(help="Compare with this earlier result. Only p50 is judged.")] = None,
     tolerance: Annotated[float, typer.Option(min=0, help="Slowdown in percent that --compare allows.")] = 5,
     anyway: Annotated[bool, typer.Option("--anyway", help="Compare although the environments differ.")] = False,
     self_check: Annotated[
@@ -98,7 +98,7 @@ def bench(
             require_writable(written)
     results = _Results(output=output, plot=plot, verbose=verbose, json=json)
     if self_check:
-        _check_noise(plan, results)
+        _self_check(plan, results)
     elif compare is not None:
         _time_and_compare(plan, compare, tolerance / 100, anyway=anyway, profile=profile, results=results)
     else:
@@ -142,13 +142,13 @@ def _time_and_compare(
     show_comparison(comparison, results.json)
 
 
-def _check_noise(plan: Plan, results: _Results) -> None:
+def _self_check(plan: Plan, results: _Results) -> None:
     from mnist_edge.reporting.console import emit, progress, say
     from mnist_edge.reporting.tables.comparison import self_check_table
-    from mnist_edge.workflow.bench import check_noise
+    from mnist_edge.workflow.bench import self_check
 
     with progress("comparing with itself") as on_process:
-        report = check_noise(plan, output=results.output, on_process=on_process)
+        report = self_check(plan, output=results.output, on_process=on_process)
     if results.output is not None:
         say(f"wrote {results.output}")
     emit(report, results.json, self_check_table)

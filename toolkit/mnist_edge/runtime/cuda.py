@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
 import numpy as np
 
+from mnist_edge.errors import UnavailableError
+from mnist_edge.extras import install_hint
 from mnist_edge.records.settings import SessionSettings
 
 
@@ -19,6 +26,47 @@ def preload_libraries(onnxruntime: ModuleType) -> None:
     """
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         onnxruntime.preload_dlls()
+
+
+@contextlib.contextmanager
+def captured_log() -> Iterator[Callable[[], str]]:
+    """Keep what onnxruntime's default logger writes on the descriptor of standard error, and print none of it.
+
+    Only this log names the library or the driver that is missing; the exception says no more than that nodes were left
+    for the CPU. Python's `redirect_stderr` does not see what C++ writes.
+
+    Yields:
+        A function that returns the text so far.
+    """
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as log:
+        saved = os.dup(2)
+        os.dup2(log.fileno(), 2)
+
+        def text() -> str:
+            log.seek(0)
+            return log.read().decode(errors="replace")
+
+        try:
+            yield text
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def unusable_cuda(log: str) -> UnavailableError | None:
+    """Return the error for a log that reports that CUDA cannot be used, or None."""
+    library = re.search(r"Failed to load library .*? with error: ([^\n]+)", log)
+    if library:
+        return UnavailableError(f"CUDA cannot be used: {library[1]}", hint=install_hint("cuda"))
+    failure = re.search(r"CUDA failure \d+: [^;\n]+", log)
+    if failure or "Failed to create CUDAExecutionProvider" in log:
+        reason = failure[0].strip() if failure else "onnxruntime cannot create its CUDA provider"
+        return UnavailableError(
+            f"CUDA cannot be used: {reason}",
+            hint="nvidia-smi shows whether a driver and a GPU are there; --provider cpu",
+        )
+    return None
 
 
 def _one_node_model() -> bytes:

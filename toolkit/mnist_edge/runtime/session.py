@@ -6,6 +6,7 @@ session is opened with the fallback switched off, and the provider of the sessio
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 from collections import Counter
@@ -18,7 +19,7 @@ from mnist_edge.contract import Optimization, ProviderName
 from mnist_edge.errors import BadFileError, MnistEdgeError, UnavailableError
 from mnist_edge.extras import install_hint, pip
 from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
-from mnist_edge.runtime.cuda import preload_libraries
+from mnist_edge.runtime.cuda import captured_log, preload_libraries, unusable_cuda
 from mnist_edge.runtime.model_file import check_model_file
 from mnist_edge.runtime.reasons import EXPORT_AGAIN, explain
 
@@ -138,15 +139,17 @@ def open_session(
     if provider != "cpu":
         preload_libraries(onnxruntime)
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    try:
-        session = onnxruntime.InferenceSession(
-            str(model) if isinstance(model, Path) else model,
-            sess_options=options,
-            providers=[(wanted, provider_options(settings))],
-            enable_fallback=0,  # else it prints on standard output, and a run that fails on the GPU goes on on the CPU
-        )
-    except Exception as error:  # onnxruntime's own exceptions share no base class
-        raise refusal(name, provider, error, "build") from error
+    quiet = contextlib.nullcontext(str) if provider == "cpu" else captured_log()
+    with quiet as log:
+        try:
+            session = onnxruntime.InferenceSession(
+                str(model) if isinstance(model, Path) else model,
+                sess_options=options,
+                providers=[(wanted, provider_options(settings))],
+                enable_fallback=0,  # else it prints on standard output, and a failed run on the GPU continues on the CPU
+            )
+        except Exception as error:  # onnxruntime's own exceptions share no base class
+            raise (unusable_cuda(log()) or refusal(name, provider, error, "build")) from error
     if session.get_providers()[0] != wanted:
         raise UnavailableError(
             f"{provider} was requested, onnxruntime took {session.get_providers()[0]}", hint="mnist-edge doctor"

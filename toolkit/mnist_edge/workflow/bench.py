@@ -69,13 +69,13 @@ def time_and_compare(
     return report, compare(before, report, names, tolerance=tolerance, anyway=anyway)
 
 
-def check_noise(
+def self_check(
     plan: Plan, *, output: Path | None = None, on_process: OnProcess = lambda _done, _all: None
 ) -> SelfCheckReport:
     """Compare a model with itself and count the comparisons that report a difference; arguments as `time_model`."""
-    from mnist_edge.benchmarking.self_check import self_check
+    from mnist_edge.benchmarking.self_check import self_check as compare_with_itself
 
-    report = self_check(plan, on_process=on_process)
+    report = compare_with_itself(plan, on_process=on_process)
     _write(report, output)
     return report
 

@@ -179,7 +179,10 @@ def _warning(opened: OpenModel, accuracy: float, data: EvaluationSet, data_dir: 
         return unusual
     others = _other_test_sets(data.name, data_dir) if accuracy < OTHER_DATASETS else []
     suspected = None if opened.normalization_certain else opened.normalization
-    found = find_suspicion(opened.predict, suspected, data, others)
+    try:
+        found = find_suspicion(opened.predict, suspected, data, others)
+    except MnistEdgeError:  # another reading may need more memory or time than the one that was asked for
+        return ""
     return "" if found is None else suspicion_line(found)
 
 

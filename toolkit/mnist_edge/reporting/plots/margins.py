@@ -1,4 +1,4 @@
-"""The images with the smallest margins."""
+"""The images with the smallest margins: those whose prediction an error changes first."""
 
 from __future__ import annotations
 
@@ -9,50 +9,72 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mnist_edge.pixels import Images, Logits
-from mnist_edge.records.verification import VariantParity
+from mnist_edge.records.verification import Uncertified, VariantParity
 from mnist_edge.reporting.plots.figure import GREY, ORANGE, RED, new_figure, save_figure
 
 if TYPE_CHECKING:
-    pass
+    from matplotlib.axes import Axes
 
-
-SHEET = 12
+SHOWN = 12
+COLUMNS = 6
+INCHES = 1.7
+"""Width of one image with its caption."""
+EXPLANATION = (
+    "The images with the smallest margins. A margin is the reference's largest logit minus its second largest.\n"
+    "Grey frame: a logit error of the size measured cannot change the prediction.  Orange: it could.  Red: it did."
+)
 
 
 def margin_sheet(variants: Sequence[VariantParity], images: Images, logits: Logits, path: Path) -> Path:
-    """Draw the images nearest to a change of decision, one row of pictures a variant.
+    """Draw the images with the smallest margins, for each variant in the colours of its certificate.
 
     Args:
         variants: whose certificates are shown.
-        images: uint8 (N, 28, 28), those the decisions were counted on.
+        images: uint8 (N, 28, 28), those that predictions were compared on.
         logits: float32 (N, 10), the reference's.
-        path: of the picture.
+        path: of the figure.
     """
     top = np.sort(logits, axis=1)
-    gaps = top[:, -1] - top[:, -2]
-    nearest = np.argsort(gaps)[:SHEET]
-    figure = new_figure(1.1 * len(nearest), 1.75 * len(variants))
-    grid = figure.subplots(len(variants), len(nearest), squeeze=False)
-    for row, variant in zip(grid, variants, strict=True):
-        open_cases = {} if variant.margins is None else {case.image: case for case in variant.margins.uncertified}
-        for axes, image in zip(row, nearest, strict=True):
+    margins = top[:, -1] - top[:, -2]
+    nearest = np.argsort(margins)[:SHOWN]
+    rows = -(-len(nearest) // COLUMNS)
+    figure = new_figure(INCHES * COLUMNS, (INCHES + 0.75) * rows * len(variants) + 0.5)
+    figure.suptitle(EXPLANATION, fontsize=9, x=0.01, ha="left")
+    parts = figure.subfigures(len(variants), 1, squeeze=False).ravel()
+    for part, variant in zip(parts, variants, strict=True):
+        known = {} if variant.margins is None else {case.image: case for case in variant.margins.uncertified}
+        error = "not comparable" if variant.margins is None else f"largest logit error {variant.margins.error:.2g}"
+        part.suptitle(f"{variant.name}: {error}", fontsize=10, x=0.01, ha="left", weight="bold")
+        grid = part.subplots(rows, COLUMNS, squeeze=False).ravel()
+        for axes, image in zip(grid, nearest, strict=False):
             reference = int(logits[image].argmax())
-            case = open_cases.get(int(image))
-            predicted = reference if case is None else case.predicted
-            colour = GREY if case is None else (ORANGE if predicted == reference else RED)
-            axes.imshow(images[image], cmap="gray_r", vmin=0, vmax=255)
-            axes.set_xticks([])
-            axes.set_yticks([])
-            for side in axes.spines.values():
-                side.set_color(colour)
-                side.set_linewidth(1 if case is None else 3)
-            said = f"{reference}" if predicted == reference else f"{reference} → {predicted}"
-            axes.set_title(
-                f"#{image}: {said}\n{gaps[image]:.2g}", fontsize=8, color="black" if case is None else colour
-            )
-        error = "none: it cannot be run" if variant.margins is None else f"{variant.margins.error:.2g}"
-        row[0].set_ylabel(f"{variant.name}\nerror {error}", fontsize=8)
-    figure.suptitle(
-        "smallest margins; orange: the error seen could change the decision; red: it did", fontsize=9, x=0.01, ha="left"
-    )
+            _draw(axes, images[image], _caption(int(image), float(margins[image]), reference, known.get(int(image))))
+            _frame(axes, known.get(int(image)), certified=variant.margins is not None)
+        for axes in grid[len(nearest) :]:
+            axes.set_axis_off()
     return save_figure(figure, path)
+
+
+def _caption(image: int, margin: float, reference: int, case: Uncertified | None) -> str:
+    predicted = reference if case is None else case.predicted
+    prediction = f"predicted {predicted}" if predicted == reference else f"reference {reference}, predicted {predicted}"
+    return f"image {image:,}\n{prediction}\nmargin {margin:.2g}"
+
+
+def _draw(axes: Axes, pixels: Images, caption: str) -> None:
+    axes.imshow(pixels, cmap="gray_r", vmin=0, vmax=255)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_title(caption, fontsize=8)
+
+
+def _frame(axes: Axes, case: Uncertified | None, *, certified: bool) -> None:
+    """Colour the frame: grey where the prediction is certain, orange where it may change, red where it did."""
+    changed = case is not None and case.predicted != case.reference
+    colour = RED if changed else ORANGE if case is not None else GREY
+    for side in axes.spines.values():
+        side.set_color(colour)
+        side.set_linewidth(3 if case is not None else 1)
+        side.set_visible(certified)
+    if case is not None:
+        axes.title.set_color(colour)

@@ -44,9 +44,12 @@ def _flips(v: VariantParity) -> str:
 def _variant_table(report: ParityReport) -> Table:
     table = Table(box=box.SIMPLE)
     for heading in ("variant", "verdict", "flips", "max error", "accuracy", "loss <=", "certified"):
-        left = heading in {"variant", "verdict"}
         table.add_column(
-            heading, justify="left" if left else "right", no_wrap=True, overflow="ellipsis", ratio=1 if left else None
+            heading,
+            justify="left" if heading in {"variant", "verdict"} else "right",
+            no_wrap=True,
+            overflow="ellipsis",
+            max_width=14 if heading == "variant" else None,
         )
     for v in report.variants:
         table.add_row(
@@ -116,10 +119,16 @@ def _layer_table(v: VariantParity) -> Table:
     table = Table(box=box.SIMPLE, title=title, title_justify="left")
     for heading in ("layer", "outputs", "drift", "allowed", "", "tensor"):
         right = heading in {"layer", "drift", "allowed"}
-        table.add_column(heading, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+        table.add_column(
+            heading,
+            justify="right" if right else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+            max_width=24 if heading == "tensor" else None,
+        )
     for tensor in v.layers.tensors:
-        # Layers may be rescaled against each other, so only the logits decide.
-        note = ("drifts, logits agree" if v.passed else "drifts") if tensor.drifts else ""
-        drift = "NaN or shape" if tensor.drift is None else f"{tensor.drift:.2g}"
+        # Layers may be rescaled against each other without changing the logits: that is a difference, and no failure.
+        note = ("differs" if v.passed else "drifts") if tensor.drifts else ""
+        drift = "none" if tensor.drift is None else f"{tensor.drift:.2g}"
         table.add_row(str(tensor.layer), tensor.kind, drift, f"{tensor.allowed:g}", note, tensor.tensor)
     return table
