@@ -24,7 +24,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     options = ["--quiet", "--wheel", "--no-build-isolation", "--python", sys.executable, "--out-dir", folder]
     assert all(str(option) in (ROOT / "Makefile").read_text() for option in options[:3])
     subprocess.run([uv, "build", *options, ROOT], check=True, capture_output=True)
-    (built,) = folder.iterdir()
+    (built,) = folder.glob("*.whl")
     assert built.name == f"mnist_edge-{PROJECT['version']}-py3-none-any.whl"
     return zipfile.ZipFile(built)
 
