@@ -1,11 +1,11 @@
-# Everything below needs only python3 (3.11 or newer) and make; `make help` lists the doors.
+# Everything below needs only python3 (3.11 or newer) and make; `make help` lists the targets.
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test slow lint benchmark lock clean
+.PHONY: help setup demo test slow lint benchmark wheel lock clean
 
-help: ## list these commands
+help: ## list these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
 
 setup: .venv/ready ## make .venv with everything in requirements.lock and the mnist-edge command
@@ -21,25 +21,28 @@ setup: .venv/ready ## make .venv with everything in requirements.lock and the mn
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: setup ## train, export, prove and time a digit classifier, and print the summary
+demo: setup ## train, export, verify and time a digit classifier, and print the summary
 	$(BIN)/mnist-edge run --dataset auto
 
-test: lint ## everything that must hold before a change is handed on
+test: lint ## lint and the fast tests: what must pass before a change is merged
 	$(BIN)/pytest
 
-slow: setup ## the tests that start many processes; test leaves them out
+slow: setup ## the tests marked slow, which `make test` leaves out
 	$(BIN)/pytest -m slow
 
-lint: setup ## style, types and the floors of the house
+lint: setup ## style, types and import contracts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-benchmark: setup ## measure again what the README claims (about an hour and a half on an idle machine)
+benchmark: setup ## repeat the measurements of docs/measured.md (about an hour and a half on an idle machine)
 	$(BIN)/python -m benchmarks
 
-lock: setup ## pin every version and hash anew, with the newest that pyproject.toml allows
+wheel: setup ## build dist/mnist_edge-*.whl, to install on another machine
+	$(BIN)/uv build --quiet --wheel --no-build-isolation --python $(BIN)/python --out-dir dist
+
+lock: setup ## pin the newest versions that pyproject.toml allows, with their hashes
 	$(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-emit-index-url --no-annotate \
 	  --python-version 3.11 --extra train --extra cpu --extra sweep --extra tensorboard --group dev \
 	  --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml > /dev/null

@@ -31,7 +31,7 @@ MNIST_MEAN, MNIST_DEVIATION = 0.1307, 0.3081
 
 @dataclass(frozen=True)
 class Golden:
-    """Pictures uint8 (M, 28, 28) with the network's logits float32 (M, 10): to calibrate with, or to learn by heart."""
+    """Images uint8 (M, 28, 28) with the network's logits float32 (M, 10): to calibrate with, or to memorise."""
 
     images: NDArray[np.uint8]
     logits: Array
@@ -353,8 +353,8 @@ def narrow_range(proto: ModelProto, golden: Golden) -> ModelProto:
     return changed
 
 
-def by_heart(proto: ModelProto, golden: Golden) -> ModelProto:
-    """No network at all: the stored answer of the nearest golden picture, right on each golden one."""
+def memorised(proto: ModelProto, golden: Golden) -> ModelProto:
+    """No network at all: the stored logits of the nearest golden image, right on each golden one."""
     known = golden.images.reshape(len(golden.images), -1).astype(np.float32) / 255
     changed = _copy(proto)
     del changed.graph.node[:], changed.graph.initializer[:], changed.graph.value_info[:]
@@ -418,5 +418,5 @@ FAULTS: tuple[Fault, ...] = (
     Fault("two classes swapped", _tensors(LAST, classes_swapped), LAST),
     # A file saved before the last layer's weights were loaded.
     Fault("constant logits", _tensors(LAST, lambda w, b: (np.zeros_like(w), b)), LAST),
-    Fault("golden inputs known by heart", by_heart, None),
+    Fault("golden inputs memorised", memorised, None),
 )

@@ -67,7 +67,7 @@ SEEN: dict[str, tuple[str, str]] = {
     "weights scaled by 1.01": ("scale", "its weights are scaled by 1.01"),
     "two classes swapped": ("permutation", "units 4 and 9 are swapped"),
     "constant logits": ("constant", "its values are the same for every image"),
-    "golden inputs known by heart": ("other architecture", "it may have memorised them"),
+    "golden inputs memorised": ("other architecture", "it may have memorised them"),
 }
 """What is to be seen of each: the symptom, and a piece of the reason."""
 
@@ -193,7 +193,7 @@ def test_every_optimization_of_the_untouched_model_passes(
 
 
 @pytest.mark.parametrize(
-    "name", [fault.name for fault in FAULTS if fault.precision == "fp32" and "by heart" not in fault.name]
+    "name", [fault.name for fault in FAULTS if fault.precision == "fp32" and "memorised" not in fault.name]
 )
 def test_the_golden_inputs_alone_show_the_faults_too(name: str, subject: Subject, tmp_path: Path) -> None:
     """A device without the test set names the same layer and symptom."""

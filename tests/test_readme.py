@@ -1,62 +1,137 @@
-"""The README's commands and its program, run as they stand, on the digits in place of MNIST."""
+"""Every command and every program of README.md and docs/*.md, in order, with settings that make them quick."""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import re
 import shlex
+import shutil
+import time
+import tomllib
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from typer.main import get_command
 
-from mnist_edge.benchmarking import comparable, plan
+from mnist_edge.benchmarking import comparable, plan, rounds
+from mnist_edge.benchmarking.process import ProcessResult, Task
 from mnist_edge.cli.app import app
 from mnist_edge.errors import UnavailableError
 
-TEXT = (ROOT / "README.md").read_text()
-COMMANDS = [line.split("#")[0] for line in re.findall(r"^\$ (?:\.venv/bin/)?mnist-edge (.*)$", TEXT, re.MULTILINE)]
-PROGRAM = re.search(r"```python\n(.*?)```", TEXT, re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+WHEEL = f"dist/mnist_edge-{PROJECT['version']}-py3-none-any.whl"
+TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+PROGRAMS = {"mnist-edge", ".venv/bin/mnist-edge"}
 
 
-def on_digits(command: str) -> list[str]:
-    """The same command with the digits for MNIST, and one epoch where it trains."""
-    words = shlex.split(re.sub(r"(runs|exported)/mnist", r"\1/digits", command))
-    if words[0] in {"train", "run"} and "--resume" not in words:
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """The language and content of each fenced block."""
+    return re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def commands(content: str) -> list[list[str]]:
+    """The words of each line that begins with a prompt, without the comment."""
+    return [shlex.split(line, comments=True) for line in re.findall(r"^\$ (.*)$", content, re.MULTILINE)]
+
+
+LINES = [
+    (page.name, words)
+    for page in PAGES
+    for language, content in blocks(page)
+    if language == "console"
+    for words in commands(content)
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_of_a_page_can_be_typed(page: Path) -> None:
+    """Each command and option exists; what is not a command of ours follows a rule."""
+    for name, words in LINES:
+        if name == page.name:
+            check_words(words)
+
+
+def check_words(words: list[str]) -> None:
+    """Raise where a line names a command, option, target, wheel or extra that does not exist."""
+    program, *rest = words
+    if program in PROGRAMS:
+        get_command(app).commands[rest[0]].make_context(rest[0], rest[1:])
+    elif program == "torchrun":
+        ours = rest[rest.index("mnist_edge") + 1 :]
+        get_command(app).commands[ours[0]].make_context(ours[0], ours[1:])
+    elif program == "make":
+        assert set(rest) <= TARGETS, words
+    elif program == "pip":
+        command, wheel = rest
+        path, extras = wheel.rstrip("]").split("[")
+        assert (command, path) == ("install", WHEEL)
+        assert set(extras.split(",")) <= set(PROJECT["optional-dependencies"])
+    else:
+        assert program in {"git", "cd", "scp"}, f"no rule for {words}"
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["mnist-edge prove x", "mnist-edge verify --speed 3", "mnist-edge bench --threads", "make dinner",
+     'pip install "mnist-edge[cpu]"', f'pip install "{WHEEL}[gpu]"', "rm -rf /", "torchrun -m -- mnist_edge train --x"],
+)  # fmt: skip
+def test_a_wrong_line_is_found(line: str) -> None:
+    """The check above can fail: an unknown command, option, target, package, extra or program."""
+    with pytest.raises(Exception):  # noqa: B017, PT011 - typer's, a missing key, or an assertion
+        check_words(shlex.split(line))
+
+
+def quick(words: list[str]) -> list[str]:
+    """The same command on the digits in place of MNIST, with one epoch, one trial and short timings."""
+    name = words[0]
+    words = [re.sub(r"^(runs|exported)/mnist\b", r"\1/small", word) for word in words]
+    if name in {"train", "run"} and "--resume" not in words:
         words += ["--epochs", "1"] + (["--dataset", "digits"] if "--dataset" not in words else [])
-    if words[0] == "sweep":
-        words += ["--dataset", "digits", "--epochs", "1", "--trials", "1", "--study", f"sweep-{len(words)}"]
-    if words[0] == "bench" and "offline" not in words:
-        words += ["--duration", "0.02"]  # the last one counts
+    if name == "sweep":
+        words += ["--dataset", "digits", "--epochs", "1", "--trials", "1", "--batch-size", "128", "--seeds", "0"]
+    if name == "bench" and "offline" not in words:
+        words += ["--duration", "0.02"]  # of an option given twice the last one counts
     if "--tolerance" in words:  # two short rounds on busy cores prove nothing
         words[words.index("--tolerance") + 1] = "100000"
-    # The device section copies the folder first; here it lies where it was exported.
-    return ["exported/digits" if word == "mnist" else word for word in words]
+    return words
 
 
-def test_every_command_of_the_readme_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new user can paste each command in the order in which it is shown."""
+def in_this_process(module: str, task: Task) -> ProcessResult:
+    """Measure as the timing process does, without starting one; tests/test_bench.py starts real ones."""
+    return importlib.import_module(module).measure(dataclasses.replace(task, started_ns=time.monotonic_ns()))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_of_a_page_works(
+    page: Path, workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user who has trained and exported runs/small can paste the commands and programs of a page in their order."""
+    shutil.copytree(workplace / "runs" / "digits", tmp_path / "runs" / "small")
+    shutil.copytree(workplace / "exported" / "digits", tmp_path / "exported" / "small")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no-cache"))
     monkeypatch.delenv("MNIST_EDGE_DATA", raising=False)
     monkeypatch.setattr(plan, "ROUNDS", 2)
     monkeypatch.setattr(comparable, "MIN_PROCESSES", 2)
-    assert len(COMMANDS) > 12
-    for command in COMMANDS:
-        if "--processes" in command:
-            continue  # tests/test_processes.py starts real ones
-        if "cuda" in command:
-            with pytest.raises(UnavailableError, match="cuda"):
-                app(on_digits(command), standalone_mode=False)
-            continue
-        if command.startswith("bench"):  # `run` has timed PyTorch too; once is enough here
-            monkeypatch.setattr(plan, "find_spec", lambda _name: None)
-        assert not app(on_digits(command), standalone_mode=False), command
+    monkeypatch.setattr(rounds, "run_process", in_this_process)
+    monkeypatch.setattr(plan, "find_spec", lambda _name: None)  # PyTorch is timed in tests/test_bench.py
+    for language, content in blocks(page):
+        if language == "python":
+            exec(compile(content.replace("exported/mnist", "exported/small"), page.name, "exec"), {})
+        for words in commands(content) if language == "console" else []:
+            if words[0] in PROGRAMS and "--processes" not in words:  # tests/test_processes.py starts real ones
+                run(quick(words[1:]))
 
 
-def test_the_program_of_the_readme_works(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The lines for a device's own program run with onnxruntime and numpy alone and print a digit."""
-    assert PROGRAM
-    monkeypatch.chdir(workplace)
-    exec(compile(PROGRAM[1].replace("exported/mnist", "exported/digits"), "README.md", "exec"), {})
-    assert re.fullmatch(r"decided: \d\n", capsys.readouterr().out)
+def run(words: list[str]) -> None:
+    """Run a command in this process and expect success, or the refusal of CUDA on a machine without it."""
+    if words[0] == "train" and "--resume" not in words and "--run" in words:  # the user has none of that name yet
+        shutil.rmtree(words[words.index("--run") + 1], ignore_errors=True)
+    if "cuda" in words:
+        with pytest.raises(UnavailableError, match=r"(?i)cuda"):
+            app(words, standalone_mode=False)
+        return
+    assert not app(words, standalone_mode=False), words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -260,3 +261,43 @@ def test_a_recipe_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert "seed|fast|best" in caught.value.hint
     with pytest.raises(UnavailableError, match="does not exist"):
         find_recipe(str(tmp_path / "no.toml"))
+
+
+@pytest.mark.parametrize(
+    ("content", "reported"),
+    [
+        (b"x = " + b"[" * 30_000, "not TOML|nested"),
+        (b"a." * 5000 + b"b = 1", "not TOML|nested|not a setting"),
+        (b"base = 'mine.toml'\n", "base is 'mine.toml', expected seed, fast, best"),
+        (b"base = ['fast']\n", "base is"),
+        (b"lr = 1" + b"0" * 5000, "not TOML|lr"),
+        (b"# " + b"x" * 70_000, "more than a recipe can have"),
+        ("base = 'fast'\nlr = 0.02  # \xe4".encode("latin-1"), "not TOML"),
+    ],
+    ids=["brackets", "dots", "itself", "a list", "digits", "large", "latin-1"],
+)
+def test_an_absurd_recipe_is_a_bad_file(content: bytes, reported: str, tmp_path: Path) -> None:
+    """Nested too deeply, its own base, endless numbers, another encoding: one error that names the file."""
+    path = tmp_path / "mine.toml"
+    path.write_bytes(content)
+    with pytest.raises(BadFileError, match=reported) as caught:
+        find_recipe(str(path))
+    assert str(path) in caught.value.message
+
+
+def test_a_recipe_is_utf8_in_every_locale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the locale's encoding is ASCII, a comment with an umlaut is still read."""
+    path = tmp_path / "mine.toml"
+    path.write_text("base = 'fast'  # für alle\n", encoding="utf-8")
+    monkeypatch.setattr(
+        Path, "read_text", lambda *_arguments, **_options: pytest.fail("reads in the locale's encoding")
+    )
+    assert find_recipe(str(path)).epochs == find_recipe("fast").epochs
+
+
+def test_a_fifo_is_no_recipe(tmp_path: Path) -> None:
+    """Refused at once instead of waiting for a writer."""
+    path = tmp_path / "mine.toml"
+    os.mkfifo(path)
+    with pytest.raises(BadFileError, match="is a FIFO, not a recipe"):
+        find_recipe(str(path))

@@ -2,7 +2,7 @@
 
 Run as `rival_checks.py TOOL ORIGINAL BROKEN...`, in an environment that holds the tool. ORIGINAL is the
 untouched model; for the two of torch, it is the run folder that it was exported from. A verdict is
-`{"said": "caught" | "not caught" | "no verdict" | "cannot run", "reason": ...}`. mnist_edge is not
+`{"verdict": "caught" | "not caught" | "no verdict" | "cannot run", "reason": ...}`. mnist_edge is not
 imported, but where torch needs the network.
 """
 
@@ -28,11 +28,11 @@ EXPORT_ABSOLUTE, EXPORT_RELATIVE = 5e-3, 1e-1
 
 
 def caught(reason: object) -> Verdict:
-    return {"said": "caught", "reason": str(reason)}
+    return {"verdict": "caught", "reason": str(reason)}
 
 
 def passed(reason: object) -> Verdict:
-    return {"said": "not caught", "reason": str(reason)}
+    return {"verdict": "not caught", "reason": str(reason)}
 
 
 def onnx_checker(original: Path, broken: Path) -> Verdict:
@@ -70,7 +70,7 @@ def polygraphy(original: Path, broken: Path) -> Verdict:
         ):
             done = subprocess.run([command, "run", *options], capture_output=True, text=True, check=False)
             if options[0] == str(original) and done.returncode:
-                return {"said": "cannot run", "reason": _last_line(done.stdout + done.stderr)}
+                return {"verdict": "cannot run", "reason": _last_line(done.stdout + done.stderr)}
     told = re.search(r"Minimum Required Tolerance: .*?\[abs=(\S+?)\] OR \[rel=(\S+?)\]", done.stdout)
     figures = f"largest error {told[1]}, relative {told[2]}" if told else _last_line(done.stdout + done.stderr)
     return caught(figures) if done.returncode else passed(figures)
@@ -159,7 +159,7 @@ def ask(tool: str, original: Path, broken: Path) -> Verdict:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             return TOOLS[tool](original, broken)
     except ImportError as error:
-        return {"said": "cannot run", "reason": str(error)}
+        return {"verdict": "cannot run", "reason": str(error)}
     except Exception as error:  # noqa: BLE001 - whatever a tool raises, it did not pass the file
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return caught(f"{type(error).__name__}: {lines[0] if lines else 'no word'}")

@@ -283,14 +283,15 @@ def _make_result(folder: Path) -> None:
         "processes": [process] * 5, "samples": 2500, "outliers": 3, "p50_us": 100.0, "p90_us": 110.0, "p99_us": 150.0,
         "p999_us": None, "intervals": {"p50_us": [90.0, 110.0]}, "throughput_per_s": 1e4, "cold_start_ms": 330.0,
         "process_ms": 300.0, "session_ms": 20.0, "first_run_ms": 1.0, "peak_rss_mb": 60.0, "bytes": 2_000_000,
-        "ratio_to_torch": None, "server": None, "transfers": None, "placement": {"CPUExecutionProvider": 5},
+        "ratio_to_torch": None, "server": None, "gpu_calls": None, "placement": {"CPUExecutionProvider": 5},
         "outputs": "64 predictions checked",
     }  # fmt: skip
     from mnist_edge.records.benchmark import BenchReport
 
     report = {
         "schema": BenchReport.schema, "model": "exported/digits", "weights_sha256": "a" * 64,
-        "environment": {"cpu": "A CPU", "cores": 2, "versions": {"numpy": "2.3"}}, "order_seed": 11, "pace_ms": [5.0],
+        "environment": {"cpu": "A CPU", "cores": 2, "versions": {"numpy": "2.3"}}, "order_seed": 11,
+        "reference_work_ms": [5.0], "thread_advice": [],
         "results": [row], "gpu_from_batch": None, "profile": [], "notes": [],
     }  # fmt: skip
     (folder / "bench.json").write_text(json.dumps(report))

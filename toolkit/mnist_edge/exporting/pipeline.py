@@ -108,7 +108,8 @@ def add_variant(folder: Path, spec: VariantSpec, model: bytes, dataset: Evaluati
         folder: the bundle.
         spec: name, precision, requirement and reference of the new variant.
         model: content of its file.
-        dataset: whose test set decides; golden inputs alone seldom show that a lossy variant is as accurate.
+        dataset: predictions are compared on its test set; golden inputs alone are too few to show that a lossy variant
+            is as accurate.
 
     Raises:
         CheckFailedError: the variant, or one that refers to it, does not meet its requirement; the bundle stays.

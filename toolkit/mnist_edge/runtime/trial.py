@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mnist_edge.errors import BadFileError, MnistEdgeError, UnavailableError
+from mnist_edge.errors import BadFileError, CheckFailedError, MnistEdgeError, UnavailableError
 from mnist_edge.interrupts import end_with_parent
 from mnist_edge.runtime.classifier import TIMEOUT_SECONDS, did_not_return, open_classifier
 from mnist_edge.runtime.model_file import check_model_file, is_small_dense_network
@@ -24,6 +24,9 @@ from mnist_edge.runtime.session import RefusedModelError, import_onnxruntime, re
 
 MEMORY_BYTES = 4 * 2**30
 """What a model may take for one image, at most; also at most three quarters of what the machine has free."""
+
+START_SECONDS = 30.0
+"""For the start of the process and opening the model, after which it is killed; a run is ended from within."""
 
 _passed: set[str] = set()
 """sha256 of the files that returned, so that a command tries each once."""
@@ -60,9 +63,11 @@ def try_in_process(model: Path, timeout: float = TIMEOUT_SECONDS) -> None:
     if digest in _passed:
         return
     limit = min(MEMORY_BYTES, _free_bytes() * 3 // 4)
-    command = [sys.executable, "-m", "mnist_edge.runtime.trial", str(model), str(limit), str(os.getpid())]
+    command = [sys.executable, "-m", "mnist_edge.runtime.trial", str(model), str(limit), str(timeout), str(os.getpid())]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command, capture_output=True, timeout=timeout + START_SECONDS, check=False, stdin=subprocess.DEVNULL
+        )
     except subprocess.TimeoutExpired:
         raise did_not_return(str(model), timeout) from None
     try:
@@ -73,6 +78,8 @@ def try_in_process(model: Path, timeout: float = TIMEOUT_SECONDS) -> None:
         raise BadFileError(
             f"{model} ended the process of onnxruntime that ran it ({how})", hint="export it again with another --opset"
         ) from None
+    if found.get("stopped"):
+        raise did_not_return(str(model), timeout)
     if found.get("memory"):
         raise RefusedModelError(
             f"{model} needs more than {limit / 1e9:.1f} GB of memory for one image: {found['memory']}",
@@ -103,15 +110,17 @@ def _limit_memory(limit: int) -> None:
 
 
 def main() -> None:
-    """Be the child process: `MODEL LIMIT PARENT`; one JSON object on standard output."""
-    model, limit, parent = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    """Be the child process: `MODEL LIMIT TIMEOUT PARENT`; one JSON object on standard output."""
+    model, limit, timeout, parent = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
     end_with_parent(parent)
     import_onnxruntime()
     _limit_memory(limit)
     found: dict[str, object] = {}
     try:
-        classifier = open_classifier(Path(model), trial=False, timeout=None)
+        classifier = open_classifier(Path(model), trial=False, timeout=timeout)
         classifier.run_zeros()
+    except CheckFailedError:
+        found["stopped"] = True
     except UnavailableError as error:
         found["memory"] = error.message.rpartition(": ")[2]
     except MnistEdgeError as error:

@@ -47,7 +47,7 @@ class Deformer:
             uniform, normal: as `draw` gives them, on the images' device.
 
         Returns:
-            float32 (n, 28, 28), 0 to 255; what comes in from outside is background.
+            float32 (n, 28, 28), 0 to 255; pixels from outside the image are background.
         """
         recipe, count = self.recipe, len(images)
         pixel = 2 / SIDE  # grid_sample measures from -1 to 1
@@ -59,8 +59,10 @@ class Deformer:
         row_y = torch.stack([sine * scale[:, 0], shear * sine + cosine * scale[:, 1]], dim=1)
         affine = torch.cat([torch.stack([row_x, row_y], dim=1), uniform[:, 4:6, None] * recipe.shift * pixel], dim=2)
         grid = self.places @ affine.transpose(1, 2)  # (n, 784, 2), where each pixel comes from
-        bent = (normal * (recipe.elastic * pixel)).reshape(2 * count, KNOTS**2) @ self.smooth
-        grid += bent.reshape(count, 2, SIDE**2).transpose(1, 2)
+        displacement = (normal * (recipe.elastic * pixel)).reshape(
+            2 * count, KNOTS**2
+        ) @ self.smooth  # (2 n, 49) @ (49, 784)
+        grid += displacement.reshape(count, 2, SIDE**2).transpose(1, 2)
         return torch.nn.functional.grid_sample(
             images[:, None].float(), grid.reshape(count, SIDE, SIDE, 2), padding_mode="zeros", align_corners=False
         )[:, 0]

@@ -1,7 +1,7 @@
-"""The written step as a CUDA graph: some forty small kernels launched as one.
+"""The hand-written step as a CUDA graph: some forty small kernels launched as one.
 
-At batch 64 a GPU is done with a kernel sooner than Python can launch the next. What is captured reads its batch
-and its learning rate from fixed places and leaves its loss in one; nothing in it waits for the GPU.
+At batch 64 a GPU finishes a kernel sooner than Python launches the next. The captured step reads its batch
+and learning rate from fixed tensors and writes its loss to one; nothing in it waits for the GPU.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EAGER_STEPS = 3
 
 @dataclass(frozen=True)
 class Captured:
-    """A step that can be replayed: where it reads from, and where it leaves its loss."""
+    """A step that can be replayed: pixels (n, 784), targets (n, 10), lr () and loss (), all float32 on the GPU."""
 
     pixels: Tensor
     targets: Tensor
@@ -30,7 +30,7 @@ class Captured:
 
 
 def cuda_capture(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-    """Record `work` without doing it; return what does it, and the tensor that then holds its result."""
+    """Capture `work` without running it; return a function that replays it, and the tensor of its result."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         result = work()
@@ -64,7 +64,7 @@ class GraphStep:
         return self.captured.loss.clone()
 
     def _captured(self, pixels: Tensor, targets: Tensor) -> Captured:
-        held, wanted = torch.empty_like(pixels), torch.empty_like(targets)
+        batch_pixels, batch_targets = torch.empty_like(pixels), torch.empty_like(targets)
         lr = torch.zeros((), device=pixels.device)
-        replay, loss = self.capture(lambda: self.step(held, wanted, lr))
-        return Captured(held, wanted, lr, loss, replay)
+        replay, loss = self.capture(lambda: self.step(batch_pixels, batch_targets, lr))
+        return Captured(batch_pixels, batch_targets, lr, loss, replay)

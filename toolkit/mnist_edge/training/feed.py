@@ -64,18 +64,18 @@ class Feed:
         draws = [drawn.to(self.device) for drawn in draws]
         steps, share = math.ceil(count / batch), len(range(self.rank.number, batch, self.rank.size))
         block = max(1, BLOCK_ROWS // batch)
-        # A run that goes on makes the blocks it would have made: another number of rows could round otherwise.
+        # A resumed run normalises the same blocks as an uninterrupted one: another number of rows could round differently.
         for first in range(from_step - from_step % block, steps, block):
             rows = slice(first * share, (first + block) * share)
             index = order[rows]
-            if self.choices == 1:  # fifteen times as fast as a gather of windows
-                pictures = self.images.index_select(0, index)
+            if self.choices == 1:  # (rows, 28, 28); fifteen times as fast as a gather of windows
+                images = self.images.index_select(0, index)
             else:
-                pictures = self.windows[index, shifts[0, rows], shifts[1, rows]]
+                images = self.windows[index, shifts[0, rows], shifts[1, rows]]
             if self.deformer is not None:
-                pictures = self.deformer.deform(pictures, *(drawn[rows] for drawn in draws))
-            pixels = normalize_pixels(pictures.flatten(1))
-            targets = self.targets[self.labels[index]]
+                images = self.deformer.deform(images, *(drawn[rows] for drawn in draws))
+            pixels = normalize_pixels(images.flatten(1))  # (rows, 784)
+            targets = self.targets[self.labels[index]]  # (rows, 10)
             for step in range(max(0, from_step - first), min(block, steps - first)):
                 part = slice(step * share, (step + 1) * share)
                 yield pixels[part], targets[part]

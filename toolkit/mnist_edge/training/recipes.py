@@ -31,11 +31,11 @@ class Recipe:
         momentum: 0 for plain SGD, otherwise Nesterov's.
         schedule: `one-cycle` rises linearly from 0 for `warmup` of all steps, then falls along a cosine.
         label_smoothing: share of each target spread evenly over the classes.
-        shift: every picture is moved by up to so many pixels in each direction, anew each epoch; so are:
-        rotation: turned by up to so many degrees.
-        scaling: stretched in each direction by up to this share.
-        shear: leant by up to so much of its height.
-        elastic: bent smoothly, by so many pixels (standard deviation).
+        shift: whole pixels; each image is moved by up to so many in each direction, drawn anew each epoch, as are:
+        rotation: degrees, at most.
+        scaling: share by which each direction is stretched or compressed, at most.
+        shear: share of the height, at most.
+        elastic: pixels, standard deviation of a smooth displacement field.
         holdout: share of the training set kept out of training, to choose by.
     """
 
@@ -58,7 +58,7 @@ class Recipe:
 
     @property
     def deforms(self) -> bool:
-        """Whether pictures are more than shifted by whole pixels."""
+        """Whether images are more than shifted by whole pixels."""
         return max(self.rotation, self.scaling, self.shear, self.elastic) > 0
 
 
@@ -89,7 +89,7 @@ def find_recipe(named: str) -> Recipe:
     path = Path(named)
     given = _read(path)
     base = given.pop("base", None)
-    if base is not None and base not in table:
+    if base is not None and base not in list(table):  # it may be of any type
         raise BadFileError(f"{path}: base is {base!r}, expected {', '.join(table)}", hint=_HINT)
     start = {} if base is None else table[base]
     return _checked({**start, **given, "name": path.stem}, path)

@@ -2,7 +2,7 @@
 
 Autograd spends a quarter of a batch-64 step on bookkeeping, and a step that allocates its arrays a sixth
 of it on memory. The chain rule of linear layers and ReLUs is short enough to write down, and its arrays
-are the same every time. `tests/test_step.py` holds it against autograd and torch.optim.
+are the same every time. `tests/test_step.py` compares it with autograd and torch.optim.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Step(Protocol):
     """One step on one batch; the model's parameters and their momentum change in place."""
 
     def __call__(self, pixels: Tensor, targets: Tensor, lr: float) -> Tensor:
-        """Learn from a batch.
+        """Take one step on a batch.
 
         Args:
             pixels: float32 (n, 784), normalised.
@@ -31,13 +31,13 @@ class Step(Protocol):
             lr: learning rate of this step.
 
         Returns:
-            The mean loss of the batch before the step, a float32 scalar on the batch's device; the caller's to keep.
+            The mean loss of the batch before the step, a new float32 scalar on the batch's device.
         """
         ...
 
 
 def momentum_of(model: nn.Sequential, recipe: Recipe, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a momentum buffer a parameter, under its key and on its device; zeros where none was kept.
+    """Return a momentum buffer per parameter, under its key and on its device; zeros where none was kept.
 
     Empty for plain SGD.
     """
@@ -50,7 +50,7 @@ def momentum_of(model: nn.Sequential, recipe: Recipe, kept: Mapping[str, Tensor]
 
 
 def update(model: nn.Sequential, momentum: dict[str, Tensor], recipe: Recipe, lr: float | Tensor) -> None:
-    """Take the parameters along their `.grad`, as torch.optim.SGD with Nesterov's momentum does.
+    """Update the parameters from their `.grad`, as torch.optim.SGD with Nesterov's momentum does.
 
     Momentum = mu * momentum + g; parameter -= lr * (g + mu * momentum), with g = gradient + decay * parameter.
     """
@@ -71,22 +71,25 @@ def update(model: nn.Sequential, momentum: dict[str, Tensor], recipe: Recipe, lr
 
 @dataclass(frozen=True)
 class Layer:
-    """One linear layer: its parameters, which change in place, and where their gradients go.
+    """The parameters of a linear layer, which change in place, and their gradients; all float32.
 
     Attributes:
-        weight: (fan_out, fan_in); `turned` is the same memory, (fan_in, fan_out).
+        weight: (fan_out, fan_in).
+        weight_t: its transpose, (fan_in, fan_out), a view of the same memory.
         bias: (fan_out,).
+        weight_gradient: (fan_out, fan_in), the parameter's `.grad`.
+        bias_gradient: (fan_out,), the parameter's `.grad`.
     """
 
     weight: Tensor
-    turned: Tensor
+    weight_t: Tensor
     bias: Tensor
     weight_gradient: Tensor
     bias_gradient: Tensor
 
     @classmethod
     def of(cls, linear: nn.Linear) -> Layer:
-        """Look at a layer of a model, and give its parameters a `.grad` each."""
+        """Take the parameters of a layer of a model, and give each a `.grad` of zeros."""
         weight, bias = linear.weight, linear.bias
         weight.grad, bias.grad = torch.zeros_like(weight), torch.zeros_like(bias)
         return cls(weight.data, weight.data.t(), bias.data, weight.grad, bias.grad)
@@ -97,22 +100,23 @@ class Buffers:
     """The arrays of a step on n images, float32.
 
     Attributes:
-        answers: (n, width) a layer: its sums, after the ReLU where there is one.
-        deltas: (n, width) a layer: the gradient of the loss by its sums; `turned` is the same memory, (width, n).
+        outputs: per layer (n, width): its pre-activations, after the ReLU where there is one.
+        deltas: per layer (n, width): the gradient of the loss with respect to its pre-activations.
+        deltas_t: per layer (width, n): the transpose of its delta, a view of the same memory.
         log_probabilities: (n, 10).
     """
 
-    answers: list[Tensor]
+    outputs: list[Tensor]
     deltas: list[Tensor]
-    turned: list[Tensor]
+    deltas_t: list[Tensor]
     log_probabilities: Tensor
 
     @classmethod
     def of(cls, layers: list[Layer], rows: int) -> Buffers:
-        """Make them for so many images."""
+        """Allocate the arrays for so many images."""
         deltas = [layer.bias.new_empty(rows, len(layer.bias)) for layer in layers]
-        answers = [torch.empty_like(delta) for delta in deltas]
-        return cls(answers, deltas, [delta.t() for delta in deltas], torch.empty_like(deltas[-1]))
+        outputs = [torch.empty_like(delta) for delta in deltas]
+        return cls(outputs, deltas, [delta.t() for delta in deltas], torch.empty_like(deltas[-1]))
 
 
 class WrittenStep:
@@ -133,35 +137,39 @@ class WrittenStep:
         if count not in self.buffers:
             self.buffers[count] = Buffers.of(layers, count)
         buffers = self.buffers[count]
-        entered = [pixels, *buffers.answers]  # what each layer is fed
+        inputs = [pixels, *buffers.outputs]  # of each layer, (n, fan_in); the last is the logits, (n, 10)
         for index, layer in enumerate(layers):
-            torch.addmm(layer.bias, entered[index], layer.turned, out=entered[index + 1])
+            # Inputs (n, fan_in) times weights (fan_in, fan_out), plus bias (fan_out,).
+            torch.addmm(layer.bias, inputs[index], layer.weight_t, out=inputs[index + 1])
             if layer is not layers[-1]:
-                entered[index + 1].relu_()
-        torch.log_softmax(entered[-1], dim=1, out=buffers.log_probabilities)
+                inputs[index + 1].relu_()
+        torch.log_softmax(inputs[-1], dim=1, out=buffers.log_probabilities)
+        # Cross entropy, mean over the batch: -sum(targets * log p) / n.
         loss = torch.dot(buffers.log_probabilities.flatten(), targets.flatten()).div_(-count)
+        # Its gradient with respect to the logits is (p - targets) / n, (n, 10).
         torch.exp(buffers.log_probabilities, out=buffers.deltas[-1]).sub_(targets).div_(count)
         for index in reversed(range(len(layers))):
-            layer, delta, turned = layers[index], buffers.deltas[index], buffers.turned[index]
+            layer, delta, delta_t = layers[index], buffers.deltas[index], buffers.deltas_t[index]
             if index:
-                below = torch.mm(delta, layer.weight, out=buffers.deltas[index - 1])  # before the weight changes
+                # (n, fan_out) @ (fan_out, fan_in), before the weight changes
+                below = torch.mm(delta, layer.weight, out=buffers.deltas[index - 1])
             torch.sum(delta, dim=0, out=layer.bias_gradient)
             if self.momentum or isinstance(lr, Tensor):
-                torch.mm(turned, entered[index], out=layer.weight_gradient)
+                torch.mm(delta_t, inputs[index], out=layer.weight_gradient)  # (fan_out, n) @ (n, fan_in)
             else:
-                _descend(layer, turned, entered[index], lr, self.recipe.weight_decay)
+                _descend(layer, delta_t, inputs[index], lr, self.recipe.weight_decay)
             if index:
                 # ReLU passes what was positive: after relu_, that is what is still above 0.
-                torch.ops.aten.threshold_backward.grad_input(below, entered[index], 0, grad_input=below)
+                torch.ops.aten.threshold_backward.grad_input(below, inputs[index], 0, grad_input=below)
         if self.momentum or isinstance(lr, Tensor):
             update(self.model, self.momentum, self.recipe, lr)
         return loss
 
 
-def _descend(layer: Layer, turned: Tensor, entered: Tensor, lr: float, weight_decay: float) -> None:
-    """Plain SGD: the product that makes the gradient adds it to the weight."""
+def _descend(layer: Layer, delta_t: Tensor, inputs: Tensor, lr: float, weight_decay: float) -> None:
+    """Plain SGD: add the product that is the gradient to the weight, without an array for it."""
     if weight_decay:
         layer.weight.mul_(1 - lr * weight_decay)
         layer.bias.mul_(1 - lr * weight_decay)
-    layer.weight.addmm_(turned, entered, alpha=-lr)
+    layer.weight.addmm_(delta_t, inputs, alpha=-lr)
     layer.bias.add_(layer.bias_gradient, alpha=-lr)

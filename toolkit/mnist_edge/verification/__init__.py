@@ -1,1 +1,1 @@
-"""Proof that an exported variant decides as PyTorch does. Never torch: PyTorch's answers come as arrays."""
+"""Compare models with their references. Imports no torch: PyTorch's outputs are passed in as arrays."""

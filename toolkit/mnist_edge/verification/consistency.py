@@ -42,7 +42,7 @@ def require_contract(bundle: Bundle, classifier: Classifier) -> None:
         stated = classifier.metadata.get(f"mnist_edge.{key}", promised)
         if stated != promised:
             raise BadFileError(
-                f"{classifier.name}: its manifest promises {key} {promised}, its graph says {stated}", hint=hint
+                f"{classifier.name}: its manifest promises {key} {promised}, its graph states {stated}", hint=hint
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from mnist_edge.contract import PYTORCH, DatasetName, Normalization, Precision, 
 from mnist_edge.records.bundle import Variant
 from mnist_edge.records.settings import SessionSettings
 from mnist_edge.records.verification import LayerReport, ParityReport, VariantParity
-from mnist_edge.runtime.classifier import TIMEOUT_SECONDS, open_classifier
+from mnist_edge.runtime.classifier import TIMEOUT_SECONDS, Classifier, open_classifier
 from mnist_edge.runtime.recorded import RecordedOutputs
 from mnist_edge.runtime.session import RefusedModelError
 from mnist_edge.verification.consistency import (
@@ -90,7 +90,7 @@ def verify_model(
     """
     precision = precision_of(model)
     requirement = options.requirement(requirement_of(precision), precision)
-    found = _check(model.stem, model, requirement, reference, options)
+    found = _check(model.stem, model, requirement, reference, options, lambda _: ([], reference))
     return _report(str(model), dataset, reference, options.session, (found,))
 
 
@@ -162,13 +162,9 @@ def _report(
 def _verify_variant(
     bundle: Bundle, variant: Variant, reference: ReferenceOutputs, options: VerifyOptions
 ) -> VariantParity:
-    requirement = options.requirement(variant.requirement, variant.precision)
     file = bundle.file(variant)
-    problems: list[str] = []
-    try:
-        classifier = open_classifier(
-            file, options.session, normalization=options.normalization, timeout=options.timeout
-        )
+
+    def prepare(classifier: Classifier) -> tuple[list[str], ReferenceOutputs]:
         require_contract(bundle, classifier)
         problems = [
             mismatch(bundle),
@@ -176,12 +172,10 @@ def _verify_variant(
             _accuracy_problem(bundle, reference),
             misstated_precision(file, variant),
         ]
-        chosen = reference_of(bundle, variant, reference)
-    except RefusedModelError as error:
-        images = len((reference.test_set or reference.golden).images)
-        found = failed_parity(variant.name, requirement, error.message, images)
-        return _with_reasons(found, problems, _layers(found, file, requirement, reference, options))
-    return _check(variant.name, file, requirement, chosen, options, problems)
+        return problems, reference_of(bundle, variant, reference)
+
+    requirement = options.requirement(variant.requirement, variant.precision)
+    return _check(variant.name, file, requirement, reference, options, prepare)
 
 
 def _check(
@@ -190,12 +184,19 @@ def _check(
     requirement: Requirement,
     reference: ReferenceOutputs,
     options: VerifyOptions,
-    problems: Sequence[str] = (),
+    prepare: Callable[[Classifier], tuple[list[str], ReferenceOutputs]],
 ) -> VariantParity:
+    """Open a model and compare it.
+
+    Args:
+        prepare: returns problems of the open model that are no matter of its logits, and what it is compared with.
+    """
+    problems: list[str] = []
     try:
         classifier = open_classifier(
             file, options.session, normalization=options.normalization, timeout=options.timeout
         )
+        problems, reference = prepare(classifier)
         found = check_parity(name, classifier, reference.golden, reference.test_set, requirement)
     except RefusedModelError as error:
         images = len((reference.test_set or reference.golden).images)
