@@ -44,7 +44,7 @@ def emit(report: Report, as_json: bool, render: Callable[[Any], RenderableType])
         for segment in console.render(render(report))
     ]
     with console.capture() as capture:
-        console.print(Segments(shown), end="")
+        console.print(Segments(shown), end="", crop=False)  # a long command is left to the terminal to wrap
     lines = (line.rstrip() for line in capture.get().strip("\n").splitlines())
     _write(sys.stdout, "\n".join(lines) + "\n")
 
