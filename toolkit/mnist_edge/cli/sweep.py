@@ -1,4 +1,4 @@
-"""`mnist-edge sweep`: search over settings on the held-out split."""
+"""`mnist-edge sweep`: search for training settings on the held-out split."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def sweep(
     study: Annotated[Path | None, typer.Option(help="Study folder. Default: runs/sweep-<dataset>.")] = None,
     json: Json = False,
 ) -> None:
-    """Search for the learning rate, batch size and widths that do best on images held out of the training set.
+    """Search for the learning rate, batch size and widths with the best accuracy on held-out training images.
 
-    The same command goes on with a study that was stopped. Run twice at once, it shares the work.
+    The same command continues a sweep that was stopped. Started twice, the processes share the work.
 
-    The test set is never looked at. Writes sweep.png into the study folder.
+    The test set is not used. Writes sweep.png into the study folder.
     """
     from mnist_edge.data.sources import load_dataset
     from mnist_edge.interrupts import stop_requests
@@ -91,7 +91,7 @@ def sweep(
         raise StoppedError(
             f"stopped; {plan.folder} holds {len(report.trials)} of {trials} trials",
             signal_number=request.signal_number,
-            hint="the same command goes on",
+            hint="the same command continues it",
         )
     if report.trials and not report.command and not report.running:
         raise CheckFailedError(

@@ -1,4 +1,4 @@
-"""What `doctor` reports."""
+"""The result of `doctor`."""
 
 from __future__ import annotations
 
