@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from mnist_edge.cli.options import (
-    MAX_SEED,
     DataDir,
     Json,
     choices,
@@ -18,6 +17,7 @@ from mnist_edge.cli.options import (
     recipe_option,
     whole_numbers,
 )
+from mnist_edge.contract import MAX_SEED
 from mnist_edge.errors import CheckFailedError, StoppedError
 
 NETWORKS = ["600,400,200,100", "300,100"]
@@ -28,17 +28,22 @@ def sweep(
     dataset: Annotated[str, dataset_option()] = "mnist",
     data_dir: DataDir = None,
     recipe: Annotated[str, recipe_option()] = "fast",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Of each training. Default: the recipe's.")] = None,
-    trials: Annotated[
-        int, typer.Option(min=1, help="Settings to try in all, earlier ones of the study included.")
-    ] = 20,
-    lr: Annotated[str, typer.Option(help="Learning rates from LOW:HIGH, on a logarithmic scale.")] = "0.01:0.2",
-    batch_size: Annotated[str, typer.Option(help="Batch sizes to choose from.")] = "64,128,256",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of each training. Default: the recipe's.")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Settings to try in total, including those of earlier runs.")] = 20,
+    lr: Annotated[
+        str, typer.Option(help="Range of learning rates, LOW:HIGH, searched on a logarithmic scale.")
+    ] = "0.01:0.2",
+    batch_size: Annotated[str, typer.Option(help="Batch sizes to try, separated by commas.")] = "64,128,256",
     widths: Annotated[
         list[str],
-        typer.Option(help="Hidden widths of a network to try; may be repeated.", show_default=" and ".join(NETWORKS)),
+        typer.Option(help="Hidden widths of a network to try; repeatable.", show_default=" and ".join(NETWORKS)),
     ] = NETWORKS,
-    seeds: Annotated[str, typer.Option(help="Each setting is trained with every one and judged by the mean.")] = "0,1",
+    seeds: Annotated[
+        str,
+        typer.Option(
+            help="Seeds, separated by commas; each setting is trained with every seed, and the mean accuracy counts."
+        ),
+    ] = "0,1",
     study: Annotated[Path | None, typer.Option(help="Study folder. Default: runs/sweep-<dataset>.")] = None,
     json: Json = False,
 ) -> None:
