@@ -22,7 +22,11 @@ def trial_line(trial: SweepTrial, done: int, trials: int) -> str:
 
 def sweep_table(report: SweepReport) -> RenderableType:
     """A row per setting, best first, and the command that trains the best."""
-    table = Table(box=box.SIMPLE, title=f"{report.dataset}, recipe {report.recipe}, {report.epochs} epochs each")
+    table = Table(
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+        title=f"{report.dataset}, recipe {report.recipe}, {report.epochs} epochs each",
+    )
     for heading in ("rank", "lr", "batch", "widths", "held-out", "over seeds", "seconds"):
         table.add_column(heading, justify="left" if heading == "widths" else "right", overflow="fold")
     for trial in report.trials:
