@@ -27,8 +27,9 @@ def sweep_table(report: SweepReport) -> RenderableType:
         padding=(0, 1, 0, 0),
         title=f"{report.dataset}, recipe {report.recipe}, {report.epochs} epochs each",
     )
-    for heading in ("rank", "lr", "batch", "widths", "held-out", "over seeds", "seconds"):
-        table.add_column(heading, justify="left" if heading == "widths" else "right", overflow="fold")
+    for heading in ("#", "lr", "batch", "widths", "held-out", "over seeds", "seconds"):
+        is_widths = heading == "widths"  # the one column of any length
+        table.add_column(heading, justify="left" if is_widths else "right", no_wrap=not is_widths, overflow="fold")
     for trial in report.trials:
         table.add_row(
             str(trial.rank),
@@ -40,7 +41,7 @@ def sweep_table(report: SweepReport) -> RenderableType:
             f"{trial.seconds:.1f}",
         )
     split = f"accuracy on {report.holdout_images:,} images held out of the training set"
-    lines = [f"rank {trial.rank} failed: {trial.failure}" for trial in report.trials if trial.failure]
+    lines = [f"#{trial.rank} failed: {trial.failure}" for trial in report.trials if trial.failure]
     lines += [f"{split}, mean over seeds {', '.join(map(str, report.seeds))}; no test image was used"]
     if report.running:
         lines.append(f"{report.running} trial(s) are still running in other workers; the same command shows all")
