@@ -14,7 +14,8 @@ from test_cli import hiding, in_process
 
 import mnist_edge as package
 from mnist_edge import diagnosis
-from mnist_edge.diagnosis import TRAIN_PACKAGES, diagnose
+from mnist_edge.diagnosis import diagnose
+from mnist_edge.extras import EXTRAS
 
 
 def by_subject(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -26,32 +27,47 @@ def by_subject(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def test_doctor_tells_what_is_there(tmp_path: Path) -> None:
     """Versions, CPU and providers as they are; every finding has the same keys."""
     done = in_process("doctor", "--json", cwd=tmp_path)
-    assert (done.code, done.err, done.json["schema"]) == (0, "", "mnist-edge/doctor/1")
+    assert (done.code, done.err, done.json["schema"]) == (0, "", "mnist-edge/doctor/2")
     found = by_subject(done.json)
     assert all(set(finding) == {"subject", "found", "ok", "fix"} for finding in found.values())
     assert found["mnist-edge"]["found"] == f"{package.__version__}, Python {platform.python_version()}"
-    for name in TRAIN_PACKAGES:
-        assert (found[name]["found"], found[name]["ok"]) == (importlib.metadata.version(name), True)
+    for extra, names in {"train": ["torch", "scikit-learn"], "plots": ["matplotlib"], "sweep": ["optuna"]}.items():
+        finding = found[f"extra {extra}"]
+        assert finding["ok"]
+        assert all(f"{name} {importlib.metadata.version(name)}" in finding["found"].split(", ") for name in names)
     assert found["provider cpu"]["ok"]
     assert f"{os.cpu_count()} cores" in found["CPU"]["found"]
     table = in_process("doctor", cwd=tmp_path)
     assert table.code == 0
     assert all(subject in table.out for subject in found)
+    assert all(finding["fix"] in table.out for finding in found.values())
 
 
 def test_every_missing_thing_comes_with_a_mend(tmp_path: Path) -> None:
     """A bare machine is told what to type for each thing; looking is never an error."""
-    packages = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "sklearn", "scikit-learn", "matplotlib")
+    packages = (
+        "optuna",
+        "tensorboard",
+        "torch",
+        "torchvision",
+        "onnx",
+        "onnxscript",
+        "safetensors",
+        "sklearn",
+        "scikit-learn",
+        "matplotlib",
+    )
     environment = hiding(tmp_path / "site", *packages, "onnxruntime", "onnxruntime-gpu")
     done = mnist_edge("doctor", "--json", cwd=tmp_path, PATH="/nonexistent", **environment)
     assert done.code == 0, done.err
     found = by_subject(done.json)
     missing = {subject for subject, finding in found.items() if not finding["ok"]}
     assert missing == {
-        *TRAIN_PACKAGES, "provider cpu", "provider cuda", "GPU", "data mnist", "data fashion-mnist", "data kmnist",
+        *(f"extra {extra}" for extra in EXTRAS), "provider cpu", "provider cuda", "GPU", "data mnist", "data fashion-mnist", "data kmnist",
     }  # fmt: skip
     assert all(bool(finding["fix"]) != finding["ok"] for finding in found.values())
-    assert '-m pip install "matplotlib>=' in found["torch"]["fix"]
+    assert '-m pip install "matplotlib>=' in found["extra train"]["fix"]
+    assert "torch, torchvision" in found["extra train"]["found"]
     assert found["provider cpu"]["fix"].endswith('-m pip install "onnx>=1.21" "onnxruntime>=1.30"')
     assert found["provider cuda"]["fix"].endswith('-m pip install "onnx>=1.21" "onnxruntime-gpu[cuda,cudnn]>=1.30"')
     assert "mnist-edge train --dataset kmnist" in found["data kmnist"]["fix"]

@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT
 from typer.main import get_command
 
-from mnist_edge.benchmarking import comparable, plan, rounds
+from mnist_edge.benchmarking import comparable, plan, rounds, sampling
 from mnist_edge.benchmarking.process import ProcessResult, Task
 from mnist_edge.cli.app import app
 from mnist_edge.errors import UnavailableError
@@ -117,6 +117,7 @@ def test_every_command_of_a_page_works(
     monkeypatch.setattr(plan, "ROUNDS", 2)
     monkeypatch.setattr(comparable, "MIN_PROCESSES", 2)
     monkeypatch.setattr(rounds, "run_process", in_this_process)
+    monkeypatch.setattr(sampling, "WARMUP_LIMIT_NS", 50_000_000)
     monkeypatch.setattr(plan, "find_spec", lambda _name: None)  # PyTorch is timed in tests/test_bench.py
     for language, content in blocks(page):
         if language == "python":

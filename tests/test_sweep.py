@@ -14,6 +14,7 @@ import subprocess
 import sys
 import termios
 from pathlib import Path
+from random import Random
 from statistics import fmean
 from time import sleep
 from typing import Any
@@ -361,6 +362,46 @@ def test_a_damaged_journal_ends_with_three(whole: Path, tmp_path: Path, capsys, 
     assert str(journal) in error.message
     assert "trial " not in capsys.readouterr().err
     assert journal.read_bytes() == spoilt
+
+
+VALUES = [None, -1, 10**30, "", "x", [], {}, [1], {"a": 1}, 1e308]
+
+
+def changed_once(value: Any, random: Random) -> Any:
+    """The same JSON value with one member, anywhere in it, replaced or removed."""
+    if not isinstance(value, dict) or not value or random.random() < 0.2:
+        return random.choice(VALUES)
+    key = random.choice(sorted(value))
+    if random.random() < 0.2:
+        return {name: member for name, member in value.items() if name != key}
+    return {**value, key: changed_once(value[key], random)}
+
+
+def test_no_change_of_a_journal_is_an_unexpected_error(whole: Path, tmp_path: Path, monkeypatch) -> None:
+    """Whatever value another program wrote: the sweep goes on, or refuses the journal with 3 or its settings with 2."""
+    monkeypatch.setattr("mnist_edge.sweeping.search._held_out_accuracy", lambda *_: 0.5)
+    lines = (whole / "journal.log").read_text().splitlines()
+    journal = tmp_path / "journal.log"
+    random, refusals = Random(9), []
+    for _ in range(60):
+        number = random.randrange(len(lines))
+        line = json.dumps(changed_once(json.loads(lines[number]), random))
+        journal.write_text("\n".join([*lines[:number], line, *lines[number + 1 :]]) + "\n")
+        try:
+            here(*TINY, "--trials", "3", "--study", tmp_path, "--json")
+        except MnistEdgeError as error:
+            refusals.append(error)
+    assert {error.exit_code for error in refusals} <= {2, 3}
+    assert 3 in {error.exit_code for error in refusals}
+    assert all(str(tmp_path) in error.message for error in refusals)
+
+
+def test_a_journal_that_is_no_file_ends_at_once(tmp_path: Path) -> None:
+    """A FIFO would block for ever."""
+    os.mkfifo(tmp_path / "journal.log")
+    error = refused(*TINY, "--study", tmp_path)
+    assert error.exit_code == 3
+    assert "journal.log" in error.message
 
 
 def test_a_cut_journal_loses_what_was_being_written(whole: Path, tmp_path: Path, capsys, undisturbed) -> None:

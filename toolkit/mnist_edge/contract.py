@@ -69,3 +69,6 @@ LABELS: dict[DatasetName, tuple[str, ...]] = {
     "digits": tuple("0123456789"),
     "folder": tuple("0123456789"),
 }  # fmt: skip
+
+MAX_SEED = 2**63 - 1
+"""The largest seed that PyTorch, NumPy and a checkpoint all hold."""

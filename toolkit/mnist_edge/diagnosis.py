@@ -1,9 +1,10 @@
-"""Look at the machine: packages, providers, CPU, GPU and data, without importing torch."""
+"""Inspect the machine: CPU, extras, providers, GPU and data, without importing torch."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -15,35 +16,69 @@ from mnist_edge.contract import DatasetName, ProviderName
 from mnist_edge.data.layout import TRAIN_FILES, find_files
 from mnist_edge.data.sources import SOURCES, cache_folder, find_raw, load_dataset, load_test_set
 from mnist_edge.errors import MnistEdgeError
-from mnist_edge.extras import install_hint
+from mnist_edge.extras import EXTRAS, ExtraName, install_hint, requirements
 from mnist_edge.records.system import DoctorReport, Finding
 from mnist_edge.runtime.cuda import require_working_cuda
 from mnist_edge.runtime.session import EXECUTION_PROVIDERS, available_providers, require_provider
 
-TRAIN_PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "scikit-learn", "matplotlib")
+_PURPOSES: dict[ExtraName, str] = {
+    "train": "to train and export",
+    "plots": "for --plot",
+    "sweep": "for mnist-edge sweep",
+    "tensorboard": "for train --log tensorboard",
+    "cpu": "to verify and time on the CPU",
+    "cuda": "to verify and time on an NVIDIA GPU",
+}
 
 
 def diagnose(data_dir: Path | None = None) -> DoctorReport:
-    """Return one finding a subject; nothing is changed."""
-    found = [Finding(subject="mnist-edge", found=f"{__version__}, Python {platform.python_version()}", ok=True)]
-    found += [*_machine(), *_packages(), *_providers(), _gpu(), *_data(data_dir)]
-    return DoctorReport(findings=tuple(found))
+    """Return one finding for each subject; change nothing."""
+    findings = [Finding(subject="mnist-edge", found=f"{__version__}, Python {platform.python_version()}", ok=True)]
+    findings += [*_machine(), *_extras(), *_providers(), _gpu(), *_data(data_dir)]
+    return DoctorReport(findings=tuple(findings))
 
 
 def _machine() -> Iterator[Finding]:
-    seen = environment()
-    features = ", ".join(seen["cpu_features"]) or "none of those that matter here"
-    yield Finding(subject="CPU", found=f"{seen['cpu']}, {seen['cores']} cores, load {seen['load_1min']}", ok=True)
+    machine = environment()
+    features = ", ".join(machine["cpu_features"]) or "none of those that inference uses"
+    yield Finding(
+        subject="CPU", found=f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_1min']}", ok=True
+    )
     yield Finding(subject="CPU features", found=features, ok=True)
 
 
-def _packages() -> Iterator[Finding]:
-    for name in TRAIN_PACKAGES:
+def _extras() -> Iterator[Finding]:
+    """Report each extra: the versions of its packages, or which of them are missing and the command for them."""
+    for extra in EXTRAS:
+        subject = f"extra {extra}"
+        versions, missing = _installed(requirements(extra))
+        if versions and not missing:
+            yield Finding(subject=subject, found=", ".join(versions), ok=True)
+        else:
+            found = f"missing: {', '.join(missing)}" if missing else "unknown: mnist-edge itself is not installed"
+            yield Finding(subject=subject, found=found, ok=False, fix=f"{_fix(extra)} ({_PURPOSES[extra]})")
+
+
+def _installed(required: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Return `name version` of each required package that is installed, and the names of the others."""
+    versions, missing = [], []
+    for requirement in required:
+        name = re.split(r"[^\w.-]", requirement)[0]  # the name ends before `>=` or `[`
         try:
-            yield Finding(subject=name, found=importlib.metadata.version(name), ok=True)
+            versions.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
-            fix = f"{install_hint('train')} (only to train and export)"
-            yield Finding(subject=name, found="not installed", ok=False, fix=fix)
+            missing.append(name)
+    return versions, missing
+
+
+def _fix(extra: ExtraName) -> str:
+    """Return the command for an extra; for a runtime it also removes the wheel of the other."""
+    if extra in ("cpu", "cuda"):
+        try:
+            require_provider(extra)
+        except MnistEdgeError as error:
+            return error.hint
+    return install_hint(extra)
 
 
 def _providers() -> Iterator[Finding]:
@@ -58,7 +93,7 @@ def _providers() -> Iterator[Finding]:
             yield Finding(subject=subject, found=error.message, ok=False, fix=error.hint)
         else:
             yield Finding(subject=subject, found=EXECUTION_PROVIDERS[name], ok=True)
-    yield Finding(subject="onnxruntime offers", found=", ".join(available_providers()) or "nothing", ok=True)
+    yield Finding(subject="onnxruntime has", found=", ".join(available_providers()) or "nothing", ok=True)
 
 
 def _gpu() -> Finding:
@@ -71,7 +106,7 @@ def _gpu() -> Finding:
     except (OSError, subprocess.SubprocessError) as error:
         return Finding(subject="GPU", found=f"nvidia-smi fails: {error}", ok=False, fix=fix)
     if not done.stdout.strip():
-        return Finding(subject="GPU", found="nvidia-smi names none", ok=False, fix=fix)
+        return Finding(subject="GPU", found="nvidia-smi lists none", ok=False, fix=fix)
     return Finding(subject="GPU", found="; ".join(done.stdout.strip().splitlines()), ok=True)
 
 

@@ -1,6 +1,6 @@
-"""What can go wrong, each with the exit code a script can rely on.
+"""The errors that a user may see, each with the exit code that scripts can rely on.
 
-Every error is one line that names the thing at fault, and a hint that names the next command to try.
+Each has a message of one line, with the value found and the value expected, and a hint: what fixes it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import ClassVar
 
 
 class MnistEdgeError(Exception):
-    """Base of every error a user may see; never raised itself."""
+    """Base of the errors below; never raised itself."""
 
     exit_code: int
     kind: ClassVar[str]
@@ -21,14 +21,14 @@ class MnistEdgeError(Exception):
 
 
 class CheckFailedError(MnistEdgeError):
-    """A check ran to its end and said no: parity, regression, self-test, a loss that became NaN."""
+    """A check failed: parity, regression, self-test, a loss that became NaN."""
 
     exit_code = 1
     kind = "check-failed"
 
 
 class UsageError(MnistEdgeError):
-    """Options that do not fit together, or that this model cannot take."""
+    """Options that contradict each other, or that do not apply to the model."""
 
     exit_code = 2
     kind = "usage"
@@ -49,7 +49,7 @@ class UnavailableError(MnistEdgeError):
 
 
 class StoppedError(MnistEdgeError):
-    """A signal asked the work to end, and it ended in order."""
+    """A signal ended the work."""
 
     kind = "stopped"
 
@@ -60,7 +60,7 @@ class StoppedError(MnistEdgeError):
 
 
 class UnexpectedError(MnistEdgeError):
-    """A bug of ours, told in one line; no check has passed, so it counts as one that failed."""
+    """A bug of mnist-edge; as no check has passed, the exit code is that of a failed one."""
 
     exit_code = 1
     kind = "bug"

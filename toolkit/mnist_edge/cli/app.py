@@ -73,7 +73,7 @@ _add(
     "exported/mnist --scenario server --rate 500",
 )
 _add("compare", compare, "Compare two results of bench.", "before.json after.json --tolerance 10")
-_add("doctor", doctor, "Show what this machine has, and how to get what it lacks.", "--json")
+_add("doctor", doctor, "Show what this machine has, and how to get what it lacks.", "", "--json")
 
 
 def _version(requested: bool) -> None:

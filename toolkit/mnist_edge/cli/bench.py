@@ -35,9 +35,11 @@ def bench(
     variant: Annotated[
         list[str] | None, typer.Option(help="Variant of a bundle, may be repeated. Default: all.", metavar="NAME")
     ] = None,
-    provider: Annotated[ProviderName, typer.Option(help="No other is used: exit 4 if it is not available.")] = "cpu",
+    provider: Annotated[
+        ProviderName, typer.Option(help="Execution provider; no other is used: exit 4 if it is not available.")
+    ] = "cpu",
     batch: Annotated[
-        str | None, typer.Option(help="Batch sizes, with commas. Default: 1, or a fixed-batch model's own.")
+        str | None, typer.Option(help="Batch sizes, separated by commas. Default: 1, or the model's fixed one.")
     ] = None,
     threads: Annotated[
         str, typer.Option(help="Thread counts on the CPU, with commas; auto times 1, 2, 4 ... and recommends one.")

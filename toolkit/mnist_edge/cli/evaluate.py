@@ -17,15 +17,18 @@ def evaluate(
     variant: Annotated[str | None, typer.Option(help="A model of the bundle, by name. Default: its first.")] = None,
     dataset: Annotated[str | None, dataset_option("Default: the model's.")] = None,
     data_dir: DataDir = None,
-    provider: Annotated[ProviderName, typer.Option(help="For an ONNX file; no other is used.")] = "cpu",
+    provider: Annotated[
+        ProviderName, typer.Option(help="Execution provider of an ONNX model; no other is used.")
+    ] = "cpu",
     normalize: NormalizeModel = None,
     timeout: Timeout = 60.0,
     plot: Annotated[
-        Path | None, typer.Option(help="Also draw the confusion matrix and the reliability into this file.")
+        Path | None,
+        typer.Option(help="Also draw the confusion matrix and the calibration into this file (.png, .svg, .pdf)."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Accuracy, calibration, per-class figures and confusion matrix on the test set."""
+    """Report accuracy, calibration, per-class recall and precision, and the confusion matrix on the test set."""
     from mnist_edge.model_kind import model_kind
     from mnist_edge.records.settings import SessionSettings
     from mnist_edge.reporting.console import emit, say, say_next, status

@@ -16,12 +16,14 @@ from mnist_edge.extras import install_hint
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", help="Folder with MNIST/raw/...; else $MNIST_EDGE_DATA, else the cache folder."),
+    typer.Option(
+        "--data-dir", help="Folder with the datasets (MNIST/raw/...). Default: $MNIST_EDGE_DATA, else the cache folder."
+    ),
 ]
-NORMALIZE_VALUES = "unit is x / 255, seed -1 to 1, mnist mean 0 and deviation 1, raw 0 to 255."
+NORMALIZE_VALUES = "unit 0 to 1, seed -1 to 1, mnist mean 0 and deviation 1, raw 0 to 255."
 NormalizeStateDict = Annotated[
     Normalization | None,
-    typer.Option("--normalize", help=f"Pixels that a .pth was trained on, which it does not state: {NORMALIZE_VALUES}"),
+    typer.Option("--normalize", help=f"Pixel range that a .pth was trained on: {NORMALIZE_VALUES}"),
 ]
 Timeout = Annotated[
     float, typer.Option(min=0.1, help="Seconds that one run of an ONNX file may take before it is ended.")
@@ -30,7 +32,7 @@ NormalizeModel = Annotated[
     Normalization | None,
     typer.Option(
         "--normalize",
-        help=f"Pixels that a .pth or a float ONNX file expects, where it does not state them: {NORMALIZE_VALUES}",
+        help=f"Pixel range that a .pth or a float ONNX file expects, if it does not state it: {NORMALIZE_VALUES}",
     ),
 ]
 
@@ -40,7 +42,7 @@ def dataset_option(default: str = "") -> Any:
     return typer.Option(
         metavar="NAME|FOLDER",
         help="mnist, fashion-mnist, kmnist, digits (needs no network), auto (mnist, else digits), or a folder of your "
-        f"own digits: four IDX files named as MNIST's. {default}".rstrip(),
+        f"own digits as IDX files with MNIST's names. {default}".rstrip(),
         autocompletion=_complete_dataset,
     )
 
@@ -69,8 +71,6 @@ def _complete_recipe(incomplete: str) -> list[str]:
     return [name for name in [*named, *map(str, sorted(Path().glob("*.toml")))] if name.startswith(incomplete)]
 
 
-MAX_SEED = 2**64 - 1
-"""PyTorch takes no larger seed."""
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 

@@ -1,4 +1,4 @@
-"""`mnist-edge run`: the whole main job in one go."""
+"""`mnist-edge run`: train, export, verify and time in one go."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_edge.cli.options import MAX_SEED, DataDir, Json, dataset_option, recipe_option
-from mnist_edge.contract import DeviceName, ProviderName
+from mnist_edge.cli.options import DataDir, Json, dataset_option, recipe_option
+from mnist_edge.contract import MAX_SEED, DeviceName, ProviderName
 from mnist_edge.errors import CheckFailedError
 
 if TYPE_CHECKING:
@@ -20,10 +20,14 @@ def run(
     dataset: Annotated[str, dataset_option()] = "mnist",
     data_dir: DataDir = None,
     recipe: Annotated[str | None, recipe_option()] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training set, in total.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED)] = None,
-    device: Annotated[DeviceName, typer.Option(help="To train on.")] = "auto",
-    provider: Annotated[ProviderName, typer.Option(help="To verify and time on.")] = "cpu",
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the training set. Default: the recipe's.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="Random seed. Default: 0.")] = None,
+    device: Annotated[DeviceName, typer.Option(help="Device to train on; auto takes CUDA if available.")] = "auto",
+    provider: Annotated[
+        ProviderName, typer.Option(help="Execution provider to verify and time with; no other is used.")
+    ] = "cpu",
     run_folder: Annotated[Path | None, typer.Option("--run", help="Run folder. Default: runs/<dataset>.")] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Train anew, even where the run folder holds a run.")
@@ -31,7 +35,7 @@ def run(
     output: Annotated[Path | None, typer.Option(help="Bundle folder. Default: exported/<dataset>.")] = None,
     json: Json = False,
 ) -> None:
-    """Train (or go on with an interrupted run), export, verify and time, and print one summary."""
+    """Train (or resume an interrupted run), export, verify and time, and print one summary."""
     from mnist_edge.benchmarking.plan import Plan
     from mnist_edge.cli.train import train_with_progress
     from mnist_edge.data.sources import load_dataset

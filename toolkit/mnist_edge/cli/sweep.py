@@ -1,4 +1,4 @@
-"""`mnist-edge sweep`: search over settings on the held-out split."""
+"""`mnist-edge sweep`: search for training settings on the held-out split."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from mnist_edge.cli.options import (
-    MAX_SEED,
     DataDir,
     Json,
     choices,
@@ -18,6 +17,7 @@ from mnist_edge.cli.options import (
     recipe_option,
     whole_numbers,
 )
+from mnist_edge.contract import MAX_SEED
 from mnist_edge.errors import CheckFailedError, StoppedError
 
 NETWORKS = ["600,400,200,100", "300,100"]
@@ -28,25 +28,30 @@ def sweep(
     dataset: Annotated[str, dataset_option()] = "mnist",
     data_dir: DataDir = None,
     recipe: Annotated[str, recipe_option()] = "fast",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Of each training. Default: the recipe's.")] = None,
-    trials: Annotated[
-        int, typer.Option(min=1, help="Settings to try in all, earlier ones of the study included.")
-    ] = 20,
-    lr: Annotated[str, typer.Option(help="Learning rates from LOW:HIGH, on a logarithmic scale.")] = "0.01:0.2",
-    batch_size: Annotated[str, typer.Option(help="Batch sizes to choose from.")] = "64,128,256",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of each training. Default: the recipe's.")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Settings to try in total, including those of earlier runs.")] = 20,
+    lr: Annotated[
+        str, typer.Option(help="Range of learning rates, LOW:HIGH, searched on a logarithmic scale.")
+    ] = "0.01:0.2",
+    batch_size: Annotated[str, typer.Option(help="Batch sizes to try, separated by commas.")] = "64,128,256",
     widths: Annotated[
         list[str],
-        typer.Option(help="Hidden widths of a network to try; may be repeated.", show_default=" and ".join(NETWORKS)),
+        typer.Option(help="Hidden widths of a network to try; repeatable.", show_default=" and ".join(NETWORKS)),
     ] = NETWORKS,
-    seeds: Annotated[str, typer.Option(help="Each setting is trained with every one and judged by the mean.")] = "0,1",
+    seeds: Annotated[
+        str,
+        typer.Option(
+            help="Seeds, separated by commas; each setting is trained with every seed, and the mean accuracy counts."
+        ),
+    ] = "0,1",
     study: Annotated[Path | None, typer.Option(help="Study folder. Default: runs/sweep-<dataset>.")] = None,
     json: Json = False,
 ) -> None:
-    """Search for the learning rate, batch size and widths that do best on images held out of the training set.
+    """Search for the learning rate, batch size and widths with the best accuracy on held-out training images.
 
-    The same command goes on with a study that was stopped. Run twice at once, it shares the work.
+    The same command continues a sweep that was stopped. Started twice, the processes share the work.
 
-    The test set is never looked at. Writes sweep.png into the study folder.
+    The test set is not used. Writes sweep.png into the study folder.
     """
     from mnist_edge.data.sources import load_dataset
     from mnist_edge.interrupts import stop_requests
@@ -91,7 +96,7 @@ def sweep(
         raise StoppedError(
             f"stopped; {plan.folder} holds {len(report.trials)} of {trials} trials",
             signal_number=request.signal_number,
-            hint="the same command goes on",
+            hint="the same command continues it",
         )
     if report.trials and not report.command and not report.running:
         raise CheckFailedError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mnist_edge.cli.options import DataDir, Json, NormalizeStateDict, dataset_option, recipe_option, whole_numbers
-from mnist_edge.contract import DeviceName, LogName
+from mnist_edge.contract import MAX_SEED, DeviceName, LogName
 from mnist_edge.errors import StoppedError, UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from mnist_edge.training.events import Events
     from mnist_edge.workflow.train import TrainingRequest
 
-MAX_SEED = 2**63 - 1
 PLOT_EVERY_S = 10.0
 """Drawing loss.png takes about 0.3 s, as long as some epochs."""
 
@@ -31,31 +30,39 @@ def train(
     recipe: Annotated[str | None, recipe_option()] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(help="Go on from a run folder or checkpoint, or start with the weights of a .pth file."),
+        typer.Option(help="Continue a run folder or checkpoint, or start from the weights of a .pth file."),
     ] = None,
     normalize: NormalizeStateDict = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training set, in total.")] = None,
-    lr: Annotated[float | None, typer.Option(min=0, help="Learning rate; the peak under a schedule.")] = None,
-    momentum: Annotated[float | None, typer.Option(min=0, max=1, help="0 is plain SGD, else Nesterov's.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(min=0)] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
-    widths: Annotated[str | None, typer.Option(help="Hidden widths. Default: 600,400,200,100.")] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=MAX_SEED, help="Of first weights, order and shifts. Default: 0.")
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the training set, in total. Default: the recipe's.")
     ] = None,
-    device: Annotated[DeviceName, typer.Option(help="auto is CUDA where there is one.")] = "auto",
+    lr: Annotated[float | None, typer.Option(min=0, help="Learning rate; with a schedule, its peak.")] = None,
+    momentum: Annotated[float | None, typer.Option(min=0, max=1, help="Nesterov momentum; 0 is plain SGD.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(min=0, help="L2 penalty on the weights.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per step.")] = None,
+    widths: Annotated[
+        str | None, typer.Option(help="Hidden widths, separated by commas. Default: 600,400,200,100.")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=MAX_SEED, help="Random seed of initial weights, order and augmentation. Default: 0."),
+    ] = None,
+    device: Annotated[DeviceName, typer.Option(help="Device to train on; auto takes CUDA if available.")] = "auto",
     processes: Annotated[
-        int, typer.Option(min=1, help="Share every batch among so many processes; torchrun does it across machines.")
+        int,
+        typer.Option(
+            min=1, help="Processes on this machine that share every batch; for several machines use torchrun."
+        ),
     ] = 1,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="On the CPU. Default: the faster of one and all, timed at the start."),
+        typer.Option(min=1, help="CPU threads. Default: the faster of one and all, measured at the start."),
     ] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/<dataset>, or the resumed run's.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another run in the folder.")] = False,
-    log: Annotated[LogName | None, typer.Option(help="Write TensorBoard events into the run folder, too.")] = None,
+    log: Annotated[LogName | None, typer.Option(help="Also write TensorBoard events into the run folder.")] = None,
     plot: Annotated[
-        bool, typer.Option("--plot", help="Draw loss.png anew while training, every 10 seconds at most.")
+        bool, typer.Option("--plot", help="Also draw loss.png during training, at most every 10 seconds.")
     ] = False,
     json: Json = False,
 ) -> None:

@@ -31,23 +31,32 @@ def verify(
             help="Check these logits of another runtime instead of running a model: see docs/verify.md.",
         ),
     ] = None,
-    provider: Annotated[ProviderName, typer.Option(help="The one that will be deployed; no other is used.")] = "cpu",
-    optimization: Annotated[Optimization, typer.Option(help="How far onnxruntime may rewrite the graph.")] = "all",
+    provider: Annotated[
+        ProviderName, typer.Option(help="Execution provider of the deployment; no other is used.")
+    ] = "cpu",
+    optimization: Annotated[Optimization, typer.Option(help="Graph optimisation level of onnxruntime.")] = "all",
     tf32: Annotated[
         bool, typer.Option("--tf32", help="Let CUDA round fp32 products to TF32; the model is then lossy.")
     ] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of onnxruntime.")] = 1,
     batch: Annotated[
-        str | None, typer.Option(help="Batch sizes to check besides 1, 2, 3, 7, 64 and all, with commas.")
+        str | None,
+        typer.Option(
+            help="Further batch sizes to check, separated by commas; 1, 2, 3, 7, 64 and all are always checked."
+        ),
     ] = None,
     layers: Annotated[
         bool, typer.Option("--layers", help="Compare layer by layer, also where the logits agree.")
     ] = False,
     max_accuracy_drop: Annotated[
-        float, typer.Option(min=0, max=100, help="Percentage points that a variant may lose that is not exact.")
+        float,
+        typer.Option(
+            min=0, max=100, help="Accuracy in percentage points that a variant may lose, unless it must be exact."
+        ),
     ] = 0.1,
     dataset: Annotated[
-        str | None, dataset_option("For an ONNX file (default: the one that it names), or a bundle made of a folder.")
+        str | None,
+        dataset_option("Only for an ONNX file (default: the one that it names), or a bundle of your own digits."),
     ] = None,
     normalize: NormalizeModel = None,
     timeout: Timeout = 60.0,
@@ -55,10 +64,7 @@ def verify(
     plot: Annotated[Path | None, typer.Option(help="Also draw the images with the smallest margins.")] = None,
     json: Json = False,
 ) -> None:
-    """Check hashes, logits, every prediction and accuracy. Exit 1 if a check fails, 3 if a byte was changed.
-
-    Example: mnist-edge verify exported/mnist --layers
-    """
+    """Check hashes, logits, every prediction and accuracy. Exit 1 if a check fails, 3 if a byte was changed."""
     from mnist_edge.cpus import require_cpus
     from mnist_edge.model_kind import require_model_kind
     from mnist_edge.records.settings import SessionSettings

@@ -1,4 +1,4 @@
-"""A record that is also a JSON document with a schema."""
+"""Records that are JSON documents with a schema."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _jsonable(value: Any) -> Any:
 
 
 class Report:
-    """A record that is also a JSON document."""
+    """Base of records that `--json` prints."""
 
     schema: ClassVar[str]
 

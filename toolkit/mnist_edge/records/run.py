@@ -1,4 +1,4 @@
-"""What `run` reports: every stage."""
+"""The result of `run`: one report per stage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mnist_edge.records.verification import ParityReport
 
 @dataclass(frozen=True, kw_only=True)
 class RunReport(Report):
-    """The whole main job, stage by stage."""
+    """The reports of all stages."""
 
     schema: ClassVar[str] = "mnist-edge/run/1"
     train: TrainReport

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from mnist_edge.contract import (
-    DatasetName,
-)
+from mnist_edge.contract import DatasetName
 from mnist_edge.records.report import Report
 
 
@@ -17,11 +15,11 @@ class SweepTrial:
     """One setting of a sweep.
 
     Attributes:
-        rank: 1 is the best; 0 while the sweep is under way.
+        rank: 1 is the best; 0 while the sweep is running.
         holdout_accuracy: mean over the seeds, 0 to 1; None where the trial failed.
-        accuracies: of each seed, in the order of the seeds.
-        seconds: of training and judging, all seeds together.
-        failure: why it cannot be judged; empty where it can.
+        accuracies: one per seed, in the order of the seeds.
+        seconds: of training and evaluation, all seeds together.
+        failure: why training failed; empty where it did not.
     """
 
     rank: int
@@ -36,12 +34,12 @@ class SweepTrial:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepReport(Report):
-    """What `sweep` found, best setting first; accuracy is that on `holdout_images` held out of the training set.
+    """The result of `sweep`, best setting first; accuracy is on `holdout_images` images held out of the training set.
 
     Attributes:
-        trials: those finished, by whichever worker; failed ones last.
-        running: trials that other workers have in hand.
-        command: trains the best setting on its own; empty where no trial could be judged.
+        trials: finished by any worker; failed ones last.
+        running: trials that are running in other workers.
+        command: trains the best setting; empty where every trial failed.
     """
 
     schema: ClassVar[str] = "mnist-edge/sweep/1"

@@ -1,4 +1,4 @@
-"""What `doctor` reports."""
+"""The result of `doctor`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from mnist_edge.records.report import Report
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One line of `doctor`: what was looked at, what was found, and the command that mends it."""
+    """One line of `doctor`.
+
+    Attributes:
+        subject: what was inspected, such as `extra train` or `provider cuda`.
+        found: its version or description, or what is wrong.
+        ok: whether it can be used.
+        fix: the command or action that provides it; empty where `ok`.
+    """
 
     subject: str
     found: str
@@ -22,5 +29,5 @@ class Finding:
 class DoctorReport(Report):
     """What this machine has."""
 
-    schema: ClassVar[str] = "mnist-edge/doctor/1"
+    schema: ClassVar[str] = "mnist-edge/doctor/2"
     findings: tuple[Finding, ...]

@@ -1,1 +1,1 @@
-"""The only rooms that speak to a person: lines, tables, progress, pictures."""
+"""Everything that is printed or drawn: lines, tables, progress and figures."""

@@ -25,7 +25,7 @@ ERROR_SCHEMA = "mnist-edge/error/1"
 
 
 def emit(report: Report, as_json: bool, render: Callable[[Any], RenderableType]) -> None:
-    """Print a report: one JSON document, or what `render` makes of it for a person. Of many processes the first does."""
+    """Print a report: as one JSON document, or as `render` lays it out; with several processes, rank 0 prints."""
     if not this_rank().leads:
         return
     if as_json:
@@ -44,13 +44,13 @@ def emit(report: Report, as_json: bool, render: Callable[[Any], RenderableType])
         for segment in console.render(render(report))
     ]
     with console.capture() as capture:
-        console.print(Segments(shown), end="")
+        console.print(Segments(shown), end="", crop=False)  # a long command is left to the terminal to wrap
     lines = (line.rstrip() for line in capture.get().strip("\n").splitlines())
     _write(sys.stdout, "\n".join(lines) + "\n")
 
 
 def say(line: str) -> None:
-    """Print one line on standard error, control characters escaped; of many processes the first does."""
+    """Print one line on standard error, control characters escaped; with several processes, rank 0 prints."""
     if this_rank().leads:
         _write(sys.stderr, printable(line) + "\n")
 

@@ -1,6 +1,7 @@
-"""A sweep: settings are proposed, each is trained with every seed, and judged on the held-out split alone.
+"""A sweep: settings are proposed, each is trained with every seed, and evaluated on the held-out split only.
 
-The search is Optuna's (its tree-structured Parzen estimator); `tuning/study.py` says why, and how workers share one.
+Optuna's tree-structured Parzen estimator (Bergstra et al., 2011) proposes them; `study.py` explains why Optuna, and how
+several workers share a study.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ class Plan:
     """What to search, and how long.
 
     Attributes:
-        folder: of the study; it keeps what is finished.
-        recipe: name or `.toml` file; everything that is not searched is as it says.
+        folder: the study folder; finished trials are kept there.
+        recipe: name or `.toml` file, for every setting that is not searched.
         epochs: of each training; None for the recipe's.
-        space: what is searched.
+        space: the search space.
         seeds: each setting is trained with every one.
-        trials: settings to try in all, over all workers and earlier runs.
-        data_dir: only told on in the command line that trains the best setting.
+        trials: settings to try in total, over all workers and earlier runs.
+        data_dir: passed on in the command line that trains the best setting.
     """
 
     folder: Path
@@ -54,17 +55,17 @@ def sweep(
     on_progress: Callable[[int, int], object],
     stop: Callable[[], bool],
 ) -> SweepReport:
-    """Try settings until the study has as many as the plan says, or `stop` says so; other workers may help.
+    """Try settings until the study has as many trials as planned, or `stop` returns True; other workers may help.
 
     Args:
         plan: what to search.
-        dataset: its test set is never looked at.
-        on_trial: takes each trial that this process finished, not ranked yet, and how many are finished in all.
-        on_progress: what is done, and all that is to do.
-        stop: asked after every step; the trial under way is then lost, and tried again next time.
+        dataset: its test set is never used.
+        on_trial: called with each trial that this process finished, unranked, and the number finished by all.
+        on_progress: called with the work done and the total.
+        stop: called after every step; True abandons the current trial, which is tried again next time.
 
     Raises:
-        UsageError: the recipe holds nothing out, or the study was begun with other settings.
+        UsageError: the recipe has no held-out split, or the study was created with other settings.
         BadFileError: the journal is damaged.
         UnavailableError: the folder cannot be written to.
     """
@@ -74,18 +75,18 @@ def sweep(
     held = len(held_out(dataset, base)[1])
     if not held:
         raise UsageError(
-            f"recipe {base.name} holds no images out of training, so there is nothing to choose by",
+            f"recipe {base.name} has no held-out images to compare settings on",
             hint="--recipe fast, or a .toml file with a holdout above 0",
         )
-    with open_study(plan.folder, plan.space, _described(plan, dataset, base)) as study:
+    with open_study(plan.folder, plan.space, _recorded_settings(plan, dataset, base)) as study:
         while not stop() and (claimed := study.claim(plan.trials)) is not None:
-            done = _tried(plan, dataset, study, *claimed, on_progress, stop)
+            done = _run_trial(plan, dataset, study, *claimed, on_progress, stop)
             if done is not None:
                 on_trial(_record(done, plan), len(study.finished()))
         return _report(plan, dataset, base, held, study)
 
 
-def _tried(
+def _run_trial(
     plan: Plan,
     dataset: Dataset,
     study: Study,
@@ -94,7 +95,7 @@ def _tried(
     on_progress: Callable[[int, int], object],
     stop: Callable[[], bool],
 ) -> FrozenTrial | None:
-    """Train a setting with each seed and record it; None where `stop` ended it."""
+    """Train a setting with each seed and record the result; None where `stop` ended it."""
     accuracies: list[float] = []
     before = len(study.finished())
 
@@ -137,8 +138,8 @@ def _held_out_accuracy(plan: Plan, dataset: Dataset, choice: Choice, seed: int, 
     return run.progress.history[-1].holdout_accuracy
 
 
-def _described(plan: Plan, dataset: Dataset, recipe: Recipe) -> dict[str, str]:
-    """Everything that decides what a trial comes to, named as the user names it."""
+def _recorded_settings(plan: Plan, dataset: Dataset, recipe: Recipe) -> dict[str, str]:
+    """Return everything that a trial's result depends on, by the name of its option."""
     space = plan.space
     searched = {
         "--dataset": f"{dataset.name} {dataset.fingerprint}".rstrip(),
@@ -149,9 +150,11 @@ def _described(plan: Plan, dataset: Dataset, recipe: Recipe) -> dict[str, str]:
         "--widths": " and ".join(map(width_text, space.widths)),
         "--seeds": width_text(plan.seeds),
     }
-    known = {"name", "epochs", "lr", "batch_size", "small_set_factor"}
+    listed_or_searched = {"name", "epochs", "lr", "batch_size", "small_set_factor"}
     return searched | {
-        f"{key} of the recipe": str(value) for key, value in dataclasses.asdict(recipe).items() if key not in known
+        f"{key} of the recipe": str(value)
+        for key, value in dataclasses.asdict(recipe).items()
+        if key not in listed_or_searched
     }
 
 
@@ -169,15 +172,16 @@ def _record(trial: FrozenTrial, plan: Plan, rank: int = 0) -> SweepTrial:
             seconds=float(found["seconds"]),
             failure="" if complete else str(found["failure"]),
         )
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError) as error:
         path = plan.folder / JOURNAL
         raise BadFileError(
-            f"{path} is not a whole journal: trial {trial.number} lacks {error}", hint="begin anew with another --study"
+            f"{path} is damaged: trial {trial.number}: {type(error).__name__} {error}",
+            hint="start another sweep with --study FOLDER, or remove this study folder",
         ) from error
 
 
 def _report(plan: Plan, dataset: Dataset, recipe: Recipe, held: int, study: Study) -> SweepReport:
-    """Best mean first, of equal ones the one that is best at its worst; failed trials last."""
+    """Rank by mean accuracy, equal means by the worst seed; failed trials last."""
     found = [_record(trial, plan) for trial in study.finished()]
     found.sort(key=lambda trial: (-(trial.holdout_accuracy or 0), -min(trial.accuracies, default=-1)))
     ranked = tuple(dataclasses.replace(trial, rank=rank) for rank, trial in enumerate(found, start=1))

@@ -1,8 +1,9 @@
-"""A study folder: Optuna's journal, shared by any number of workers, of which each may die at any moment.
+"""A study folder: Optuna's journal, shared by any number of workers, any of which may be killed at any moment.
 
-Why Optuna: it searches in one process by default, and unchanged on a cluster, where each worker runs the same
-command and they share a study in a journal file on a shared folder. No server and no database is needed.
-Optuna's journal has no heartbeat; here a worker holds a lock that dies with it, so that a trial it left is known.
+Why Optuna: it searches in one process by default, and without a change on a cluster, where each worker runs the same
+command and all share a journal file in a shared folder. No server and no database is needed.
+Optuna's journal has no heartbeat. Here each worker holds a file lock, which the system releases when its process ends;
+a running trial whose worker holds no lock is stale.
 """
 
 from __future__ import annotations
@@ -22,23 +23,24 @@ import optuna
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from mnist_edge.errors import BadFileError, UsageError
-from mnist_edge.files import ensure_folder, explaining_os_errors
+from mnist_edge.errors import BadFileError, MnistEdgeError, UsageError
+from mnist_edge.files import ensure_folder, explaining_os_errors, require_regular_file
 
 JOURNAL = "journal.log"
 LOCK = "lock"
 NAME = "sweep"
+_HINT = "start another sweep with --study FOLDER, or remove this study folder"
 SAMPLER_SEED = 0
-"""The same study has the same trials on every machine, as far as training itself repeats."""
+"""Equal studies propose equal trials on every machine, as far as training is reproducible."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """What is searched.
+    """The search space.
 
     Attributes:
-        lr: least and greatest learning rate, above 0; searched on a logarithmic scale.
-        batch_sizes: images a step.
+        lr: smallest and largest learning rate, above 0; searched on a logarithmic scale.
+        batch_sizes: images per step.
         widths: hidden widths of each network, input side first.
     """
 
@@ -57,10 +59,10 @@ class Choice:
 
 
 class Lock:
-    """One process at a time reads to act, or writes; may be taken again by its holder, and dies with its process.
+    """A re-entrant lock between processes, released by the system when its process ends.
 
-    Optuna's own lock is a file that outlives a killed process, and holds the others up for half a minute. This one
-    is on a file open for writing, so that a network file system keeps it between machines, too.
+    Optuna's own lock is a file that remains after a kill and blocks the other workers for half a minute. This one is a
+    flock on a file open for writing, which network file systems enforce between machines, too.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,13 +77,13 @@ class Lock:
         return True
 
     def release(self) -> None:
-        """Give it back once; the last time frees it."""
+        """Release the lock once; it is free when it was released as often as acquired."""
         self._depth -= 1
         if self._depth == 0:
             fcntl.flock(self._handle, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Free it for good."""
+        """Close the file, which also releases the lock."""
         os.close(self._handle)
 
     def __enter__(self) -> None:
@@ -102,23 +104,23 @@ class Study:
         self._worker = worker
         self._space = space
         path = folder / JOURNAL
-        with lock, _readable(path):
-            _drop_cut_line(path)
-            backend = JournalFileBackend(str(path), lock_obj=lock)  # type: ignore[arg-type] # it has what is called
+        with lock, self._reading():
+            _drop_incomplete_line(path)
+            backend = JournalFileBackend(str(path), lock_obj=lock)  # type: ignore[arg-type] # it has the methods that are called
             storage = JournalStorage(backend)
             if storage.get_all_studies():
                 self._study = optuna.load_study(study_name=NAME, storage=storage)
             else:
                 self._study = optuna.create_study(study_name=NAME, storage=storage, direction="maximize")
 
-    def agree(self, settings: dict[str, str]) -> None:
-        """Keep the settings of a new study; refuse others than those it has.
+    def require_settings(self, settings: dict[str, str]) -> None:
+        """Record the settings in a new study; in an existing one, compare them with the recorded ones.
 
         Raises:
-            UsageError: names what differs.
+            UsageError: names the settings that differ.
             BadFileError: there are trials and no settings.
         """
-        with self._lock:
+        with self._lock, self._reading():
             kept = self._study.user_attrs.get("settings")
             if kept is None and not self._study.get_trials(deepcopy=False):
                 self._study.set_user_attr("settings", settings)
@@ -137,14 +139,17 @@ class Study:
             )
 
     def claim(self, trials: int) -> tuple[Trial, Choice] | None:
-        """Take up a trial, unless as many as `trials` are finished or in work; trials of dead workers do not count."""
-        with self._lock:
+        """Start a trial and return its setting; None where `trials` trials are finished or running.
+
+        Stale trials, whose worker has ended, do not count.
+        """
+        with self._lock, self._reading():
             self._fail_stale_trials()
             counted = [trial for trial in self._study.get_trials(deepcopy=False) if _counts(trial)]
             if len(counted) >= trials:
                 return None
-            # A lost trial's place is taken again. The draw depends on the place and on what is finished,
-            # not on the process: so a sweep that was stopped goes on as if it had not been.
+            # The place of a stale trial is taken again. The proposal depends on the place and on the finished
+            # trials, not on the process, so that a sweep that was stopped continues as if it had not been.
             taken = {trial.user_attrs["claim"]["place"] for trial in counted}
             place = next(place for place in range(len(counted) + 1) if place not in taken)
             seed = int(np.random.SeedSequence((SAMPLER_SEED, place)).generate_state(1)[0])
@@ -156,44 +161,46 @@ class Study:
             batch_size = trial.suggest_categorical("batch_size", self._space.batch_sizes)
             texts = [width_text(widths) for widths in self._space.widths]
             widths = self._space.widths[texts.index(trial.suggest_categorical("widths", texts))]
-            # Three digits can be typed, and are more than a learning rate is worth.
+            # Three digits are easy to type, and more exact than a learning rate needs to be.
             choice = Choice(lr=min(high, max(low, float(f"{lr:.3g}"))), batch_size=batch_size, widths=widths)
             trial.set_user_attr("lr", choice.lr)
             return trial, choice
 
     def finish(self, trial: Trial, accuracies: list[float], seconds: float) -> FrozenTrial:
-        """Record a trial's held-out accuracy, one a seed, 0 to 1."""
+        """Record the held-out accuracies of a trial, one per seed, 0 to 1."""
         with self._lock:
             trial.set_user_attr("accuracies", accuracies)
             trial.set_user_attr("seconds", seconds)
             return self._study.tell(trial, sum(accuracies) / len(accuracies))
 
     def fail(self, trial: Trial, reason: str, seconds: float) -> FrozenTrial:
-        """Record that a trial cannot be judged, and why."""
+        """Record that a trial failed, and why; it counts as finished."""
         with self._lock:
             trial.set_user_attr("seconds", seconds)
             trial.set_user_attr("failure", reason)  # last: from here on the trial counts
             return self._study.tell(trial, state=TrialState.FAIL)
 
     def drop(self, trial: Trial) -> None:
-        """Give up a trial that was not trained to its end; it does not count."""
+        """Abandon a trial that was not trained to its end; it does not count."""
         with self._lock:
             self._study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 
     def finished(self) -> list[FrozenTrial]:
-        """Trials that were judged or failed, in the order they were taken up; none of those in work or lost."""
-        found = [trial for trial in self._study.get_trials() if _counts(trial) and trial.state.is_finished()]
-        return sorted(found, key=lambda trial: int(trial.user_attrs["claim"]["place"]))
+        """Return the trials that completed or failed, in the order of their start; no running or stale ones."""
+        with self._reading():
+            found = [trial for trial in self._study.get_trials() if _counts(trial) and trial.state.is_finished()]
+            return sorted(found, key=lambda trial: int(trial.user_attrs["claim"]["place"]))
 
     def running(self) -> int:
-        """How many trials workers have in hand."""
-        with self._lock:
+        """Return how many trials are running, in any worker."""
+        with self._lock, self._reading():
             self._fail_stale_trials()
             return len(self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
     def _fail_stale_trials(self) -> None:
+        """Mark running trials of workers that have ended as failed, and remove the files of those workers."""
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            # Taken up in one piece under the lock: a trial without a claim is of a worker that died over it.
+            # Trial and claim are written under one lock: without a claim, the worker ended in between.
             claim = trial.user_attrs.get("claim")
             if claim is None or not self._alive(self._worker.parent / claim["worker"]):
                 self._study.tell(trial.number, state=TrialState.FAIL)
@@ -201,8 +208,21 @@ class Study:
             if not self._alive(worker):
                 worker.unlink()
 
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Report anything that Optuna or this class finds unexpected as a damaged journal."""
+        path = self._folder / JOURNAL
+        try:
+            yield
+        except (OSError, MnistEdgeError):
+            raise
+        except json.JSONDecodeError as error:
+            raise _damaged(path, "a line is not JSON") from error
+        except Exception as error:  # a damaged journal can make Optuna fail in any way
+            raise _damaged(path, f"{type(error).__name__}: {error}") from error
+
     def _alive(self, worker: Path) -> bool:
-        """Whether the process behind a worker's file still holds its lock."""
+        """Return whether the process of a worker's file still holds its lock."""
         if worker == self._worker:
             return True
         try:
@@ -220,15 +240,15 @@ class Study:
 
 @contextmanager
 def open_study(folder: Path, space: Space, settings: dict[str, str]) -> Iterator[Study]:
-    """Open or begin a study, as one of its workers, for the length of the block.
+    """Open or create a study, as one of its workers, for the duration of the block.
 
     Args:
         folder: of the study.
-        space: what is searched.
-        settings: everything that decides what a trial comes to, by the name a user knows it under.
+        space: the search space.
+        settings: everything that a trial's result depends on, by the name of its option.
 
     Raises:
-        UsageError: the study has other settings; names them.
+        UsageError: the study was created with other settings; names them.
         BadFileError: its journal is damaged.
         UnavailableError: the folder cannot be written to.
     """
@@ -238,13 +258,13 @@ def open_study(folder: Path, space: Space, settings: dict[str, str]) -> Iterator
     with explaining_os_errors(folder), ExitStack() as held:
         lock = Lock(folder / LOCK)
         held.callback(lock.close)
-        with lock:  # nobody takes the new file for that of a dead worker
+        with lock:  # no other worker may see the new file before it is locked, and remove it as stale
             handle = os.open(worker, os.O_RDWR | os.O_CREAT, 0o666)
             held.callback(os.close, handle)
             fcntl.flock(handle, fcntl.LOCK_EX)
         try:
             study = Study(folder, lock, worker, space)
-            study.agree(settings)
+            study.require_settings(settings)
             yield study
         finally:
             with lock:
@@ -252,14 +272,15 @@ def open_study(folder: Path, space: Space, settings: dict[str, str]) -> Iterator
 
 
 def width_text(widths: tuple[int, ...]) -> str:
-    """Widths as an option of `train` takes them: `300,100`."""
+    """Return widths as the option of `train` takes them: `300,100`."""
     return ",".join(map(str, widths))
 
 
-def _drop_cut_line(path: Path) -> None:
-    """Cut off what a writer that died had not finished: nobody was told that it is kept. All before it must be whole."""
+def _drop_incomplete_line(path: Path) -> None:
+    """Truncate a last line without a newline, which a killed worker left; every line before it must be JSON."""
     if not path.exists():
         return
+    require_regular_file(path, "a sweep journal", hint=_HINT)
     *lines, cut = path.read_bytes().split(b"\n")
     for line in lines:
         json.loads(line)
@@ -268,21 +289,9 @@ def _drop_cut_line(path: Path) -> None:
 
 
 def _counts(trial: FrozenTrial) -> bool:
-    """Whether a trial is judged, failed for a reason of its own, or in work."""
+    """Return whether a trial completed, failed in training, or is running; not so stale and abandoned ones."""
     return trial.state in (TrialState.COMPLETE, TrialState.RUNNING) or "failure" in trial.user_attrs
 
 
 def _damaged(path: Path, why: object) -> BadFileError:
-    return BadFileError(f"{path} is not a whole journal: {why}", hint="begin anew with another --study")
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError:
-        raise
-    except json.JSONDecodeError as error:
-        raise _damaged(path, "a line is no JSON") from error
-    except Exception as error:  # a damaged journal can make Optuna fail in any way
-        raise _damaged(path, error) from error
+    return BadFileError(f"{path} is damaged: {why}", hint=_HINT)

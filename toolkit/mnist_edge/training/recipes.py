@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mnist_edge.contract import WIDTHS, DatasetName
+from mnist_edge.contract import MAX_SEED, WIDTHS, DatasetName
 from mnist_edge.errors import BadFileError, UsageError
 from mnist_edge.files import require_regular_file
 from mnist_edge.validation import validated
@@ -133,8 +133,6 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 """Least and greatest value of each setting, in recipes, options and checkpoints."""
 MAX_LAYERS, MAX_WIDTH = 100, 65_536
-MAX_SEED = 2**63 - 1
-"""`torch.Generator` takes no greater one."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What all figures share: colours, size, and an atomic write. matplotlib is imported only when a figure is drawn."""
+"""Colours, size and atomic writing of all figures. matplotlib is imported only when a figure is drawn."""
 
 from __future__ import annotations
 
@@ -13,25 +13,15 @@ if TYPE_CHECKING:
 
 
 BLUE = "#2563a8"
-
-
 ORANGE = "#d9822b"
-
-
 GREY = "#9aa5b1"
-
-
 RED = "#c0392b"
-
-
 GREEN = "#2e8b57"
-
-
 COLOURS = (BLUE, ORANGE, GREEN, RED, GREY, "black")
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of so many inches."""
+    """Return an empty figure; width and height are in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from rich import box
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from mnist_edge.records.system import DoctorReport
 
 
 def doctor_table(report: DoctorReport) -> RenderableType:
-    """What was found, and for each thing missing the command that mends it."""
-    table = Table(box=box.SIMPLE)
-    for heading in ("", "what", "found", "to mend it"):
-        table.add_column(heading, overflow="fold")
+    """A row for each subject, and below the table the command for each thing that is missing.
+
+    A command in a column would be broken over many lines, and could not be copied.
+    """
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    table.add_column("what", no_wrap=True)
+    table.add_column("found", overflow="fold")
     for finding in report.findings:
-        table.add_row("ok" if finding.ok else "--", finding.subject, finding.found, finding.fix)
-    return table
+        table.add_row("ok" if finding.ok else "--", finding.subject, finding.found)
+    missing = [finding for finding in report.findings if not finding.ok]
+    if not missing:
+        return table
+    lines = [line for finding in missing for line in (f"{finding.subject}:", f"  {finding.fix}")]
+    # Never broken into lines: what is copied from the terminal must still be one command.
+    fixes = Text("\n".join(lines), no_wrap=True, overflow="ignore")
+    return Group(table, "To provide what is missing, where you need it:", fixes)

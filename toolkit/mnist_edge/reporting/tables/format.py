@@ -1,4 +1,4 @@
-"""How numbers and facts are written in every table."""
+"""The format of numbers and of simple tables in every report."""
 
 from __future__ import annotations
 

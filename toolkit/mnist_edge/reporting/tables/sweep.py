@@ -11,7 +11,7 @@ from mnist_edge.reporting.tables.format import percent
 
 
 def trial_line(trial: SweepTrial, done: int, trials: int) -> str:
-    """One line a trial, for standard error while a sweep is under way."""
+    """Return one line per trial, for standard error during a sweep."""
     widths = ",".join(map(str, trial.widths))
     found = trial.failure or f"held-out accuracy {percent(trial.holdout_accuracy)}"
     return (
@@ -21,10 +21,15 @@ def trial_line(trial: SweepTrial, done: int, trials: int) -> str:
 
 
 def sweep_table(report: SweepReport) -> RenderableType:
-    """Settings, best first, and the command that trains the best."""
-    table = Table(box=box.SIMPLE, title=f"{report.dataset}, recipe {report.recipe}, {report.epochs} epochs a training")
-    for heading in ("rank", "lr", "batch", "widths", "held-out", "over seeds", "seconds"):
-        table.add_column(heading, justify="left" if heading == "widths" else "right", overflow="fold")
+    """A row per setting, best first, and the command that trains the best."""
+    table = Table(
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+        title=f"{report.dataset}, recipe {report.recipe}, {report.epochs} epochs each",
+    )
+    for heading in ("#", "lr", "batch", "widths", "held-out", "over seeds", "seconds"):
+        is_widths = heading == "widths"  # the one column of any length
+        table.add_column(heading, justify="left" if is_widths else "right", no_wrap=not is_widths, overflow="fold")
     for trial in report.trials:
         table.add_row(
             str(trial.rank),
@@ -35,11 +40,11 @@ def sweep_table(report: SweepReport) -> RenderableType:
             f"{100 * min(trial.accuracies):.2f}..{percent(max(trial.accuracies))}" if trial.accuracies else "-",
             f"{trial.seconds:.1f}",
         )
-    judged = f"judged on {report.holdout_images:,} images held out of the training set (one is {1 / report.holdout_images:.2%})"
-    lines = [f"rank {trial.rank} failed: {trial.failure}" for trial in report.trials if trial.failure]
-    lines += [f"{judged}, mean over seeds {', '.join(map(str, report.seeds))}; no test image was used"]
+    split = f"accuracy on {report.holdout_images:,} images held out of the training set"
+    lines = [f"#{trial.rank} failed: {trial.failure}" for trial in report.trials if trial.failure]
+    lines += [f"{split}, mean over seeds {', '.join(map(str, report.seeds))}; no test image was used"]
     if report.running:
-        lines.append(f"{report.running} trial(s) are still in the hands of other workers; the same command shows all")
+        lines.append(f"{report.running} trial(s) are still running in other workers; the same command shows all")
     if report.command:
         lines.append(f"the best: {report.command}")
     return Group(table, *lines)

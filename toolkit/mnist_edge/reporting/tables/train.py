@@ -9,19 +9,19 @@ from mnist_edge.reporting.tables.format import facts_table, percent
 
 
 def epoch_line(record: EpochRecord, epochs: int) -> str:
-    """One line an epoch, for standard error while training."""
+    """Return one line per epoch, for standard error during training."""
     held = "" if record.holdout_accuracy is None else f"  held-out accuracy {percent(record.holdout_accuracy)}"
     return f"epoch {record.epoch:>3} of {epochs}  loss {record.loss:.4f}{held}  {record.seconds:.1f} s"
 
 
 def training_detail(record: EpochRecord, epochs: int) -> str:
-    """What stands beside the progress bar: the epoch in progress, and loss and accuracy of the finished one."""
+    """Return the text beside the progress bar: the current epoch, and loss and accuracy of the previous one."""
     held = "" if record.holdout_accuracy is None else f", held-out accuracy {percent(record.holdout_accuracy)}"
     return f"epoch {min(record.epoch + 1, epochs)} of {epochs}, loss {record.loss:.4f}{held}"
 
 
 def train_table(report: TrainReport) -> RenderableType:
-    """What training came to."""
+    """The result of training."""
     return facts_table(
         "train",
         {
