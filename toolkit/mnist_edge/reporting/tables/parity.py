@@ -42,7 +42,7 @@ def _flips(v: VariantParity) -> str:
 
 
 def _variant_table(report: ParityReport) -> Table:
-    table = Table(box=box.SIMPLE)
+    table = Table(box=box.SIMPLE, padding=(0, 0, 0, 1))
     for heading in ("variant", "verdict", "flips", "max error", "accuracy", "loss <=", "certified"):
         table.add_column(
             heading,
