@@ -27,6 +27,7 @@ from mnist_edge.cli.app import app
 from mnist_edge.cli.entry import main
 from mnist_edge.errors import MnistEdgeError
 from mnist_edge.extras import install_hint
+from mnist_edge.interrupts import StopRequest
 from mnist_edge.records.data import Dataset
 from mnist_edge.records.sweep import SweepReport
 from mnist_edge.reporting.plots.sweep import sweep_plot
@@ -334,7 +335,7 @@ def test_a_diverging_trial_is_ranked_last_and_the_sweep_goes_on(tmp_path: Path, 
 
 def test_a_sweep_of_failures_fails(tmp_path: Path, capsys) -> None:
     """Where no trial can be judged the command ends with 1 and the reason."""
-    options = ("--dataset", "digits", "--epochs", "3", "--widths", "8", "--seeds", "0", "--lr", "1e6:1e7")
+    options = ("--dataset", "digits", "--epochs", "3", "--widths", "8", "--seeds", "0", "--lr", "1e5:9e5")
     error = refused(*options, "--trials", "2", "--study", tmp_path, "--json")
     assert error.exit_code == 1
     assert "all 2 trials failed" in error.message
@@ -433,7 +434,7 @@ WRONG = {
 def test_wrong_options_end_with_two(tmp_path: Path, monkeypatch, capsys, wrong: str) -> None:
     """What cannot be searched is refused before any work, in one line and one document."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mnist_edge.cli.entry.raise_on_signals", lambda: None)
+    monkeypatch.setattr("mnist_edge.cli.entry.raise_on_signals", StopRequest)
     monkeypatch.setattr("sys.argv", ["mnist-edge", "sweep", "--dataset", "digits", "--json", *WRONG[wrong]])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -453,7 +454,7 @@ def test_without_optuna_the_command_says_what_to_install(tmp_path: Path, monkeyp
     ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "optuna", None)
-    monkeypatch.setattr("mnist_edge.cli.entry.raise_on_signals", lambda: None)
+    monkeypatch.setattr("mnist_edge.cli.entry.raise_on_signals", StopRequest)
     monkeypatch.setattr("sys.argv", ["mnist-edge", "sweep", "--lr", "wrong", "--json"])
     with pytest.raises(SystemExit) as ended:
         main()
