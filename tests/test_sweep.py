@@ -335,7 +335,7 @@ def test_a_diverging_trial_is_ranked_last_and_the_sweep_goes_on(tmp_path: Path, 
 
 def test_a_sweep_of_failures_fails(tmp_path: Path, capsys) -> None:
     """Where no trial can be judged the command ends with 1 and the reason."""
-    options = ("--dataset", "digits", "--epochs", "3", "--widths", "8", "--seeds", "0", "--lr", "1e5:1e6")
+    options = ("--dataset", "digits", "--epochs", "3", "--widths", "8", "--seeds", "0", "--lr", "1e5:9e5")
     error = refused(*options, "--trials", "2", "--study", tmp_path, "--json")
     assert error.exit_code == 1
     assert "all 2 trials failed" in error.message
