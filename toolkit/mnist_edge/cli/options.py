@@ -64,11 +64,10 @@ def recipe_option() -> Any:
 
 def _complete_recipe(incomplete: str) -> list[str]:
     """Return the recipe names and the .toml files that begin as typed."""
-    import tomllib
-    from importlib.resources import files
+    from mnist_edge.training.recipes import recipe_names
 
-    named = tomllib.loads(files("mnist_edge.training").joinpath("recipes.toml").read_text("utf-8"))
-    return [name for name in [*named, *map(str, sorted(Path().glob("*.toml")))] if name.startswith(incomplete)]
+    files = map(str, sorted(Path().glob("*.toml")))
+    return [name for name in (*recipe_names(), *files) if name.startswith(incomplete)]
 
 
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")

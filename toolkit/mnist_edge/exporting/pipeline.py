@@ -33,7 +33,7 @@ from mnist_edge.records.bundle import ExportReport, Variant, VariantSpec
 from mnist_edge.records.data import Dataset, EvaluationSet
 from mnist_edge.records.verification import ParityReport
 from mnist_edge.runtime.session import require_provider
-from mnist_edge.training.model import reference_logits, reference_sums
+from mnist_edge.training.model import reference_logits, reference_pre_activations
 from mnist_edge.verification.reference import recorded_reference
 from mnist_edge.verification.requirement import MAX_DROP
 from mnist_edge.verification.verify import VerifyOptions, verify_bundle
@@ -96,7 +96,7 @@ def export_bundle(request: ExportRequest, notify: Callable[[str], None] = lambda
         write_files(staged, {MODEL_FILE: model, GOLDEN: packed})
         bundle = Bundle(folder=staged, manifest=manifest, golden=golden)
         notify("comparing onnxruntime with PyTorch")
-        parity = prove(bundle, [first], request.dataset)
+        parity = require_parity(bundle, [first], request.dataset)
         bundle, kept, dropped = _keep_variants(request.output, bundle, request.dataset)
         return _finish(bundle, [parity, *kept], request.output, dropped)
 
@@ -143,10 +143,10 @@ def add_variant(folder: Path, spec: VariantSpec, model: bytes, dataset: Evaluati
         write_files(staged, {variant.file: model})
         manifest = dataclasses.replace(before.manifest, variants=tuple(variants))
         bundle = Bundle(folder=staged, manifest=manifest, golden=before.golden)
-        return _finish(bundle, [prove(bundle, changed, dataset)], folder, {})
+        return _finish(bundle, [require_parity(bundle, changed, dataset)], folder, {})
 
 
-def prove(bundle: Bundle, variants: Iterable[Variant], dataset: EvaluationSet | None) -> ParityReport:
+def require_parity(bundle: Bundle, variants: Iterable[Variant], dataset: EvaluationSet | None) -> ParityReport:
     """Compare variants of a staged bundle with their references.
 
     Raises:
@@ -267,7 +267,7 @@ def golden_of(model: nn.Sequential, dataset: Dataset, origin: graph.Origin) -> G
     """Return the golden inputs of a test set with a network's outputs."""
     images, labels = golden_inputs(dataset.test_images, dataset.test_labels)
     rows = layer_rows(labels)
-    pre_activations = reference_sums(model, images[rows], normalization=origin.normalization)
+    pre_activations = reference_pre_activations(model, images[rows], normalization=origin.normalization)
     return Golden(
         images=images,
         labels=labels,

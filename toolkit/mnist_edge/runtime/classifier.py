@@ -15,7 +15,7 @@ from mnist_edge.errors import BadFileError, CheckFailedError
 from mnist_edge.pixels import Images, Logits
 from mnist_edge.records.model import ModelInput, ModelOutput
 from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
-from mnist_edge.runtime.images import Feed, prepare_images, require_digit_images
+from mnist_edge.runtime.images import Feed, prepare_images
 from mnist_edge.runtime.interface import class_rows, read_input, read_output
 from mnist_edge.runtime.reasons import explain
 from mnist_edge.runtime.session import RefusedModelError, import_onnxruntime, open_session, refusal
@@ -123,10 +123,6 @@ class Classifier:
                 f"({output.name} is {output.dtype}); it can only be timed",
                 hint="export the logits or probabilities as a tensor: zipmap=False in skl2onnx, no ArgMax at the end",
             )
-
-    def require_digits(self) -> None:
-        """Raise BadFileError unless 28x28 images can be fitted to the input."""
-        require_digit_images(self.name, self.input)
 
     def run_for(self, names: Sequence[str], feed: Feed) -> list[Any]:
         """Run one prepared batch and return the outputs of these names, whatever their form.

@@ -6,7 +6,6 @@ in its sizes, and a loop or an allocation within one operator cannot be stopped 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import resource
@@ -16,6 +15,7 @@ import sys
 from pathlib import Path
 
 from mnist_edge.errors import BadFileError, CheckFailedError, MnistEdgeError, UnavailableError
+from mnist_edge.files import sha256_file
 from mnist_edge.interrupts import end_with_parent
 from mnist_edge.runtime.classifier import TIMEOUT_SECONDS, did_not_return, open_classifier
 from mnist_edge.runtime.model_file import check_model_file, is_small_dense_network
@@ -58,8 +58,7 @@ def try_in_process(model: Path, timeout: float = TIMEOUT_SECONDS) -> None:
         RefusedModelError: onnxruntime refuses it, or it needs more memory than a classifier does.
         BadFileError: it ended the process.
     """
-    with model.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_file(model)
     if digest in _passed:
         return
     limit = min(MEMORY_BYTES, _free_bytes() * 3 // 4)

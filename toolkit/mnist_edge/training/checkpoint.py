@@ -202,7 +202,8 @@ def _without_tensors(metadata: dict[str, Any], path: Path, hint: str) -> Checkpo
     check_settings(settings, metadata["settings"])
     progress = validated(Progress, metadata["progress"], path, hint)
     check_progress(progress, settings)
-    environment = metadata["environment"] if "environment" in metadata else metadata["surroundings"]
+    # Early checkpoints of schema 1 have the environment under another name.
+    environment = metadata["surroundings"] if "surroundings" in metadata else metadata["environment"]
     check_environment(environment)
     return Checkpoint(settings=settings, progress=progress, environment=environment)
 

@@ -35,7 +35,7 @@ class Events:
     A resumed run writes its earlier figures once more: no point is missing or double, wherever it was cut off.
     """
 
-    def __init__(self, run: Path, say: Callable[[str], object]) -> None:
+    def __init__(self, run: Path, notify: Callable[[str], object]) -> None:
         """Nothing is written yet: `run` may still be refused, or be held by another process.
 
         Raises:
@@ -44,7 +44,7 @@ class Events:
         import torch.utils.tensorboard  # noqa: F401 - fails here, before the long work
 
         self._folder = run / EVENTS
-        self._say = say
+        self._notify = notify
         self._writer: SummaryWriter | None = None
         self._written = dict.fromkeys(SERIES, 0)
         self._failed = False
@@ -58,7 +58,7 @@ class Events:
                 self._append(self._writer or self._begin())
         except MnistEdgeError as error:
             self._failed = True
-            self._say(f"no more TensorBoard events, training goes on: {error.message}")
+            self._notify(f"no more TensorBoard events, training goes on: {error.message}")
 
     def close(self) -> None:
         """Let go of the file and the thread that writes it."""

@@ -26,7 +26,7 @@ GRACE_S = 20.0
 LOOPBACK = "lo" if sys.platform.startswith("linux") else "lo0"
 
 
-def launch(processes: int, arguments: Sequence[str], say: Callable[[str], object]) -> int:
+def launch(processes: int, arguments: Sequence[str], notify: Callable[[str], object]) -> int:
     """Run `mnist-edge` with these arguments on so many processes.
 
     Returns:
@@ -59,7 +59,7 @@ def launch(processes: int, arguments: Sequence[str], say: Callable[[str], object
                 rank.wait()
     if stop.signal_number is not None:
         return 128 + stop.signal_number
-    return _exit_code(codes, killed, say)
+    return _exit_code(codes, killed, notify)
 
 
 def _wait(
@@ -89,7 +89,7 @@ def _wait(
     return [rank.wait() for rank in ranks], killed
 
 
-def _exit_code(codes: Sequence[int], killed: set[int], say: Callable[[str], object]) -> int:
+def _exit_code(codes: Sequence[int], killed: set[int], notify: Callable[[str], object]) -> int:
     """Return the exit code of the rank that was the cause, which is never one that only lost another (4)."""
     failed = {rank: code for rank, code in enumerate(codes) if code and rank not in killed}
     if not failed:
@@ -103,5 +103,5 @@ def _exit_code(codes: Sequence[int], killed: set[int], say: Callable[[str], obje
     )
     if codes[0] < 0:
         raise lost
-    say(f"mnist-edge: {lost.message} ({lost.hint})")
+    notify(f"mnist-edge: {lost.message} ({lost.hint})")
     return lost.exit_code

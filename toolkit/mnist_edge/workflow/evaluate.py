@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 Notify = Callable[[str], None]
 
-LOOKED_AT = 0.95
-"""Below this accuracy the images are looked at, and other readings of their pixels are tried."""
-OTHER_DATASETS = 0.5
-"""Below this accuracy other datasets are tried, which have to be read first."""
+SUSPICIOUS_BELOW = 0.95
+"""Accuracy below which the images are checked, and other readings of their pixels are tried."""
+OTHER_DATASETS_BELOW = 0.5
+"""Accuracy below which other datasets, which have to be read first, are tried as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,14 +170,14 @@ def _warning(opened: OpenModel, accuracy: float, data: EvaluationSet, data_dir: 
 
     Neither the result nor the exit code depends on it; a thousand images of the test set are run again.
     """
-    if accuracy >= LOOKED_AT:
+    if accuracy >= SUSPICIOUS_BELOW:
         return ""
     from mnist_edge.verification.suspicion import find_suspicion, suspicion_line
     from mnist_edge.verification.unusual_images import describe_unusual
 
     if unusual := describe_unusual(data.test_images):
         return unusual
-    others = _other_test_sets(data.name, data_dir) if accuracy < OTHER_DATASETS else []
+    others = _other_test_sets(data.name, data_dir) if accuracy < OTHER_DATASETS_BELOW else []
     suspected = None if opened.normalization_certain else opened.normalization
     try:
         found = find_suspicion(opened.predict, suspected, data, others)

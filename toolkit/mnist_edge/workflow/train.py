@@ -87,7 +87,7 @@ def prepare_training(
     import_torch()
     from mnist_edge.training.checkpoint import LAST, checkpoint_path, load_checkpoint
     from mnist_edge.training.model import resolve_device
-    from mnist_edge.training.run import restarted, resumed
+    from mnist_edge.training.run import resume_run, start_after_restart
 
     require_cpus(threads or 1)
     resolve_device(device)
@@ -101,14 +101,14 @@ def prepare_training(
         checkpoint = load_checkpoint(path)
         _refuse_changes(checkpoint.settings, recipe, changes)
         data = load_dataset(dataset or checkpoint.settings.dataset, data_dir, notify)
-        start = resumed(path, changes["epochs"])
+        start = resume_run(path, changes["epochs"])
         folder = run or path.parent
     else:
         data = load_dataset(dataset or "mnist", data_dir, notify)
         folder = run or RUNS / data.name
         start = _fresh(path, normalization, recipe, data, changes, notify)
     if this_rank().restarts:
-        start = restarted(folder, start)
+        start = start_after_restart(folder, start)
     return TrainingRequest(start=start, data=data, folder=folder, threads=threads, overwrite=overwrite)
 
 
@@ -144,7 +144,7 @@ def train(
             device=device,
             threads=request.threads,
             overwrite=request.overwrite,
-            say=notify,
+            notify=notify,
             on_step=on_step,
             on_epoch=on_epoch,
             stop=lambda: stop.signal_number is not None,
@@ -207,7 +207,7 @@ def _fresh(
     """A run from first weights or from those of a .pth."""
     from mnist_edge.training.loop import new_run
     from mnist_edge.training.recipes import settings_for
-    from mnist_edge.training.run import Start, started_from
+    from mnist_edge.training.run import Start, start_from_weights
     from mnist_edge.training.state_dict import read_state_dict
 
     if weights is not None and changes["widths"] is not None:
@@ -226,4 +226,4 @@ def _fresh(
     for note in loaded.notes:
         notify(note)
     suspect_normalization(loaded, data, notify)
-    return started_from(loaded, weights, settings)
+    return start_from_weights(loaded, weights, settings)

@@ -128,7 +128,7 @@ def _run_live(
     test_set = None if data is None else (data.test_images, data.test_labels)
     if require_model_kind(against, "onnx", "checkpoint", "state_dict", "run folder") == "onnx":
         return onnx_reference(against, golden, test_set, options.normalization, timeout=options.timeout)
-    from mnist_edge.training.model import reference_logits, reference_sums
+    from mnist_edge.training.model import reference_logits, reference_pre_activations
     from mnist_edge.training.state_dict import read_model
 
     loaded = read_model(against, options.normalization)
@@ -141,7 +141,7 @@ def _run_live(
         golden,
         test_set,
         lambda batch: reference_logits(network, batch, normalization=normalization),
-        lambda batch: with_relu(reference_sums(network, batch, normalization=normalization)),
+        lambda batch: with_relu(reference_pre_activations(network, batch, normalization=normalization)),
         f"PyTorch, live, {against}",
     )
 
