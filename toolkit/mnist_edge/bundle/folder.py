@@ -15,7 +15,7 @@ from mnist_edge.records.bundle import Variant
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A bundle whose every byte was checked."""
+    """A bundle whose files have been compared with its manifest."""
 
     folder: Path
     manifest: Manifest

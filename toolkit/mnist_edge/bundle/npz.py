@@ -1,4 +1,4 @@
-"""Read arrays from an .npz file of unknown origin: no pickle, no link, nothing larger than it declares."""
+"""Read arrays from an .npz file of unknown origin: without pickle, and with sizes checked before memory is allocated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Shape = tuple[int | None, ...]
 """A side of None takes any length."""
 FREE_BYTES = 16 * 2**20
 MAX_RATIO = 64
-"""Arrays of up to FREE_BYTES may be compressed as far as they go; beyond, at most MAX_RATIO of the file. Deflate reaches
+"""Arrays of up to FREE_BYTES in all may be compressed by any ratio, larger ones by at most MAX_RATIO. Deflate reaches
 1,032 on zeros, images and logits stay below 20."""
 HEADER_BYTES = 10_000
 DAMAGED = (

@@ -1,6 +1,6 @@
-"""Build the variants of a bundle, compare them with their references, publish them: in that order.
+"""Build the variants of a bundle, compare them with their references, and publish those that pass.
 
-A folder appears, or is replaced, atomically and only with variants that passed.
+The bundle folder is created or replaced atomically.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class ExportRequest:
 
 
 def export_bundle(request: ExportRequest, notify: Callable[[str], None] = lambda _line: None) -> ExportReport:
-    """Export a network to a bundle folder, which is replaced atomically or not at all.
+    """Export a network to a bundle folder, which is replaced atomically.
 
     Variants that were added to the bundle before are kept where it holds the same weights, input and dataset, and
     they pass again; the others are dropped, with the reason in the report.
@@ -114,7 +114,7 @@ def add_variant(folder: Path, spec: VariantSpec, model: bytes, dataset: Evaluati
     Raises:
         CheckFailedError: the variant, or one that refers to it, does not meet its requirement; the bundle stays.
         UsageError: the name is that of the variant that `export` makes, or the reference is no variant before it.
-        BadFileError: the bundle is damaged, or the model breaks its contract.
+        BadFileError: the bundle is damaged, or the model does not have the input and output that the manifest states.
         UnavailableError: onnxruntime is missing, or the folder cannot be written or is in use.
     """
     require_provider("cpu")
@@ -182,7 +182,7 @@ def _joined(reports: list[ParityReport]) -> ParityReport:
 
 
 def _keep_variants(output: Path, bundle: Bundle, dataset: Dataset) -> tuple[Bundle, list[ParityReport], dict[str, str]]:
-    """Add to a staged bundle what the one in `output` holds besides FP32 and still meets its requirement.
+    """Add to a staged bundle the variants in `output`, other than FP32, that still meet their requirement.
 
     Returns:
         The bundle with the variants that were kept, their reports, and why each other one was dropped, by name.

@@ -166,7 +166,7 @@ def provider_options(settings: SessionSettings) -> dict[str, str]:
 
 
 def refusal(name: str, provider: ProviderName, error: Exception, verb: str, batch: int | None = None) -> MnistEdgeError:
-    """Return what it means that onnxruntime cannot build or run a model.
+    """Return the error for a model that onnxruntime cannot build or run.
 
     Args:
         name: of the model.

@@ -131,7 +131,7 @@ def stop_on_any(rank: Rank, stop: Callable[[], bool]) -> Callable[[], bool]:
 
 
 class SharedStep:
-    """The step where each process holds a share of the batch; see `step.Step`."""
+    """A `step.Step` for several processes, each with a share of the batch."""
 
     def __init__(self, model: nn.Sequential, recipe: Recipe, momentum: dict[str, Tensor], rank: Rank) -> None:
         self.model, self.recipe, self.momentum, self.rank = model, recipe, momentum, rank

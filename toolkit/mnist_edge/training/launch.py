@@ -2,7 +2,7 @@
 
 torchrun does the same across machines, but its rendezvous store listens on every network interface, without
 authentication, and unpickles what it receives: whoever reaches the port runs code. Processes of one machine
-need no port: they meet through a file in a private folder, and gloo and NCCL are bound to the loopback interface.
+need no port: their rendezvous is a file in a private folder, and gloo and NCCL are bound to the loopback interface.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from mnist_edge.interrupts import stop_requests
 from mnist_edge.ranks import rank_environment
 
 GRACE_S = 20.0
-"""How long the others may take to notice that one is gone, and to report it, before they are killed."""
+"""How long the others may take to notice that one has ended, and to report it, before they are killed."""
 LOOPBACK = "lo" if sys.platform.startswith("linux") else "lo0"
 
 
 def launch(processes: int, arguments: Sequence[str], notify: Callable[[str], object]) -> int:
-    """Run `mnist-edge` with these arguments on so many processes.
+    """Run `mnist-edge` with these arguments in `processes` processes.
 
     Returns:
         0 where all ended well; the exit code of the first that failed and has reported why; 4 where one was killed and
@@ -90,7 +90,7 @@ def _wait(
 
 
 def _exit_code(codes: Sequence[int], killed: set[int], notify: Callable[[str], object]) -> int:
-    """Return the exit code of the rank that was the cause, which is never one that only lost another (4)."""
+    """Return the exit code of the rank that failed first, rather than that of one that only lost another (4)."""
     failed = {rank: code for rank, code in enumerate(codes) if code and rank not in killed}
     if not failed:
         return 0

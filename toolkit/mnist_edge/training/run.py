@@ -1,4 +1,4 @@
-"""A run folder: from settings or a checkpoint to a trained one, with its histories beside it."""
+"""Train in a run folder, from settings or a checkpoint, and write checkpoints and histories into it."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ from mnist_edge.training.threads import choose_threads, limited_threads
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Where a run begins: fresh settings, bare weights, or a checkpoint.
+    """The start of a run: fresh settings, bare weights, or a checkpoint.
 
     Attributes:
         run: the state to continue.
         note: one line for the user.
         checkpoint: the file that is continued.
-        threads: with how many it was trained on the CPU so far.
+        threads: number of CPU threads that it was trained with so far; None for a new run or a GPU.
     """
 
     run: Run
@@ -64,7 +64,7 @@ class Start:
 
 
 def resume_run(path: Path, epochs: int | None) -> Start:
-    """Go on from a checkpoint of mnist-edge; `epochs` is the new total, or None for the recipe's."""
+    """Continue a checkpoint of mnist-edge; `epochs` is the new total, or None for the recipe's."""
     checkpoint = load_checkpoint(path)
     settings, progress = checkpoint.settings, checkpoint.progress
     note = f"resuming {path}: {progress.epoch} of {epochs or settings.recipe.epochs} epochs and {progress.step} steps are done"
@@ -93,7 +93,7 @@ def start_from_weights(loaded: LoadedModel, path: Path, settings: Settings) -> S
 
 
 def start_after_restart(folder: Path, start: Start) -> Start:
-    """Go on from what the same run left in its folder when torchrun lost a process; `start` where it left nothing."""
+    """Continue from the checkpoint of the same run after torchrun lost a process; return `start` if there is none."""
     if (folder / LAST).exists() and load_checkpoint(folder / LAST).settings == start.run.settings:
         return resume_run(folder / LAST, None)
     return start
@@ -139,7 +139,7 @@ def train_run(
                 _write_histories(folder, checkpoint)
 
         if start.checkpoint is None or start.checkpoint.resolve() != (folder / LAST).resolve():
-            # Proves before the long work that it can be written. What it replaces may be damaged: not kept.
+            # Shows before the long work that it can be written. What it replaces may be damaged, and is not kept.
             save(checkpoint_of(start.run, start.run.sampler.get_state(), target), keep=False)
             if rank.leads and (start.checkpoint is None or start.checkpoint.resolve().parent != folder.resolve()):
                 (folder / PREVIOUS).unlink(missing_ok=True)  # of the run that is replaced
@@ -218,7 +218,7 @@ def _held(folder: Path, rank: Rank) -> Iterator[None]:
 
 
 def _work(run: Run, dataset: Dataset) -> dict[str, Any]:
-    """What processes that train together must agree on, by name."""
+    """Return what processes that train together must agree on, by name."""
     return {
         "settings": repr(run.settings),
         "progress": (run.progress.epoch, run.progress.step),
@@ -228,7 +228,7 @@ def _work(run: Run, dataset: Dataset) -> dict[str, Any]:
 
 
 def _refuse_to_overwrite(start: Start, folder: Path) -> None:
-    """Raise UsageError where the folder holds another run: it is resumed, or left alone."""
+    """Raise UsageError where the folder holds another run than the one to be continued."""
     last = folder / LAST
     if not last.exists() or (start.checkpoint is not None and start.checkpoint.resolve().parent == folder.resolve()):
         return
@@ -242,7 +242,7 @@ def _refuse_to_overwrite(start: Start, folder: Path) -> None:
 
 
 def _write_histories(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write `history.csv` and `loss.csv` whole from the checkpoint, so that they never disagree with it."""
+    """Rewrite `history.csv` and `loss.csv` from the checkpoint, so that they never disagree with it."""
     columns = ("epoch", "loss", "holdout_accuracy", "learning_rate", "seconds")
     history = [tuple(getattr(record, column) for column in columns) for record in checkpoint.progress.history]
     _write_csv(folder / "history.csv", columns, history)  # None is written as nothing
