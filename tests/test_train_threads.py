@@ -67,7 +67,7 @@ def test_what_is_asked_for_or_recorded_is_not_timed(digits: Dataset, monkeypatch
     for wanted, recorded, expected in ((1, 2, 1), (None, 16, 2)):
         chosen, notes = choose_threads(fresh(), digits, wanted, recorded)
         assert chosen == expected
-        assert f"begun with {recorded} threads, {expected} are used now" in notes[0]
+        assert f"started with {recorded} threads, {expected} are used now" in notes[0]
 
 
 @pytest.mark.parametrize("changes", [{}, {"batch_size": 4000}, {"rotation": 5.0, "momentum": 0.0}], ids=str)

@@ -1,4 +1,4 @@
-"""The environment of a timing: without it a timing cannot be compared with another."""
+"""The environment of a timing, without which it cannot be compared with another one."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def gpu_state() -> dict[str, Any] | None:
 
 
 def reference_work_ms() -> float:
-    """Time a fixed piece of work in one thread, the best of three, in milliseconds: it grows where the machine slows down."""
+    """Time a fixed piece of work in one thread, best of three, in milliseconds; more means that the machine is slower."""
     block = bytes(WORK_BYTES)
     best = float("inf")
     for _ in range(3):

@@ -48,7 +48,7 @@ def dataset_option(default: str = "") -> Any:
 
 
 def _complete_dataset(incomplete: str) -> list[str]:
-    """Return the names and the folders of the disk that begin as typed."""
+    """Return the dataset names and the folders that begin with `incomplete`."""
     folders = sorted(f"{path}/" for path in Path().glob(f"{incomplete}*") if path.is_dir())
     return [name for name in DATASET_CHOICES if name.startswith(incomplete)] + folders
 
@@ -63,7 +63,7 @@ def recipe_option() -> Any:
 
 
 def _complete_recipe(incomplete: str) -> list[str]:
-    """Return the recipe names and the .toml files that begin as typed."""
+    """Return the recipe names and the .toml files that begin with `incomplete`."""
     from mnist_edge.training.recipes import recipe_names
 
     files = map(str, sorted(Path().glob("*.toml")))

@@ -70,10 +70,10 @@ def evaluate(
         settings: of the session, for an ONNX file.
         normalization: of the pixels of a state_dict or a float ONNX file, which may not state it.
         timeout: seconds that one run of an ONNX file may take.
-        notify: called with one plain line about what happens, or what looks wrong.
+        notify: called with one plain line about progress, or a warning.
 
     Raises:
-        UnavailableError: the model or the data are not there, or the provider is not.
+        UnavailableError: the model, the data or the provider is not available.
         BadFileError: the model or the data cannot be read, or the model has other classes.
         UsageError: an option that the model does not take.
         CheckFailedError: NaN or infinite outputs.
@@ -166,7 +166,7 @@ def _open_torch(model: Path, normalization: Normalization | None, notify: Notify
 
 
 def _warning(opened: OpenModel, accuracy: float, data: EvaluationSet, data_dir: Path | None) -> str:
-    """Return what looks wrong with the images, their reading or the dataset in one line; empty where nothing does.
+    """Return what is probably wrong with the images, their reading or the dataset in one line; empty if nothing is.
 
     Neither the result nor the exit code depends on it; a thousand images of the test set are run again.
     """
@@ -181,7 +181,7 @@ def _warning(opened: OpenModel, accuracy: float, data: EvaluationSet, data_dir: 
     suspected = None if opened.normalization_certain else opened.normalization
     try:
         found = find_suspicion(opened.predict, suspected, data, others)
-    except MnistEdgeError:  # another reading may need more memory or time than the one that was asked for
+    except MnistEdgeError:  # another reading may need more memory or time than the one in use
         return ""
     return "" if found is None else suspicion_line(found)
 
