@@ -549,4 +549,4 @@ def test_the_published_file_of_the_seed_has_its_accuracy(mnist_folder: Path, tmp
     assert done.code == 0, done.err
     assert done.json["accuracy"] == 0.9826
     assert "assuming --normalize seed" in done.err
-    assert "gives" not in done.err
+    assert "instead of" not in done.err
