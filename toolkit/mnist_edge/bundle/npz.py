@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -81,7 +82,8 @@ def _read(
         head = io.BytesIO(stream.read(HEADER_BYTES + 12))
     version = npy.read_magic(head)
     read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
-    found_shape, fortran, found = read_header(head, max_header_size=HEADER_BYTES)
+    with warnings.catch_warnings(action="ignore"):  # a header as Python 2 wrote it
+        found_shape, fortran, found = read_header(head, max_header_size=HEADER_BYTES)
     wanted = tuple(side if known is None else known for side, known in zip(found_shape, shape, strict=False))
     if found != dtype or len(found_shape) != len(shape) or found_shape != wanted or 0 in found_shape:
         sides = ", ".join("n" if side is None else str(side) for side in shape)
