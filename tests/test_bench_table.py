@@ -113,9 +113,9 @@ def test_outliers_and_the_last_thousandth_are_shown_on_request_only() -> None:
 def test_what_all_rows_share_stands_above_once() -> None:
     """Provider, scenario and thread count; a column of threads only where they differ."""
     two = row(threads=2)
-    assert "exported/digits on cpu, single-stream, 1 thread(s): us a request" in "\n".join(lines(result(row())))
+    assert "exported/digits on cpu, single-stream, 1 thread: us a request" in "\n".join(lines(result(row())))
     shown = "\n".join(lines(result(row(), two)))
-    assert "thread(s)" not in shown
+    assert "1 thread" not in shown
     assert "threads" in shown
 
 

@@ -103,3 +103,16 @@ def test_wrong_paths_and_options_are_told(workplace: Path, tmp_path: Path) -> No
     assert in_process("eval", "empty", cwd=tmp_path).code == 4
     done = in_process("eval", workplace / "runs" / "digits", "--normalize", "unit", cwd=tmp_path)
     assert (done.code, "--normalize" in one_line(done.err)) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "options", [("eval", "--plot"), ("verify", "--plot"), ("bench", "--plot"), ("bench", "--output")]
+)
+def test_nothing_is_written_into_a_bundle(options: tuple[str, str], bundle_folder: Path, tmp_path: Path) -> None:
+    """A file that the manifest does not name would make the bundle refused: the command refuses first, with 2."""
+    copy = shutil.copytree(bundle_folder, tmp_path / "b")
+    command, option = options
+    done = in_process(command, copy, option, copy / "x.png", cwd=tmp_path)
+    assert done.code == 2
+    assert "is a bundle" in one_line(done)
+    assert not (copy / "x.png").exists()

@@ -327,3 +327,28 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.rglob("*")) == [".exporting-other", ".writing-below", "kept"]
     remove_leftovers(tmp_path, ".exporting-")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept"]
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
+    """`--output /dev/stdout` gives the result to whoever reads it; no device or pipe is replaced by a file."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_atomic(pipe, b"result")
+        assert os.read(reader, 100) == b"result"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+def test_behind_a_link_its_target_is_replaced(tmp_path: Path) -> None:
+    """A user's link stays a link, also to another folder."""
+    target, link = tmp_path / "elsewhere" / "target", tmp_path / "link"
+    target.parent.mkdir()
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    write_atomic(link, b"new")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"

@@ -69,6 +69,8 @@ def check_words(words: list[str]) -> None:
         path, extras = wheel.rstrip("]").split("[")
         assert (command, path) == ("install", WHEEL)
         assert set(extras.split(",")) <= set(PROJECT["optional-dependencies"])
+    elif program == ".":
+        assert rest == [".venv/bin/activate"]
     else:
         assert program in {"git", "cd", "scp"}, f"no rule for {words}"
 

@@ -301,3 +301,12 @@ def test_a_fifo_is_no_recipe(tmp_path: Path) -> None:
     os.mkfifo(path)
     with pytest.raises(BadFileError, match="is a FIFO, not a recipe"):
         find_recipe(str(path))
+
+
+def test_epochs_that_a_file_names_hold_for_a_small_set(tmp_path: Path) -> None:
+    """The factor for small sets belongs to the project's own number of epochs, not to one that a user wrote down."""
+    mine = tmp_path / "mine.toml"
+    mine.write_text('base = "fast"\nepochs = 20\n')
+    assert settings_for(str(mine), dataset="digits", train_images=1437).recipe.epochs == 20
+    mine.write_text('base = "fast"\nrotation = 5.0\n')
+    assert settings_for(str(mine), dataset="digits", train_images=1437).recipe.epochs == 100

@@ -58,7 +58,7 @@ def _extras() -> Iterator[Finding]:
             yield Finding(subject=subject, found=", ".join(f"{name} {versions[name]}" for name in names), ok=True)
         else:
             found = f"missing: {', '.join(missing)}" if missing else "unknown: mnist-edge itself is not installed"
-            yield Finding(subject=subject, found=found, ok=False, fix=f"{_fix(extra)} ({_PURPOSES[extra]})")
+            yield Finding(subject=subject, found=found, ok=False, fix=f"{_fix(extra)}  # {_PURPOSES[extra]}")
 
 
 def _fix(extra: ExtraName) -> str:

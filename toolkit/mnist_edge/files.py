@@ -134,10 +134,17 @@ def write_atomic(path: Path, data: bytes, previous: Path | None = None) -> None:
         data: its complete content.
         previous: a path in the same folder under which the old content is kept, if there is any.
 
+    A device or a pipe is written to; behind a symbolic link, its target is replaced.
+
     Raises:
         UnavailableError: the disk is full, the folder is read-only, the bytes read back differ.
     """
     with explaining_os_errors(path):
+        if path.is_symlink() and previous is None:
+            path = path.resolve()  # the file behind a link is replaced, not the link
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(data)  # a device or a pipe: /dev/stdout must stay one
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
         try:

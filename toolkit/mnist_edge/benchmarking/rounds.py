@@ -121,7 +121,7 @@ def timing_notes(rows: Sequence[BenchRow], work_ms: Sequence[float]) -> list[str
             )
         if row.server is not None and row.server.achieved_per_s < 0.98 * row.server.asked_per_s:
             notes.append(
-                f"batch {row.batch}, {row.settings.threads} thread(s): {row.server.asked_per_s:,.0f} requests per second are "
+                f"batch {row.batch}, {row.settings.described}: {row.server.asked_per_s:,.0f} requests per second are "
                 f"more than the model can serve ({row.server.achieved_per_s:,.0f}): the queue grows as long as they arrive"
             )
     return notes

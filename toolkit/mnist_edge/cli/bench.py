@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_edge.cli.options import Json, choices, require_plot
+from mnist_edge.cli.options import Json, choices, require_output, require_plot
 from mnist_edge.contract import Normalization, ProviderName, ScenarioName
 from mnist_edge.errors import UsageError
 
@@ -78,7 +78,6 @@ def bench(
     from mnist_edge.benchmarking import plan as plans
     from mnist_edge.benchmarking.threads import thread_counts
     from mnist_edge.cpus import available_cpus
-    from mnist_edge.files import require_writable
     from mnist_edge.reporting.console import say
     from mnist_edge.workflow.folders import newest_bundle
 
@@ -98,9 +97,7 @@ def bench(
         normalization=normalize,
         tf32=tf32,
     )
-    for written in (output, plot):
-        if written is not None:
-            require_writable(written)
+    require_output(output, "--output")
     results = _Results(output=output, plot=plot, verbose=verbose, json=json)
     if self_check:
         _self_check(plan, results)

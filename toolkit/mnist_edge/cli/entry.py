@@ -98,7 +98,8 @@ def as_reported(error: BaseException) -> MnistEdgeError:
         name = f"{error.filename}: " if error.filename else ""
         return UnavailableError(f"{name}{error.strerror or error}", hint="check the path, its permissions and the disk")
     if hasattr(error, "format_message"):  # typer's own: unknown option, missing value, bad choice
-        return UsageError(error.format_message(), hint="mnist-edge --help, or --help after the command")
+        command = next((word for word in sys.argv[1:2] if not word.startswith("-")), "")
+        return UsageError(error.format_message(), hint=" ".join(filter(None, ["mnist-edge", command, "--help"])))
     return UnexpectedError(
         f"unexpected {type(error).__name__}: {error}", hint="MNIST_EDGE_TRACEBACK=1 shows where; please report it"
     )

@@ -73,6 +73,26 @@ def _complete_recipe(incomplete: str) -> list[str]:
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
+def require_output(path: Path | None, option: str) -> None:
+    """Check, before any work is done, that a result can be written here; None stands for no file.
+
+    Raises:
+        UsageError: it would lie in a bundle, which holds only what its manifest names.
+        UnavailableError: the place cannot be written to.
+    """
+    from mnist_edge.bundle.folder import is_bundle
+    from mnist_edge.files import require_writable
+
+    if path is None:
+        return
+    if is_bundle(path.parent):
+        raise UsageError(
+            f"{option} {path}: {path.parent} is a bundle, and would be refused with a file that its manifest does not name",
+            hint=f"{option} {path.name}",
+        )
+    require_writable(path)
+
+
 def require_plot(path: Path | None) -> None:
     """Check, before any work is done, that the figure of `--plot` can be drawn; None stands for no figure.
 
@@ -82,6 +102,7 @@ def require_plot(path: Path | None) -> None:
     """
     if path is None:
         return
+    require_output(path, "--plot")
     if path.suffix not in FIGURE_SUFFIXES:
         raise UsageError(
             f"--plot {path}: expected a name that ends in {', '.join(FIGURE_SUFFIXES)}", hint="--plot plot.png"

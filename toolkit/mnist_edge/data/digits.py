@@ -15,7 +15,7 @@ from PIL import Image
 
 from mnist_edge.contract import SIDE
 from mnist_edge.errors import UnavailableError
-from mnist_edge.extras import install_hint
+from mnist_edge.extras import pip
 from mnist_edge.pixels import Images
 from mnist_edge.records.data import Dataset
 
@@ -32,7 +32,7 @@ def load_digits() -> Dataset:
     if find_spec("sklearn") is None:
         raise UnavailableError(
             "the dataset digits comes with scikit-learn, which is not installed",
-            hint=install_hint("train"),
+            hint=f"{pip()} install scikit-learn",
         )
     from sklearn import datasets
 

@@ -64,8 +64,8 @@ def say_next(*words: str | Path, as_json: bool = False) -> None:
 def program() -> list[str]:
     """Return the words of a command line that start this program: `mnist-edge` only if the shell finds it."""
     started = Path(sys.argv[0])
-    if started.name == "__main__.py":
-        return ["python", "-m", "mnist_edge"]
+    if started.name == "__main__.py" and shutil.which("mnist-edge") is None:
+        return [sys.executable, "-m", "mnist_edge"]
     if started.name == "mnist-edge" and shutil.which("mnist-edge") != sys.argv[0]:
         return [sys.argv[0]]
     return ["mnist-edge"]

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from mnist_edge.records.benchmark import BenchReport, BenchRow, ThreadAdvice
-from mnist_edge.reporting.tables.format import micro, ratio_words, short_number
+from mnist_edge.reporting.tables.format import counted, micro, ratio_words, short_number
 
 ENGINES = {"torch": "PyTorch eager"}
 """Names of the engines in print, where they differ from those in records."""
@@ -69,7 +69,7 @@ def _subject(report: BenchReport) -> str:
     rows = report.results
     common = [f"{report.model} on {rows[0].settings.provider}", rows[0].scenario.described]
     threads = {row.settings.threads for row in rows}
-    common += [f"{threads.pop()} thread(s)"] if len(threads) == 1 else []
+    common += [counted(threads.pop(), "thread")] if len(threads) == 1 else []
     return f"{', '.join(common)}: {_unit(rows)[0]} a request, ± 95 % interval"
 
 
@@ -128,7 +128,7 @@ def _margin(row: BenchRow, name: str, before: str = "") -> str:
 
 
 def _scenario_lines(row: BenchRow) -> list[str]:
-    where = f"batch {row.batch}, {row.settings.threads} thread(s)"
+    where = f"batch {row.batch}, {counted(row.settings.threads, 'thread')}"
     lines = []
     if row.server is not None:
         s = row.server
@@ -148,7 +148,7 @@ def _scenario_lines(row: BenchRow) -> list[str]:
 
 def _verbose_lines(rows: Sequence[BenchRow]) -> list[str]:
     lines = [
-        f"{ENGINES.get(row.engine, row.engine)} {row.variant}, batch {row.batch}, {row.settings.threads} thread(s): "
+        f"{ENGINES.get(row.engine, row.engine)} {row.variant}, batch {row.batch}, {counted(row.settings.threads, 'thread')}: "
         f"p99.9 {micro(row.p999_us)} us{_margin(row, 'p999_us', ' ')}"
         for row in rows
         if row.p999_us is not None

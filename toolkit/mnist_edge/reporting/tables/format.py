@@ -11,6 +11,11 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.2%}"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: `1 thread`, `2 threads`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def short_number(value: float) -> str:
     """Return four significant digits, and from 1,000 on the whole number."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
