@@ -22,7 +22,7 @@ from mnist_edge.training import checkpoint as checkpoints
 from mnist_edge.training.checkpoint import LAST, load_checkpoint, save_checkpoint
 from mnist_edge.training.loop import Hooks, new_run, train
 from mnist_edge.training.recipes import RANGES, find_recipe, settings_for
-from mnist_edge.training.run import resumed, train_run
+from mnist_edge.training.run import resume_run, train_run
 
 Content = tuple[dict[str, Any], dict[str, torch.Tensor]]
 
@@ -201,9 +201,9 @@ def survives(path: Path, content: Content, digits: Dataset) -> bool:
     """Load a checkpoint and train one step on with it; True if it loads. Any other error than ours comes out."""
     path = signed(path, *content)
     try:
-        start = resumed(path, None)
+        start = resume_run(path, None)
         train_run(
-            start, digits, path.parent, device="cpu", say=lambda _line: None, on_step=lambda _done, _all: None,
+            start, digits, path.parent, device="cpu", notify=lambda _line: None, on_step=lambda _done, _all: None,
             on_epoch=lambda _record: None, stop=lambda: True,
         )  # fmt: skip
     except (BadFileError, CheckFailedError):  # refused, or its loss diverged
@@ -252,7 +252,7 @@ def test_a_position_outside_the_data_is_refused(real: tuple[Path, Content], digi
         signed(path, *changed)
         with pytest.raises(BadFileError, match=field):
             train_run(
-                resumed(path, None), digits, path.parent, device="cpu", say=print, on_step=print, on_epoch=print, stop=lambda: True,
+                resume_run(path, None), digits, path.parent, device="cpu", notify=print, on_step=print, on_epoch=print, stop=lambda: True,
             )  # fmt: skip
 
 

@@ -104,7 +104,7 @@ def test_a_process_has_the_gpu_of_its_local_rank(
     monkeypatch.setattr("mnist_edge.training.model.this_rank", lambda: rank)
     device = resolve_device("auto")
     assert device == torch.device("cuda", 2)
-    with group.joined(rank, device):
+    with group.process_group(rank, device):
         pass
     assert gpus["current"] == gpus["device_id"] == torch.device("cuda", 2)
     assert gpus["backend"] == "cpu:gloo,cuda:nccl"
@@ -115,7 +115,7 @@ def test_a_stop_is_agreed_on_without_the_gpu(monkeypatch: pytest.MonkeyPatch) ->
     """What travels every step is a CPU tensor, which gloo serves; a lost rank is one line as everywhere."""
     sent: list[Tensor] = []
     monkeypatch.setattr(group.dist, "all_reduce", lambda tensor, _operation: sent.append(tensor))
-    stop = group.agreed(Rank(number=1, size=2), lambda: True)
+    stop = group.stop_on_any(Rank(number=1, size=2), lambda: True)
     assert stop()
     assert [tensor.device.type for tensor in sent] == ["cpu"]
 

@@ -24,7 +24,7 @@ from mnist_edge.exporting.pipeline import ExportRequest, export_bundle
 from mnist_edge.records.data import Dataset
 from mnist_edge.records.settings import SessionSettings
 from mnist_edge.records.verification import VariantParity
-from mnist_edge.training.model import build_model, normalize_pixels, reference_logits, reference_sums
+from mnist_edge.training.model import build_model, normalize_pixels, reference_logits, reference_pre_activations
 from mnist_edge.verification.reference import (
     Reference,
     ReferenceOutputs,
@@ -116,7 +116,7 @@ def live(subject: Subject) -> ReferenceOutputs:
         (golden.images, golden.labels),
         (subject.data.test_images, subject.data.test_labels),
         lambda images: reference_logits(subject.network, images),
-        lambda images: with_relu(reference_sums(subject.network, images)),
+        lambda images: with_relu(reference_pre_activations(subject.network, images)),
         "PyTorch, live",
     )
 

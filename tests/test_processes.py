@@ -60,6 +60,7 @@ def losses_in(folder: Path) -> list[float]:
     return [row[1] for row in rows]
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_with_what_one_began(tmp_path: Path, digits: Dataset) -> None:
     """Stopped in mid-epoch and resumed on two, the losses are those of one; one document, one set of lines."""
     steps = []
@@ -129,6 +130,7 @@ LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFF
 """127.0.0.1, ::1 and ::ffff:127.0.0.1 as /proc/net/tcp spells them."""
 
 
+@pytest.mark.slow
 def test_only_this_machine_can_reach_the_processes(tmp_path: Path) -> None:
     """While two processes train, every listening socket of theirs is bound to loopback; SIGHUP ends both with 129."""
     run = started(
@@ -141,7 +143,7 @@ def test_only_this_machine_can_reach_the_processes(tmp_path: Path) -> None:
         assert found  # gloo's own
         assert found <= LOOPBACK
         run.send_signal(signal.SIGHUP)
-        assert run.wait(timeout=60) == 129, (tmp_path / "err").read_text()
+        assert run.wait(timeout=150) == 129, (tmp_path / "err").read_text()
     finally:
         run.kill()
     assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
@@ -168,7 +170,7 @@ def test_a_killed_rank_ends_the_run_with_one_line(tmp_path: Path) -> None:
     wait_for_epochs(tmp_path / "r", 2)
     leader, other = process_of_rank(0, run.pid), process_of_rank(1, run.pid)
     os.kill(other, signal.SIGKILL)
-    assert run.wait(timeout=60) == 4
+    assert run.wait(timeout=150) == 4
     error = (tmp_path / "err").read_text()
     assert "rank 1 of 2 was killed (SIGKILL)" in error
     assert "Traceback" not in error
@@ -185,7 +187,7 @@ def test_one_process_goes_on_with_what_two_began(tmp_path: Path, digits: Dataset
     )  # fmt: skip
     wait_for_epochs(tmp_path / "r", 1)
     run.send_signal(signal.SIGTERM)
-    assert run.wait(timeout=60) == 143
+    assert run.wait(timeout=150) == 143
     assert "Traceback" not in (tmp_path / "err").read_text()
     assert json.loads((tmp_path / "out").read_text())["error"]["kind"] == "stopped"  # one document
     assert load_checkpoint(tmp_path / "r" / LAST).progress.epoch < 120

@@ -153,7 +153,7 @@ def test_a_rate_far_above_capacity_is_refused() -> None:
     """Five times what the model can serve is let pass, more is not; the hint is a rate that it can serve."""
     served = 2 * MS
     refuse_overload(Scenario(name="server", seconds=1, rate_per_s=OVERLOAD * 500), served)
-    with pytest.raises(UsageError, match=r"--rate 2501 is over 5 times .*\(500 a second\)") as caught:
+    with pytest.raises(UsageError, match=r"--rate 2501 is over 5 times .*\(500 per second\)") as caught:
         refuse_overload(Scenario(name="server", seconds=1, rate_per_s=OVERLOAD * 500 + 1), served)
     assert caught.value.hint == "--rate 400 or less"
     for name in ("single-stream", "multi-stream", "offline"):

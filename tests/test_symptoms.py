@@ -16,7 +16,7 @@ from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.bundle.golden import golden_inputs
 from mnist_edge.exporting import graph
 from mnist_edge.records.data import Dataset
-from mnist_edge.training.model import build_model, reference_sums
+from mnist_edge.training.model import build_model, reference_pre_activations
 from mnist_edge.training.state_dict import read_model
 from mnist_edge.verification.intermediates import find_layers, run_intermediates
 from mnist_edge.verification.layers import compare_layers
@@ -203,7 +203,7 @@ def test_intermediates_are_pytorchs(kind: Any, images: NDArray[np.uint8]) -> Non
     network = build_model([20, 30])
     data = graph.export_graph(network, kind, graph.Origin(dataset="digits", weights_sha256=""))
     found_values = run_intermediates(data, images)
-    expected = reference_sums(network, images)
+    expected = reference_pre_activations(network, images)
     assert len(found_values.layers) == len(found_values.pre_activations) == len(found_values.inputs) == 3
     for number, sums in enumerate(expected):
         found = found_values.pre_activations[number]
@@ -242,7 +242,7 @@ def test_a_network_that_never_was_the_reference_is_other_weights(images: NDArray
     torch.manual_seed(4)
     network, other = build_model([20, 30]), build_model([20, 30])
     data = graph.export_graph(other, "uint8", graph.Origin(dataset="digits", weights_sha256=""))
-    sums = reference_sums(network, images)
+    sums = reference_pre_activations(network, images)
     reference = ReferenceLayers(
         images=images,
         real=np.ones(len(images), bool),

@@ -17,7 +17,7 @@ from mnist_edge.training import threads
 from mnist_edge.training.checkpoint import LAST, load_checkpoint
 from mnist_edge.training.loop import Run, new_run
 from mnist_edge.training.recipes import settings_for
-from mnist_edge.training.run import Start, resumed, train_run
+from mnist_edge.training.run import Start, resume_run, train_run
 from mnist_edge.training.threads import choose_threads, limited_threads
 
 
@@ -67,7 +67,7 @@ def test_what_is_asked_for_or_recorded_is_not_timed(digits: Dataset, monkeypatch
     for wanted, recorded, expected in ((1, 2, 1), (None, 16, 2)):
         chosen, notes = choose_threads(fresh(), digits, wanted, recorded)
         assert chosen == expected
-        assert f"begun with {recorded} threads, {expected} are used now" in notes[0]
+        assert f"started with {recorded} threads, {expected} are used now" in notes[0]
 
 
 @pytest.mark.parametrize("changes", [{}, {"batch_size": 4000}, {"rotation": 5.0, "momentum": 0.0}], ids=str)
@@ -95,13 +95,13 @@ def test_the_number_is_recorded_and_kept(tmp_path: Path, digits: Dataset, monkey
 
     def trained(start: Start, wanted: int | None) -> None:
         train_run(
-            start, digits, tmp_path, device="cpu", threads=wanted, say=lambda _line: None,
+            start, digits, tmp_path, device="cpu", threads=wanted, notify=lambda _line: None,
             on_step=lambda _done, _all: None, on_epoch=lambda _record: None, stop=lambda: True,
         )  # fmt: skip
 
     trained(Start(run=fresh()), 2)
     assert load_checkpoint(tmp_path / LAST).environment["threads"] == 2
-    trained(resumed(tmp_path / LAST, None), None)
+    trained(resume_run(tmp_path / LAST, None), None)
     assert load_checkpoint(tmp_path / LAST).environment["threads"] == 2
     assert torch.get_num_threads() == before
 

@@ -1,3 +1,3 @@
-"""Train a small digit classifier, export it to ONNX, prove it, time it, ship it."""
+"""Train a small digit classifier, export it to ONNX, verify it and time it."""
 
 __version__ = "0.1.0"

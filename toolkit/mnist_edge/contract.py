@@ -1,4 +1,4 @@
-"""Names and shapes that every stage agrees on, said once. Imports nothing heavy: `--help` reads it."""
+"""Names, shapes and choices that all stages share. Imports nothing heavy, because `--help` reads it."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ SIDE = 28
 PIXELS = SIDE * SIDE
 CLASSES = 10
 WIDTHS = (600, 400, 200, 100)
-"""Hidden widths of the seed's network, 784-600-400-200-100-10."""
+"""Hidden widths of the network 784-600-400-200-100-10 of the seed, the program that this project started from."""
 
 OUTPUT_NAME = "logits"
 BATCH_AXIS = "batch"
 
 DatasetName = Literal["mnist", "fashion-mnist", "kmnist", "digits", "folder"]
-"""A dataset as records name it. Every folder of a user's own digits is `folder`: its path or name would be a trace of
-one machine in a bundle, and equal digits would give unequal bytes."""
+"""A dataset as records name it. Every folder of a user's own digits is `folder`: a path in a bundle would identify the
+machine, and equal digits would give unequal bytes."""
 OPSET = 20
 OPSETS = range(18, 24)
 """ONNX operator sets that the exporter converts to and onnxruntime 1.30 still runs."""
 
 DatasetChoice = Literal["mnist", "fashion-mnist", "kmnist", "digits", "auto"]
-"""What `--dataset` takes besides a folder: a dataset, or `auto`: MNIST where it can be had, otherwise the digits."""
+"""Values of `--dataset` besides a folder: a dataset, or `auto`, which is MNIST where available, otherwise the digits."""
 DATASET_CHOICES: tuple[DatasetChoice, ...] = get_args(DatasetChoice)
 InputKind = Literal["uint8", "float"]
-"""How an exported graph takes a picture: `image` uint8 (batch, 28, 28), or
+"""How an exported graph takes an image: `image` uint8 (batch, 28, 28), or
 `pixels` float32 (batch, 784) already normalised."""
 INPUT_NAMES: dict[InputKind, str] = {"uint8": "image", "float": "pixels"}
 INPUTS: dict[InputKind, str] = {
     "uint8": f"image uint8 (batch, {SIDE}, {SIDE})",
     "float": f"pixels float32 (batch, {PIXELS})",
 }
-"""The same in words, as a manifest says it and as an open model is described."""
+"""Name, dtype and shape of each kind of input, as manifests record them and errors describe them."""
 
 Normalization = Literal["raw", "unit", "seed", "mnist"]
 """What a float model expects of its pixels: 0..255, 0..1, the seed's -1..1, or
@@ -54,9 +54,9 @@ Optimization = Literal["none", "basic", "extended", "all"]
 """How far onnxruntime may rewrite a graph before it runs it; `all` is its own default."""
 DeviceName = Literal["auto", "cpu", "cuda"]
 LogName = Literal["tensorboard"]
-"""Where a run's figures go beside its CSV files."""
+"""Where a run's loss and accuracy are logged besides its CSV files."""
 ScenarioName = Literal["single-stream", "multi-stream", "server", "offline", "idle"]
-"""How requests come, named as MLPerf Inference names it; `idle` is one request after a pause."""
+"""How requests arrive, named as in MLPerf Inference; `idle` is one request after a pause."""
 
 
 LABELS: dict[DatasetName, tuple[str, ...]] = {

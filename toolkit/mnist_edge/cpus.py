@@ -21,7 +21,7 @@ def available_cpus(root: Path = Path("/")) -> int:
 
 
 def require_cpus(threads: int) -> None:
-    """Raise UsageError for more threads than CPUs: they would all be started and only wait for each other."""
+    """Raise UsageError for more threads than CPUs: the surplus threads would only wait for the others."""
     cpus = available_cpus()
     if threads > cpus:
         raise UsageError(f"--threads {threads}, but this process may use {cpus} CPUs", hint=f"--threads {cpus}")

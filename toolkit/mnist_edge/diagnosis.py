@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import re
 import shutil
@@ -16,7 +15,7 @@ from mnist_edge.contract import DatasetName, ProviderName
 from mnist_edge.data.layout import TRAIN_FILES, find_files
 from mnist_edge.data.sources import SOURCES, cache_folder, find_raw, load_dataset, load_test_set
 from mnist_edge.errors import MnistEdgeError
-from mnist_edge.extras import EXTRAS, ExtraName, install_hint, requirements
+from mnist_edge.extras import EXTRAS, ExtraName, install_hint, installed_versions, requirements
 from mnist_edge.records.system import DoctorReport, Finding
 from mnist_edge.runtime.cuda import require_working_cuda
 from mnist_edge.runtime.session import EXECUTION_PROVIDERS, available_providers, require_provider
@@ -51,28 +50,19 @@ def _extras() -> Iterator[Finding]:
     """Report each extra: the versions of its packages, or which of them are missing and the command for them."""
     for extra in EXTRAS:
         subject = f"extra {extra}"
-        versions, missing = _installed(requirements(extra))
+        # The name in a requirement ends before `>=` or `[`.
+        names = [re.split(r"[^\w.-]", requirement)[0] for requirement in requirements(extra)]
+        versions = installed_versions(names)
+        missing = [name for name in names if name not in versions]
         if versions and not missing:
-            yield Finding(subject=subject, found=", ".join(versions), ok=True)
+            yield Finding(subject=subject, found=", ".join(f"{name} {versions[name]}" for name in names), ok=True)
         else:
             found = f"missing: {', '.join(missing)}" if missing else "unknown: mnist-edge itself is not installed"
             yield Finding(subject=subject, found=found, ok=False, fix=f"{_fix(extra)} ({_PURPOSES[extra]})")
 
 
-def _installed(required: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """Return `name version` of each required package that is installed, and the names of the others."""
-    versions, missing = [], []
-    for requirement in required:
-        name = re.split(r"[^\w.-]", requirement)[0]  # the name ends before `>=` or `[`
-        try:
-            versions.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            missing.append(name)
-    return versions, missing
-
-
 def _fix(extra: ExtraName) -> str:
-    """Return the command for an extra; for a runtime it also removes the wheel of the other."""
+    """Return the command that installs an extra; for `cpu` and `cuda` it also uninstalls the wheel of the other."""
     if extra in ("cpu", "cuda"):
         try:
             require_provider(extra)

@@ -35,7 +35,7 @@ class UsageError(MnistEdgeError):
 
 
 class BadFileError(MnistEdgeError):
-    """A file is damaged, or is not what its name says: data, checkpoint, model, bundle."""
+    """A file is damaged, or is not what its name states: data, checkpoint, model, bundle."""
 
     exit_code = 3
     kind = "bad-file"

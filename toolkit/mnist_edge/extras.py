@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -44,6 +45,15 @@ def requirements(extra: ExtraName) -> tuple[str, ...]:
         for requirement, _, marker in split
         if re.search(rf"""extra\s*==\s*['"]{extra}['"]""", marker)
     )
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the version of each of these packages that is installed, by name."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def install_hint(extra: ExtraName) -> str:

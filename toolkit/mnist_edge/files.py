@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the hashes and locks around them."""
+"""Atomic replacement of files and folders, checks of paths before long work, SHA-256 hashes and folder locks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def sha256_file(path: Path) -> str:
 
 @contextlib.contextmanager
 def explaining_os_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals at `path` into one line and exit code 4."""
+    """Convert an OSError at `path` into an UnavailableError: one line and exit code 4."""
     try:
         yield
     except OSError as error:
@@ -91,11 +91,11 @@ _FILE_TYPES = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-"""What a path can be that is no regular file."""
+"""Kinds of paths that are no regular files."""
 
 
 def ensure_folder(path: Path) -> Path:
-    """Make a folder and prove that it can be written to, before long work starts.
+    """Make a folder and check that it can be written to, before long work starts.
 
     Raises:
         UnavailableError: it cannot be made or written to.
@@ -111,7 +111,7 @@ def ensure_folder(path: Path) -> Path:
 
 
 def require_writable(path: Path) -> None:
-    """Prove, and leave no trace, that a file of this name can be written later: before long work starts.
+    """Check, before long work starts, that a file of this name can be written later; nothing is left behind.
 
     Raises:
         UnavailableError: it is a folder, or would lie in a place that cannot be written to.
@@ -124,15 +124,15 @@ def require_writable(path: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes, previous: Path | None = None) -> None:
-    """Write `data` so that `path` holds the old bytes or the new ones, whatever happens.
+    """Write a file atomically: `path` holds the old bytes or the new ones, whatever happens.
 
-    The bytes go to a temporary file in the same folder, are forced to disk and read back,
-    and take the name in one step. On any error the temporary file is removed.
+    The bytes go to a temporary file in the same folder, are forced to disk and read back, and are then renamed
+    to `path`. On any error the temporary file is removed.
 
     Args:
-        path: the name to take.
-        data: the whole content.
-        previous: a name in the same folder under which the old content is kept, if there is any.
+        path: the file to write or replace.
+        data: its complete content.
+        previous: a path in the same folder under which the old content is kept, if there is any.
 
     Raises:
         UnavailableError: the disk is full, the folder is read-only, the bytes read back differ.
@@ -157,7 +157,7 @@ def write_atomic(path: Path, data: bytes, previous: Path | None = None) -> None:
 
 
 def _keep(path: Path, previous: Path) -> None:
-    """Give a file a second name in one step; on any error no other file is left."""
+    """Keep the content of a file as `previous` too, atomically; on any error no temporary file is left."""
     staged = previous.with_name(".writing-" + previous.name)
     try:
         staged.unlink(missing_ok=True)
@@ -172,7 +172,7 @@ def _keep(path: Path, previous: Path) -> None:
 
 def _check_reads_back(path: Path, data: bytes) -> None:
     if path.read_bytes() != data:
-        raise OSError(errno.EIO, "what was written does not read back the same")
+        raise OSError(errno.EIO, "the bytes read back differ from those written")
 
 
 def _umask() -> int:
@@ -191,10 +191,10 @@ def sync_folder(path: Path) -> None:
 
 
 def publish_folder(staged: Path, target: Path) -> None:
-    """Put the folder `staged` in the place of `target` in one step, then remove the old one.
+    """Replace the folder `target` with `staged` atomically, then remove the old one.
 
     Raises:
-        UnavailableError: the operating system refuses; `target` is as it was.
+        UnavailableError: the operating system refuses; `target` is unchanged.
     """
     with explaining_os_errors(target):
         staged.chmod(0o777 & ~_umask())
@@ -207,8 +207,7 @@ def publish_folder(staged: Path, target: Path) -> None:
         elif _exchange(staged, target):
             shutil.rmtree(staged)
         else:
-            # Without an exchange there is a moment with no bundle of that name; the old one
-            # then lies beside it under a name that says so.
+            # Without an exchange there is a moment without `target`; the old folder is then `target.previous`.
             previous = target.with_name(target.name + ".previous")
             shutil.rmtree(previous, ignore_errors=True)
             os.rename(target, previous)
@@ -222,7 +221,7 @@ def publish_folder(staged: Path, target: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names in one step (renameat2 with RENAME_EXCHANGE); False where that is not to be had."""
+    """Swap two paths atomically (renameat2 with RENAME_EXCHANGE); return False where that is not supported."""
     if not sys.platform.startswith("linux"):
         return False
     try:
@@ -241,8 +240,8 @@ def _exchange(one: Path, other: Path) -> bool:
 def remove_leftovers(folder: Path, prefix: str = ".writing-") -> None:
     """Remove the temporary files and folders that a killed process left in `folder`.
 
-    Only for a process that holds the lock under which they are made: another one's would be in use. What the
-    operating system refuses to remove stays; it harms nobody.
+    Call it only while holding the lock under which they are made: those of another process would be in use. What the
+    operating system refuses to remove stays.
     """
     for path in folder.glob(f"{glob.escape(prefix)}*"):
         if path.is_dir() and not path.is_symlink():
@@ -254,7 +253,7 @@ def remove_leftovers(folder: Path, prefix: str = ".writing-") -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for one process; the lock is on the folder itself, leaves no file, and dies with its process.
+    """Lock a folder for this process; the lock is on the folder itself, leaves no file, and ends with the process.
 
     Raises:
         UnavailableError: another process holds the folder.

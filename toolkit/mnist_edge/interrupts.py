@@ -1,4 +1,4 @@
-"""Signals that ask for an end: an exception for most work, a request for training, which first saves its state."""
+"""Handle signals that end the work: raise an exception, or, for training, record a request so that it can save first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C, a polite kill, and the end of the terminal."""
+"""Ctrl-C, `kill`, and the end of the terminal."""
 
 
 class SignalArrived(BaseException):
@@ -25,7 +25,7 @@ class StopRequest:
     """The first signal that arrived; a second one ends the process at once.
 
     Attributes:
-        signal_number: None as long as none arrived.
+        signal_number: None until one arrives.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ def raise_on_signals() -> StopRequest:
     """Let the signals unwind the work like an exception; SIGHUP stays ignored under nohup.
 
     Returns:
-        Which signal was raised: an extension module that it interrupts may turn it into an exception of its own.
+        Records the signal that was raised: an extension module that it interrupts may raise another exception instead.
     """
     request = StopRequest()
 

@@ -1,4 +1,4 @@
-"""Recognise a model by its content, and name what a file is instead of a model; imports neither torch nor onnx."""
+"""Recognise a model, or what a file is instead of a model, by its content; imports neither torch nor onnx."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ForeignKind = Literal[
     "zip archive",
     "unknown file",
 ]
-"""What the commands do not read, but people have under a model's name."""
+"""Files that the commands do not read, but that are often given as a model."""
 
 MODEL_KINDS: tuple[ModelKind, ...] = get_args(ModelKind)
 HEAD_BYTES = 4096
@@ -48,7 +48,7 @@ _SUFFIXES: dict[str, ModelKind] = {
     ".ckpt": "state_dict",
     ".bin": "state_dict",
 }
-"""Decides only where the content does not: a damaged file, which its loader then refuses by name."""
+"""Used only where the content fits no format: a damaged file, which the loader of its suffix then refuses."""
 
 _FIXES: dict[ForeignKind, str] = {
     "TorchScript archive": "save the weights of the original network with torch.save(net.state_dict(), FILE), or "
@@ -60,9 +60,9 @@ _FIXES: dict[ForeignKind, str] = {
     "XML document": "give an ONNX file",
     "Keras or HDF5 file": "convert it with tf2onnx and give the ONNX file",
     "TensorFlow Lite model": "convert it with tf2onnx and give the ONNX file",
-    "gzip archive": "unpack it and give the model inside",
+    "gzip archive": "unpack it and give the model that it contains",
     "NumPy file": "give an ONNX file, or a state_dict saved with torch.save",
-    "zip archive": "unpack it and give the model inside",
+    "zip archive": "unpack it and give the model that it contains",
 }
 _MAGIC: tuple[tuple[int, bytes, ForeignKind], ...] = (
     (0, b"version https://git-lfs.github.com/spec/", "git-lfs pointer"),
@@ -78,9 +78,9 @@ _ONNX_FIELDS = frozenset(b"\x12\x1a\x22\x28\x32\x3a\x42\x72\xa2\xca\xd2")
 
 
 def model_kind(path: Path) -> ModelKind | ForeignKind:
-    """Recognise a model by its content; reads at most a header, never the weights.
+    """Recognise a model by its content; read at most a header, never the weights.
 
-    The suffix decides only where the content fits no known format, so that a damaged or empty file is refused by the loader
+    The suffix counts only where the content fits no known format, so that a damaged or empty file is refused by the loader
     of the format that its name states.
 
     Raises:
@@ -141,7 +141,7 @@ def _binary_kind(path: Path, head: bytes, size: int) -> ModelKind | ForeignKind 
 
 
 def _archive_kind(path: Path) -> ModelKind | ForeignKind | None:
-    """Read the directory of a zip archive, which lies in the file as it is and expands nothing."""
+    """Recognise a zip archive by its directory; nothing is decompressed."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

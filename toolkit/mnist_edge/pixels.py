@@ -60,7 +60,7 @@ class ImageFile:
         try:
             with self.path.open("rb") as file:
                 for first, end in self._ranges_between(start, stop):
-                    part = images[row : row + end - first]  # shorter than the last range, where that goes on
+                    part = images[row : row + end - first]  # cut at `stop`, which may lie within the last range
                     file.seek(IMAGES_HEADER + int(first) * PIXELS)
                     if file.readinto(part.data) != part.size:
                         raise BadFileError(
@@ -75,7 +75,7 @@ class ImageFile:
         return images
 
     def _ranges_between(self, start: int, stop: int) -> RowRanges:
-        """Return the ranges that cover rows `start` to `stop`, the first one cut; the last may go on after `stop`."""
+        """Return the ranges that cover rows `start` to `stop`; the first begins at `start`, the last may exceed `stop`."""
         if start >= stop:
             return self.ranges[:0]
         first = int(np.searchsorted(self._ends, start, side="right"))

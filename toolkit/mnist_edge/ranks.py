@@ -1,4 +1,4 @@
-"""Which of several processes that train together this one is: started by `--processes`, or by torchrun."""
+"""The rank of this process among those that train together, started by `--processes` or torchrun."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Rank:
     """This process among those that train together.
 
     Attributes:
-        number: 0 to `size` - 1; rank 0 leads: it alone writes and prints.
+        number: 0 to `size` - 1; rank 0 leads: only it writes and prints.
         local: its number on this machine, which is also that of its GPU.
         size: how many train together.
         restarts: how often torchrun has restarted them after one was lost.
-        store: the file that they meet through; None under torchrun, which has a store on a port.
+        store: the rendezvous file; None under torchrun, which has a store on a port.
         launcher: process id of the `mnist-edge` that started them; None under torchrun.
     """
 

@@ -1,4 +1,4 @@
-"""Validate parsed content against a record type: the one place where pydantic's errors become ours."""
+"""Validate parsed content against a record type: the one place where pydantic's errors are converted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process that times PyTorch eager: the weights of an exported file, the same inputs, the same check of outputs."""
+"""The process that times PyTorch eager, with the weights of an exported file, the same inputs and the same checks."""
 
 from __future__ import annotations
 

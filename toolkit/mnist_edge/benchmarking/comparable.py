@@ -1,4 +1,4 @@
-"""Decide what makes two results comparable, and match their rows."""
+"""Check that two results are comparable, and match their rows."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from mnist_edge.records.benchmark import BenchReport, BenchRow, Candidate
 MIN_PROCESSES = 5
 """Processes a side. The level of Welch's t holds from 2 on; the limit is there for its power. Simulated with a
 spread of 2 % between processes (benchmarks/compare_power.py), a slowdown of 10 % is found in 6 % of comparisons
-with 2 processes a side, 57 % with 3, 95 % with 4 and over 99 % with 5: with fewer, finding nothing would mean
-nothing."""
+with 2 processes a side, 57 % with 3, 95 % with 4 and over 99 % with 5."""
 ENVIRONMENT_FIELDS = ("cpu", "cpu_features", "machine", "system", "cores", "affinity", "governor", "python")
 GPU_FIELDS = ("name", "driver")
 """Of the GPU; its clocks vary from run to run."""
@@ -158,7 +157,7 @@ def _model_differences(baseline: BenchReport, timed: Timed, weights_sha256: str)
 
 
 def _scenario_differences(baseline: Sequence[BenchRow], timed: Timed) -> list[str]:
-    """Return scenarios of one name with other settings: a queue of 10 seconds is longer than one of 2."""
+    """Return scenarios with the same name and other settings: in 10 seconds a queue grows longer than in 2."""
     found = []
     for name in sorted({row.scenario.name for row in baseline} & {row.scenario.name for row in timed}):
         sides = [{row.scenario for row in side if row.scenario.name == name} for side in (baseline, timed)]

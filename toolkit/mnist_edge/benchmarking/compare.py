@@ -17,7 +17,7 @@ from mnist_edge.records.comparison import CompareReport, CompareRow, Effect
 from mnist_edge.stats import holm, welch
 
 ALPHA = 0.01
-"""Chance that any row of two results of equal speed is called slower or faster."""
+"""Probability that any row of two results of equal speed is reported as slower or faster."""
 
 
 def effects(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> list[Effect]:
@@ -29,7 +29,7 @@ def effects(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> list[Ef
     and at 10 it finds a slowdown of 3 % in 56 % of comparisons (Welch: 66 %).
 
     Each interval has the level at which Holm's procedure tested its pair: 99 % for one pair, more for several.
-    So it excludes 1 exactly where the verdict says slower or faster.
+    So it excludes 1 exactly where the verdict is `slower` or `faster`.
 
     Args:
         pairs: baseline and candidate, the p50 of each process in microseconds.
@@ -67,8 +67,8 @@ def compare(
     """Compare two results row by row.
 
     A row fails if it is shown to be slower than the baseline (a ratio of 1 is rejected) and its estimated
-    slowdown is over the tolerance. That the true slowdown is over the tolerance is not what is tested: such a
-    test would let pass, nearly every second time, what is slower by just more than the tolerance.
+    slowdown is over the tolerance. Whether the true slowdown is over the tolerance is not tested: such a test would
+    rarely detect a slowdown that is only a little larger than the tolerance.
 
     Args:
         baseline, candidate: results of `bench`.

@@ -1,10 +1,9 @@
-"""The environment of a timing: without it a timing cannot be compared with another."""
+"""The environment of a timing, without which it cannot be compared with another one."""
 
 from __future__ import annotations
 
 import datetime
 import hashlib
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -14,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from mnist_edge.cpus import available_cpus
+from mnist_edge.extras import installed_versions
 from mnist_edge.runtime.session import available_providers
 
 PACKAGES = ("mnist-edge", "numpy", "onnxruntime", "onnxruntime-gpu", "torch")
+"""Packages whose versions matter to a timing."""
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm")
 """CPU features by which onnxruntime selects its kernels."""
 GPU_FIELDS = {
@@ -52,7 +53,7 @@ def environment() -> dict[str, Any]:
         "gpu": gpu_state(),
         "load_1min": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
-        "versions": package_versions(),
+        "versions": installed_versions(PACKAGES),
         "providers": available_providers(),
     }
 
@@ -76,19 +77,8 @@ def gpu_state() -> dict[str, Any] | None:
     return {name: int(value) if value.isdecimal() else value for name, value in zip(GPU_FIELDS, values, strict=True)}
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of the installed packages that matter to a timing."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def reference_work_ms() -> float:
-    """Time a fixed piece of work in one thread, the best of three, in milliseconds: it grows where the machine slows down."""
+    """Time a fixed piece of work in one thread, best of three, in milliseconds; more means that the machine is slower."""
     block = bytes(WORK_BYTES)
     best = float("inf")
     for _ in range(3):

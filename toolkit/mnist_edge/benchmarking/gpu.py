@@ -44,7 +44,7 @@ class BoundRun:
 
     Every onnxruntime call used here blocks: `update_inplace` and `numpy()` copy through pageable host memory and
     synchronise, `run_with_iobinding` synchronises before it returns. Overlapping copies with computation would need
-    pinned buffers, a stream of one's own and `disable_synchronize_execution_providers`; at the size of an image and ten
+    pinned buffers, a separate stream and `disable_synchronize_execution_providers`; at the size of an image and ten
     logits there is nothing to overlap. So the three calls are timed as they are.
     """
 

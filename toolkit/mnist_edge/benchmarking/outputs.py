@@ -1,6 +1,6 @@
-"""Check the outputs of timed runs: a fast model that predicts wrongly has no timing.
+"""Check the outputs of timed runs: a model that predicts wrongly gets no timing.
 
-This is a check of what was timed, on at most 64 batches of the golden inputs; `verify` is the proof.
+Only what was timed is checked, on at most 64 batches of the golden inputs; `verify` is the complete check.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def check_outputs(
         outputs: (batch, classes) by index into `groups`; an input that was never run is missing.
         groups: golden rows (batch,) of each input.
         golden: the reference.
-        requirement: an exact variant owes every clear prediction. The logits of a lossy one must not drift by more
-            than its precision explains. The labels must not show that a lossy variant, or one with weights of its
-            own, loses more accuracy than it may.
+        requirement: an exact variant must make every prediction of the reference that is no near-tie. The logits of a
+            lossy one must not drift by more than its precision explains. The labels must not show that a lossy variant,
+            or one with weights of its own, loses more accuracy than it may.
     """
     if not outputs:
         return OutputCheck(images=0, flips=0)
@@ -94,10 +94,10 @@ def _clear_flips(found: NDArray[np.float64], expected: NDArray[np.float64]) -> i
 def _lossy_problem(
     found: NDArray[np.float64], golden: Reference, rows: NDArray[np.intp], requirement: OutputRequirement
 ) -> str:
-    """Return what the outputs of a variant that is not exact break, or nothing.
+    """Return why outputs do not meet the requirement of a variant that is not exact, or an empty string.
 
-    Noise without a label is checked for NaN only: quantisers are calibrated on images. A few hundred images cannot
-    show that accuracy is kept; what counts here is whether they show that it is lost.
+    Images without a label are only checked for NaN: quantisers are calibrated on real images. A few hundred images
+    cannot show that accuracy is kept, so the check is whether they show that it is lost.
     """
     if not np.isfinite(found).all():
         return "outputs of timed runs are NaN or infinite"

@@ -1,4 +1,4 @@
-"""From what was asked for to the list of candidates that are timed."""
+"""Turn a plan of `bench` into the list of candidates to time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROUNDS = 5
 SECONDS = 0.4
 SINGLE_STREAM = Scenario(seconds=SECONDS)
 WITHOUT_BASELINE = {"server", "idle"}
-"""Scenarios in which PyTorch is not timed: they measure waiting, which is no property of an engine."""
+"""Scenarios in which PyTorch is not timed: they measure waiting more than the engine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,8 +134,8 @@ def _resolve_file(plan: Plan) -> ResolvedPlan:
 def _baseline(bundle: Bundle, scenario: Scenario) -> tuple[_Model | None, str]:
     """Return the file whose weights PyTorch is timed with, or a note why PyTorch is not timed.
 
-    There is one baseline for all variants: the network in fp32 that the recorded outputs belong to. It is
-    needed also where only other variants were selected.
+    There is one baseline for all variants: the network in fp32 that the recorded outputs belong to, also where only
+    other variants were selected.
     """
     if scenario.name in WITHOUT_BASELINE:
         return None, f"PyTorch is not timed in scenario {scenario.name}"

@@ -32,7 +32,7 @@ from mnist_edge.records.settings import SessionSettings
 from mnist_edge.runtime.reasons import explain
 
 TIMEOUT_SECONDS = 300
-"""Beside ten times the timed part."""
+"""Added to ten times the length of the timed part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ def process_result(
 
 
 def serve(measure: Callable[[Task], ProcessResult]) -> None:
-    """Run as a timing process: read a task from stdin, measure, write the result to stdout, or the error and its code."""
+    """Run as a timing process: read a task from stdin, measure, and write the result, or the error, to stdout."""
     content = json.load(sys.stdin)
     end_with_parent(content.pop("parent"))
     task = Task(**{**content, **{name: kind(**content[name]) for name, kind in PARTS.items() if name in content}})
@@ -135,7 +135,7 @@ def serve(measure: Callable[[Task], ProcessResult]) -> None:
 
 
 def _explained(error: Exception, task: Task) -> UnavailableError | None:
-    """Return what the machine lacks, where an exception of onnxruntime, numpy or PyTorch says so; else None."""
+    """Return the error for an exception that means that memory ran out or the GPU failed; None for any other."""
     reason = explain(error)
     if isinstance(error, MemoryError) or reason.cause == "memory":
         return UnavailableError(f"batch {task.batch} needs more memory than there is", hint="try a smaller --batch")

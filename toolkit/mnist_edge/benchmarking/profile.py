@@ -21,7 +21,7 @@ RUNS = 300
 def profile(plan: Plan) -> tuple[OperatorTime, ...]:
     """Profile the first candidate of a plan over 300 runs; return the most expensive operator first.
 
-    Profiling itself costs about as much time as a small operator: the shares are meaningful, the sums are not.
+    Profiling itself costs about as much time as a small operator: the shares are meaningful, the totals are not.
     """
     resolved = resolve_plan(plan)
     candidate = resolved.candidates[0]

@@ -1,4 +1,4 @@
-"""Time candidates beside each other: each in fresh processes, interleaved in rounds."""
+"""Time candidates side by side: each in fresh processes, interleaved in rounds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mnist_edge.records.benchmark import BenchReport, BenchRow, Candidate
 from mnist_edge.runtime.session import require_provider
 
 ENGINES = {"onnxruntime": "mnist_edge.benchmarking.worker", "torch": "mnist_edge.baseline.eager"}
-"""The module that is the process of each engine. PyTorch's is only named here: this half never imports PyTorch."""
+"""The module that each engine's process runs. PyTorch's is named and not imported, as this package never imports torch."""
 ORDER_SEED = 11
 SLOWED = 1.15
 """Ratio of the slowest to the fastest round in a fixed piece of work above which the report notes it."""
@@ -72,7 +72,7 @@ def checked_environment(plan: Plan) -> tuple[dict[str, Any], list[str]]:
 def run_rounds(
     plan: Plan, resolved: ResolvedPlan, candidates: Sequence[Candidate], seed: int, on_process: OnProcess
 ) -> tuple[dict[Candidate, list[ProcessResult]], list[float]]:
-    """Run every candidate once in each round, in an order drawn anew.
+    """Run every candidate once in each round, in a new random order each time.
 
     Returns:
         The results of each candidate by round, and the milliseconds of a fixed piece of work before each round.
@@ -121,7 +121,7 @@ def timing_notes(rows: Sequence[BenchRow], work_ms: Sequence[float]) -> list[str
             )
         if row.server is not None and row.server.achieved_per_s < 0.98 * row.server.asked_per_s:
             notes.append(
-                f"batch {row.batch}, {row.settings.threads} thread(s): {row.server.asked_per_s:,.0f} requests a second are more "
-                f"than the model can serve ({row.server.achieved_per_s:,.0f}): the queue grows as long as they arrive"
+                f"batch {row.batch}, {row.settings.threads} thread(s): {row.server.asked_per_s:,.0f} requests per second are "
+                f"more than the model can serve ({row.server.achieved_per_s:,.0f}): the queue grows as long as they arrive"
             )
     return notes

@@ -99,7 +99,7 @@ def _with_ratio(row: BenchRow, baseline: BenchRow) -> BenchRow:
     ratio = row.p50_us / baseline.p50_us
     intervals = dict(row.intervals)
     if len(row.processes) > 1:
-        # Both processes of a round ran one after the other: what slows the machine then cancels in their ratio.
+        # Both processes of a round ran close to each other: what slowed the machine then cancels in their ratio.
         rounds = zip(row.processes, baseline.processes, strict=True)
         ratios = [one.p50_us / other.p50_us for one, other in rounds]
         intervals["ratio_to_torch"] = t_interval(ratio, ratios, LEVEL)
@@ -107,7 +107,7 @@ def _with_ratio(row: BenchRow, baseline: BenchRow) -> BenchRow:
 
 
 def _quantile(group: Sequence[float], share: float) -> float:
-    """Return the empirical quantile of one process, however few its runs: `percentile` asks for enough of them."""
+    """Return the empirical quantile of one process for any number of runs; `percentile` returns None for few."""
     return float(np.quantile(group, share, method="inverted_cdf"))
 
 

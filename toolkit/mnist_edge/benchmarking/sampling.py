@@ -15,7 +15,7 @@ from mnist_edge.benchmarking.scenarios import LOOPS, RealClock, Timed, refuse_ov
 from mnist_edge.records.benchmark import Scenario
 
 WINDOW_NS = 20_000_000
-"""Warm-up is observed in windows of at least 20 ms and five runs."""
+"""Length of a warm-up window, which also has at least five runs."""
 STABLE = 0.03
 """Largest relative difference of the medians of two consecutive windows that ends the warm-up."""
 WARMUP_LIMIT_NS = 2_000_000_000
@@ -80,7 +80,7 @@ def _warm_up(run: Callable[[Any], Any], feeds: Sequence[Any]) -> tuple[int, floa
 
 
 def peak_rss_bytes() -> int:
-    """Largest resident memory of this process so far, in bytes."""
+    """Return the largest resident memory of this process so far, in bytes."""
     status = Path("/proc/self/status")
     if status.exists():  # ru_maxrss would also count the parent before exec
         for line in status.read_text().splitlines():

@@ -23,7 +23,7 @@ QUERY_IMAGES = 8
 OFFLINE_IMAGES = 24_576
 """Images of `offline`: the minimum of MLPerf Inference."""
 OVERLOAD = 5
-"""Largest rate of `server` that is accepted, as a multiple of what the model can serve: beyond, the queue takes too long."""
+"""Largest accepted rate of `server`, as a multiple of what the model can serve; with more, the queue takes too long."""
 SPIN_NS = 200_000
 """Part of a pause, in nanoseconds, that is spent in a busy loop: `time.sleep` returns up to 0.1 ms late."""
 
@@ -139,7 +139,7 @@ def idle(run: Run, feeds: Sequence[Any], scenario: Scenario, _batch: int, _seed:
 
 
 def server(run: Run, feeds: Sequence[Any], scenario: Scenario, _batch: int, seed: int, clock: Clock) -> Timed:
-    """Time requests that arrive at random moments, whether the one before is done or not, in their order.
+    """Time requests that arrive at random moments, whether or not the previous one is done, in order of arrival.
 
     Latency counts from the moment a request was due, not from the start of its run. Otherwise one stall would show
     as one slow request, although every request that arrived meanwhile waited too (coordinated omission).
@@ -177,7 +177,7 @@ def refuse_overload(scenario: Scenario, service_ns: float) -> None:
     capacity = 1e9 / max(service_ns, 1)
     if scenario.rate_per_s is not None and scenario.rate_per_s > OVERLOAD * capacity:
         raise UsageError(
-            f"--rate {scenario.rate_per_s:g} is over {OVERLOAD} times what the model can serve ({capacity:,.0f} a second)",
+            f"--rate {scenario.rate_per_s:g} is over {OVERLOAD} times what the model can serve ({capacity:,.0f} per second)",
             hint=f"--rate {0.8 * capacity:.0f} or less",
         )
 

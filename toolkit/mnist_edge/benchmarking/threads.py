@@ -8,7 +8,7 @@ from mnist_edge.records.benchmark import BenchRow, ThreadAdvice
 from mnist_edge.stats import t_interval
 
 ALPHA = 0.01
-"""Chance that a count is recommended although none is faster than one thread."""
+"""Probability that a count is recommended although none is faster than one thread."""
 
 
 def thread_counts(cpus: int) -> tuple[int, ...]:

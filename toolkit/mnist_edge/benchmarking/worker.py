@@ -1,4 +1,4 @@
-"""The process that times onnxruntime: one candidate, once. PyTorch is never imported here."""
+"""The process that times one candidate in onnxruntime, once; it never imports PyTorch."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The exported folder: model files, golden inputs with reference outputs, and a manifest with the sha256 of each."""
+"""The bundle folder: model files, golden inputs with reference outputs, and a manifest with the sha256 of each."""

@@ -21,8 +21,8 @@ from mnist_edge.pixels import Images, Logits
 GOLDEN = "golden.npz"
 GOLDEN_IMAGES = 1024
 LAYER_IMAGES = 32
-NOISE_SEED = 20201
-NOISE_IMAGES = 14
+RANDOM_SEED = 20201
+RANDOM_IMAGES = 14
 NO_LABEL = 255
 ROUNDING = 1e-4
 """Largest difference between the last layer's pre-activations and the logits, relative to the image's largest logit:
@@ -79,10 +79,10 @@ def sha256_of_test_set(images: Images, labels: Images) -> NDArray[np.uint8]:
 
 def golden_inputs(test_images: Images, test_labels: Images) -> tuple[Images, Images]:
     """Return the golden images and their labels: see `Golden`."""
-    noise = np.random.default_rng(NOISE_SEED).integers(0, 256, (NOISE_IMAGES, SIDE, SIDE), dtype=np.uint8)
+    random = np.random.default_rng(RANDOM_SEED).integers(0, 256, (RANDOM_IMAGES, SIDE, SIDE), dtype=np.uint8)
     plain = np.stack([np.zeros((SIDE, SIDE), np.uint8), np.full((SIDE, SIDE), 255, np.uint8)])
-    images = np.concatenate([test_images[:GOLDEN_IMAGES], plain, noise])
-    unlabelled = np.full(len(plain) + len(noise), NO_LABEL, np.uint8)
+    images = np.concatenate([test_images[:GOLDEN_IMAGES], plain, random])
+    unlabelled = np.full(len(plain) + len(random), NO_LABEL, np.uint8)
     return images, np.concatenate([test_labels[:GOLDEN_IMAGES], unlabelled])
 
 
@@ -118,7 +118,7 @@ def read_golden(path: Path) -> Golden:
 
 
 def _problems(golden: Golden) -> Iterator[str]:
-    """Yield what is wrong with a member that no export writes so; a check relies on those before it."""
+    """Yield each value that no export writes; a check relies on those before it."""
     count, rows = len(golden.images), len(golden.layer_rows)
     if golden.layer_widths.min() < 1 or golden.layer_widths.max() > golden.pre_activations.shape[1]:
         yield f"layer_widths: {golden.layer_widths.tolist()[:20]} are no widths of layers"

@@ -36,7 +36,7 @@ class Manifest:
         labels: class names, by class number.
         normalization: of the pixels that the models take.
         weights_sha256: of the PyTorch weights whose outputs golden.npz holds.
-        versions: of the packages that shaped the files.
+        versions: of the packages that determine the content of the files.
         accuracy: PyTorch's on the test set, a fraction of 1.
         parity: session settings and results of the comparison before publication.
         variants: at least one; a variant's reference stands before it.
@@ -58,7 +58,7 @@ class Manifest:
 
 
 def is_variant_name(name: str) -> bool:
-    """Whether a variant may have this name; `pytorch` is the reference that no variant is."""
+    """Whether a variant may have this name; `pytorch` is reserved for the reference."""
     return NAME.fullmatch(name) is not None and name != PYTORCH
 
 
@@ -84,7 +84,7 @@ def read_manifest(path: Path) -> Manifest:
         data = path.read_bytes()
         content = json.loads(data)
         stated = content.pop("sha256")
-        whole = stated == sha256_bytes(_dump(content)) and data == _dump({**content, "sha256": stated})
+        intact = stated == sha256_bytes(_dump(content)) and data == _dump({**content, "sha256": stated})
         schema = content.pop("schema")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadFileError(f"{path} is not a manifest", hint=EXPORT_AGAIN) from error
@@ -95,7 +95,7 @@ def read_manifest(path: Path) -> Manifest:
         )
     if schema != SCHEMA:
         raise BadFileError(f"{path} has schema {schema!r}, this version reads {SCHEMA!r}", hint=EXPORT_AGAIN)
-    if not whole:
+    if not intact:
         raise BadFileError(f"{path} was changed: its content does not match its own sha256", hint=EXPORT_AGAIN)
     manifest = validated(Manifest, content, path, EXPORT_AGAIN)
     problem = next(_problems(manifest), "")
@@ -113,7 +113,7 @@ def _export_command(folder: Path, dataset: Any) -> str:
 
 
 def _problems(manifest: Manifest) -> Iterator[str]:
-    """Yield what is wrong with a field that no export writes so."""
+    """Yield each value that no export writes."""
     if not 0 <= manifest.accuracy <= 1:  # nor is NaN
         yield f"accuracy: {manifest.accuracy} is no fraction of 1"
     if not HASH.fullmatch(manifest.weights_sha256):

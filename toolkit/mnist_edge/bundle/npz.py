@@ -1,9 +1,10 @@
-"""Read arrays from an .npz file of unknown origin: no pickle, no link, nothing larger than it declares."""
+"""Read arrays from an .npz file of unknown origin: without pickle, and with sizes checked before memory is allocated."""
 
 from __future__ import annotations
 
 import io
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ Shape = tuple[int | None, ...]
 """A side of None takes any length."""
 FREE_BYTES = 16 * 2**20
 MAX_RATIO = 64
-"""Arrays of up to FREE_BYTES may be compressed as far as they go; beyond, at most MAX_RATIO of the file. Deflate reaches
+"""Arrays of up to FREE_BYTES in all may be compressed by any ratio, larger ones by at most MAX_RATIO. Deflate reaches
 1,032 on zeros, images and logits stay below 20."""
 HEADER_BYTES = 10_000
 DAMAGED = (
@@ -81,7 +82,8 @@ def _read(
         head = io.BytesIO(stream.read(HEADER_BYTES + 12))
     version = npy.read_magic(head)
     read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
-    found_shape, fortran, found = read_header(head, max_header_size=HEADER_BYTES)
+    with warnings.catch_warnings(action="ignore"):  # a header as Python 2 wrote it
+        found_shape, fortran, found = read_header(head, max_header_size=HEADER_BYTES)
     wanted = tuple(side if known is None else known for side, known in zip(found_shape, shape, strict=False))
     if found != dtype or len(found_shape) != len(shape) or found_shape != wanted or 0 in found_shape:
         sides = ", ".join("n" if side is None else str(side) for side in shape)

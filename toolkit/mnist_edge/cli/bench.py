@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class _Results:
-    """Where the results of a timing go."""
+    """How the results of a timing are written and printed."""
 
     output: Path | None
     plot: Path | None
@@ -33,7 +33,7 @@ def bench(
     ] = None,
     *,
     variant: Annotated[
-        list[str] | None, typer.Option(help="Variant of a bundle, may be repeated. Default: all.", metavar="NAME")
+        list[str] | None, typer.Option(metavar="NAME", help="Variant of the bundle; repeatable. Default: all.")
     ] = None,
     provider: Annotated[
         ProviderName, typer.Option(help="Execution provider; no other is used: exit 4 if it is not available.")
@@ -42,12 +42,15 @@ def bench(
         str | None, typer.Option(help="Batch sizes, separated by commas. Default: 1, or the model's fixed one.")
     ] = None,
     threads: Annotated[
-        str, typer.Option(help="Thread counts on the CPU, with commas; auto times 1, 2, 4 ... and recommends one.")
+        str, typer.Option(help="CPU thread counts, separated by commas; auto times 1, 2, 4 ... and recommends one.")
     ] = "1",
     scenario: Annotated[ScenarioName, typer.Option(help="How requests arrive.")] = "single-stream",
-    rate: Annotated[float | None, typer.Option(min=0.01, max=1e9, help="Requests a second, for server.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.01, max=1e9, help="Requests per second, for --scenario server.")
+    ] = None,
     gap: Annotated[
-        float | None, typer.Option(min=0.1, max=60_000, help="Milliseconds of pause before a request, for idle.")
+        float | None,
+        typer.Option(min=0.1, max=60_000, help="Pause before each request in milliseconds, for --scenario idle."),
     ] = None,
     duration: Annotated[
         float | None, typer.Option(min=0.01, max=3600, help="Seconds of timing in each process.")
@@ -71,7 +74,7 @@ def bench(
     verbose: Annotated[bool, typer.Option("--verbose", help="Also show p99.9 and outliers.")] = False,
     json: Json = False,
 ) -> None:
-    """Time onnxruntime, and PyTorch eager beside it, in fresh interleaved processes."""
+    """Time onnxruntime, and PyTorch eager for comparison, in fresh interleaved processes."""
     from mnist_edge.benchmarking import plan as plans
     from mnist_edge.benchmarking.threads import thread_counts
     from mnist_edge.cpus import available_cpus

@@ -31,7 +31,7 @@ def compare(
 
     Exit 2: the results cannot be compared.
 
-    Exit 0: neither. An undecided row passes; the report says how large a slowdown it cannot rule out.
+    Exit 0: neither. An undecided row passes; the report states how large a slowdown it cannot rule out.
     """
     from mnist_edge.benchmarking.compare import compare as compare_results
     from mnist_edge.benchmarking.results import read_result

@@ -1,4 +1,4 @@
-"""The process around a command: standard streams, signals, and what becomes of an error.
+"""The process around a command: standard streams, signals, and the reporting of errors.
 
 Nothing heavy is imported here, so that a signal is handled from the first milliseconds on.
 """
@@ -27,7 +27,7 @@ def main() -> NoReturn:
         from mnist_edge.cli.app import app
 
         code = app(standalone_mode=False) or 0
-        _set_signals(signal.SIG_DFL)  # an exception during the interpreter's own end would be a traceback
+        _set_signals(signal.SIG_DFL)  # an exception while the interpreter shuts down would print a traceback
     except (SignalArrived, Exception) as error:  # noqa: BLE001 - the last line of defence against a traceback
         code = _report_error(_interrupted(request) or error)
     lost = output_failure()
@@ -51,7 +51,7 @@ def _set_signals(action: signal.Handlers) -> None:
 
 
 def _exit_on_unraisable_signal() -> None:
-    """End at once where a signal arrived in a destructor or callback.
+    """Exit at once if a signal arrived in a destructor or callback.
 
     Python cannot raise there; it would print a traceback and go on as if there had been no signal.
     """

@@ -22,7 +22,7 @@ def export(
     input: Annotated[  # noqa: A002 - the field's word
         InputKind,
         typer.Option(
-            help="uint8: raw images (batch, 28, 28), normalisation inside. float: (batch, 784), normalised by you."
+            help="uint8: raw images (batch, 28, 28), normalised by the graph. float: (batch, 784), normalised by you."
         ),
     ] = "uint8",
     normalize: NormalizeStateDict = None,

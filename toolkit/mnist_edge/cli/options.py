@@ -48,7 +48,7 @@ def dataset_option(default: str = "") -> Any:
 
 
 def _complete_dataset(incomplete: str) -> list[str]:
-    """Return the names and the folders of the disk that begin as typed."""
+    """Return the dataset names and the folders that begin with `incomplete`."""
     folders = sorted(f"{path}/" for path in Path().glob(f"{incomplete}*") if path.is_dir())
     return [name for name in DATASET_CHOICES if name.startswith(incomplete)] + folders
 
@@ -63,12 +63,11 @@ def recipe_option() -> Any:
 
 
 def _complete_recipe(incomplete: str) -> list[str]:
-    """Return the recipe names and the .toml files that begin as typed."""
-    import tomllib
-    from importlib.resources import files
+    """Return the recipe names and the .toml files that begin with `incomplete`."""
+    from mnist_edge.training.recipes import recipe_names
 
-    named = tomllib.loads(files("mnist_edge.training").joinpath("recipes.toml").read_text("utf-8"))
-    return [name for name in [*named, *map(str, sorted(Path().glob("*.toml")))] if name.startswith(incomplete)]
+    files = map(str, sorted(Path().glob("*.toml")))
+    return [name for name in (*recipe_names(), *files) if name.startswith(incomplete)]
 
 
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")

@@ -53,7 +53,7 @@ def run(
 
     require_provider(provider)
     data: Dataset = load_dataset(dataset, data_dir, say)
-    chosen = dataset if data.name == "folder" else data.name  # what `auto` came to
+    chosen = dataset if data.name == "folder" else data.name  # the dataset that `auto` resolved to
     folder = run_folder or RUNS / data.name
     named = {"epochs": epochs, "lr": None, "momentum": None, "weight_decay": None, "batch_size": None}
     request = prepare_training(

@@ -1,4 +1,4 @@
-"""Standard streams that never end the work: what nobody reads, or a full disk refuses, is dropped."""
+"""Standard streams whose write errors do not end the work: output to a closed pipe or a full disk is dropped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class StandardStream(io.FileIO):
     """File descriptor 1 or 2, for writing.
 
     Attributes:
-        failure: why writing failed first; from then on all output is dropped. None as long as all was written.
+        failure: the first write error, after which all output is dropped; None while there is none.
     """
 
     failure: OSError | None = None
@@ -45,7 +45,7 @@ def make_streams_tolerant() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor: this one
-    # Streams that a test or an embedding program has put in place are left alone.
+    # Streams that a test or an embedding program has replaced are not touched.
     if sys.stdout is sys.__stdout__:
         sys.stdout = _tolerant(1)
     if sys.stderr is sys.__stderr__:
@@ -63,7 +63,7 @@ def _tolerant(descriptor: int) -> TextIO:
 
 
 def output_failure() -> OSError | None:
-    """Return why standard output was lost, unless it was a reader that had seen enough (`| head`)."""
+    """Return why standard output was lost; None if nothing was, or if its reader closed the pipe (`| head`)."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     failure = raw.failure if isinstance(raw, StandardStream) else None
     return None if failure is None or failure.errno == errno.EPIPE else failure

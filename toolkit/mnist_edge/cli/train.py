@@ -118,7 +118,7 @@ def train(
 def train_with_progress(
     request: TrainingRequest, *, device: DeviceName, log: LogName | None = None, plot: bool = False
 ) -> TrainReport:
-    """Train with progress on standard error, and draw loss.png, whatever ends the run."""
+    """Train with progress on standard error; draw loss.png at the end, also after a signal."""
     from mnist_edge.reporting.console import progress, say
     from mnist_edge.reporting.plots.loss import loss_curve
     from mnist_edge.reporting.tables.train import epoch_line, training_detail
@@ -157,7 +157,7 @@ def train_with_progress(
 
 
 def _finish(request: TrainingRequest, title: str, events: Events | None) -> None:
-    """Draw what is there, and close the event file."""
+    """Draw the loss curve so far, and close the event file."""
     from mnist_edge.ranks import this_rank
     from mnist_edge.reporting.plots.loss import loss_curve
 

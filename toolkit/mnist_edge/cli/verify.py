@@ -76,7 +76,7 @@ def verify(
     from mnist_edge.workflow.verify import verify_file, verify_folder
 
     require_plot(plot)
-    if outputs is None:  # else nothing is run: a machine without onnxruntime can compare, too
+    if outputs is None:  # with recorded outputs nothing is run, and onnxruntime is not needed
         require_provider(provider)
         require_cpus(threads)
     if tf32 and provider != "cuda":
@@ -118,7 +118,7 @@ def verify(
 
 
 def _refuse_run_options(**given: bool) -> None:
-    """Raise UsageError for an option that recorded outputs cannot follow."""
+    """Raise UsageError for an option that has no effect on recorded outputs."""
     for name, is_given in given.items():
         if is_given:
             raise UsageError(f"--{name} has no effect on recorded outputs", hint=f"leave out --{name}, or --outputs")

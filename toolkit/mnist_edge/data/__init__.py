@@ -1,1 +1,1 @@
-"""Datasets: found, downloaded, read and checked, without torch."""
+"""Find, download, read and check datasets, without torch."""

@@ -1,8 +1,8 @@
-"""The real handwritten digits that scikit-learn carries, brought to MNIST's form.
+"""The handwritten digits that scikit-learn includes, converted to MNIST's format.
 
-1,797 pictures of 8x8 from the "Optical Recognition of Handwritten Digits" set (Alpaydin and
-Kaynak 1998). As MNIST does (LeCun et al. 1998): each picture is cut to its ink, scaled to fit
-20x20 with its proportions kept, and laid on 28x28 with its centre of mass in the middle.
+1,797 images of 8x8 pixels from the "Optical Recognition of Handwritten Digits" set (Alpaydin and Kaynak 1998).
+As for MNIST (LeCun et al. 1998), each image is cropped to its ink, scaled to fit 20x20 with its proportions kept,
+and placed on 28x28 with its centre of mass in the middle.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from mnist_edge.pixels import Images
 from mnist_edge.records.data import Dataset
 
 TEST_IMAGES = 360
-"""The last fifth in file order is the test set: other writers fill it than the first pages."""
+"""The last fifth in file order is the test set: most of its images are by other writers than the training images."""
 
 
 def load_digits() -> Dataset:
-    """Return the digits as a dataset of 1,437 training and 360 test pictures.
+    """Return the digits as a dataset of 1,437 training and 360 test images.
 
     Raises:
         UnavailableError: scikit-learn is not installed.
@@ -34,10 +34,10 @@ def load_digits() -> Dataset:
             "the dataset digits comes with scikit-learn, which is not installed",
             hint=install_hint("train"),
         )
-    from sklearn.datasets import load_digits as carried
+    from sklearn import datasets
 
-    bunch = carried()
-    images = np.stack([_as_mnist(picture) for picture in bunch.images])
+    bunch = datasets.load_digits()
+    images = np.stack([_to_mnist_format(image) for image in bunch.images])
     labels = bunch.target.astype(np.uint8)
     cut = len(images) - TEST_IMAGES
     return Dataset(
@@ -50,10 +50,10 @@ def load_digits() -> Dataset:
     )
 
 
-def _as_mnist(picture: NDArray[np.float64]) -> Images:
-    """Bring one 8x8 picture with values 0 to 16 to uint8 (28, 28)."""
-    rows, columns = np.nonzero(picture)
-    ink = picture[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] * (255 / 16)
+def _to_mnist_format(image: NDArray[np.float64]) -> Images:
+    """Convert an image (8, 8) with values 0 to 16 to uint8 (28, 28)."""
+    rows, columns = np.nonzero(image)
+    ink = image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] * (255 / 16)
     scale = 20 / max(ink.shape)
     height, width = (max(1, round(side * scale)) for side in ink.shape)
     large = np.asarray(Image.fromarray(ink.astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC))

@@ -1,7 +1,7 @@
 """Download a dataset with torchvision, with the limits and checks that torchvision lacks.
 
-torchvision runs in a process of its own: a download that hangs can be ended, torch never enters
-this process, and its files arrive in a temporary folder that takes its place only when whole.
+torchvision runs in a process of its own, so that a download that hangs can be ended and torch is never imported in
+this process. Files are written to a temporary folder, which is moved into place once it is complete and checked.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from mnist_edge.extras import install_hint
 from mnist_edge.files import ensure_folder, explaining_os_errors
 
 IDLE_SECONDS = 10
-"""A server that sends nothing for so long is given up."""
+"""Seconds without data after which a download is abandoned."""
 TOTAL_SECONDS = 300
-"""The whole download may take so long."""
+"""Time limit of a complete download."""
 
 _HINT = (
     "check the network, or put the four raw files into the data folder (--data-dir); --dataset digits needs no network"
@@ -32,9 +32,9 @@ _HINT = (
 def download(
     class_name: str, root: Path, check: Callable[[Path], object], total_seconds: float = TOTAL_SECONDS
 ) -> Path:
-    """Fetch one dataset into `root/<class_name>/raw`, whole or not at all.
+    """Download one dataset into `root/<class_name>/raw`, atomically.
 
-    `MNIST_EDGE_MIRROR`, an address ending in `/`, is asked instead of torchvision's mirrors.
+    The environment variable `MNIST_EDGE_MIRROR`, a URL ending in `/`, replaces torchvision's mirrors.
 
     Args:
         class_name: torchvision's class, which also names the folder: MNIST, FashionMNIST, KMNIST.

@@ -14,15 +14,15 @@ from mnist_edge.pixels import ImageFile, Images, take_rows
 from mnist_edge.records.data import Dataset, EvaluationSet
 
 FINGERPRINT_IMAGES = 1000
-"""Training images, evenly spaced, that the fingerprint covers: to hash all of a large file takes seconds."""
+"""Training images, evenly spaced, that the fingerprint covers: hashing all of a large file takes seconds."""
 _HINT = "write the file again, in MNIST's IDX format"
 
 
 def load_folder(folder: Path) -> Dataset:
     """Check the four files; labels and test set are read into memory, the training images stay in their file.
 
-    However few the training images are, they stay in their file, so that there is one way to train on a folder.
-    Only a compressed file is unpacked into memory.
+    Even a small training set stays in its file, so that there is one way to train on a folder. Only a compressed file
+    is unpacked into memory.
 
     Raises:
         BadFileError: names the file that is missing, cut, too long, or holds other images or another number.
@@ -47,7 +47,7 @@ def load_folder(folder: Path) -> Dataset:
 
 
 def load_test_folder(folder: Path) -> EvaluationSet:
-    """Read the two test files of a folder, which may hold nothing else; errors as `load_folder`."""
+    """Read the two test files of a folder, which need hold nothing else; errors as `load_folder`."""
     paths = _require(folder, TEST_FILES)
     try:
         images = read_images(paths[TEST_FILES[0]])

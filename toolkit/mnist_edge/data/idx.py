@@ -21,7 +21,7 @@ from mnist_edge.pixels import IMAGES_HEADER, ImageFile, Images
 MEMORY_LIMIT = 1 << 30
 """Bytes of a file that is read into memory: 1.4 million images."""
 DEFLATE_RATIO = 1032
-"""deflate cannot compress better (zlib's documentation): a header that declares more is not honest."""
+"""deflate cannot compress better (zlib's documentation): a header that declares more is wrong."""
 UINT8 = 0x08
 TYPES = {
     0x08: "8-bit unsigned integer",
@@ -111,7 +111,7 @@ def sha256_of_idx(values: Images) -> str:
 
 
 def _read(path: Path, kind: _Kind, count: int | None) -> Images:
-    """Read a whole file: uint8 of the shape that its header declares."""
+    """Read a complete file: uint8 of the shape that its header declares."""
     compressed = path.suffix == ".gz"
     size = require_regular_file(path, "an IDX file", limit=MEMORY_LIMIT)
     try:
@@ -127,7 +127,7 @@ def _read(path: Path, kind: _Kind, count: int | None) -> Images:
                 raise BadFileError(
                     f"{path} declares {expected:,} bytes, but {size:,} compressed bytes cannot hold them"
                 )
-            data = head + file.read(expected + 1 - len(head))  # one byte more: is that all?
+            data = head + file.read(expected + 1 - len(head))  # one more byte, to detect data after the end
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise BadFileError(f"{path} is not gzip data, or damaged ({_describe_content(path)})") from error
     except OSError as error:
@@ -177,7 +177,7 @@ def _describe_head(head: bytes) -> str:
 
 
 def _describe_content(path: Path) -> str:
-    """Say what a file that should be gzip data is, from its first bytes."""
+    """Describe, from its first bytes, a file that should be gzip data."""
     with path.open("rb") as file:
         head = file.read(IMAGES_HEADER)
     if head[:3] == bytes([0, 0, UINT8]):

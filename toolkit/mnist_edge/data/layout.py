@@ -1,4 +1,4 @@
-"""Where the IDX files of a dataset may lie, and how they may be named: the one search that every command uses."""
+"""Folders and names under which the IDX files of a dataset are looked for, by every command."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def load_dataset(
 ) -> Dataset:
     """Load training and test set of a dataset, or of a user's own folder.
 
-    It is looked for in `data_dir`, `$MNIST_EDGE_DATA` and the cache folder, and downloaded where it is in none.
+    It is looked for in `data_dir`, `$MNIST_EDGE_DATA` and the cache folder, and downloaded if it is in none of them.
 
     Args:
         name: a dataset; `auto`, MNIST where it is available, otherwise scikit-learn's digits; or the path of a folder
@@ -70,7 +70,7 @@ def load_dataset(
 
     Raises:
         UsageError: neither a dataset nor a folder.
-        UnavailableError: it is nowhere and cannot be downloaded.
+        UnavailableError: it was not found and cannot be downloaded.
         BadFileError: it was found, and is damaged or lacks a file.
     """
     found, folder = _locate(name, data_dir, notify, may_download=may_download)
@@ -159,7 +159,7 @@ def _roots(data_dir: Path | None) -> list[Path]:
 
 
 def _is_of_another(name: DatasetName, folder: Path) -> bool:
-    """Whether files in a folder that does not name the dataset belong to another one, by its folder or its labels."""
+    """Whether files in a folder not named after the dataset belong to another one, by folder name or labels."""
     own = SOURCES[name].folder
     others = {other.folder: other for key, other in SOURCES.items() if key != name}
     if own in (folder.name, folder.parent.name):

@@ -1,4 +1,4 @@
-"""The process in which torchvision downloads: run by `download.py`, imported by nobody."""
+"""The process in which torchvision downloads: run by `download.py`, never imported."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def main() -> None:
     socket.setdefaulttimeout(IDLE_SECONDS)
     try:
         dataset(folder, download=True)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is this process's one answer
+    except Exception as error:  # noqa: BLE001 - any failure is reported to the parent in one line
         sys.exit(" ".join(str(error).split()) or type(error).__name__)
 
 

@@ -1,1 +1,1 @@
-"""The workshop's second half: from a trained network to a proven bundle. May import torch and onnx."""
+"""Export: from a trained network to a bundle that passed verification. May import torch and onnx."""

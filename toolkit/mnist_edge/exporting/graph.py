@@ -1,4 +1,4 @@
-"""From a PyTorch network to the bytes of one ONNX file: dynamic batch, nothing of this machine inside."""
+"""Export a PyTorch network to the bytes of one ONNX file, with a dynamic batch and without traces of this machine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from mnist_edge.training.model import build_model, linear_layers, rescale_input
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where a graph comes from: goes into its metadata and into the manifest.
+    """The origin of a graph, recorded in its metadata and in the manifest.
 
     Attributes:
         weights_sha256: of the trained network, before its normalisation is folded in.
@@ -61,12 +61,12 @@ class Origin:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what shapes the file."""
+    """Return the versions of the packages that determine the content of the file."""
     return {name: version(name) for name in ("mnist-edge", "torch", "onnx", "onnxscript")}
 
 
 def weights_sha256(model: nn.Sequential) -> str:
-    """sha256 over every parameter's name, shape and float32 bytes: equal weights, equal hash."""
+    """Return the sha256 of every parameter's name, shape and float32 bytes."""
     digest = hashlib.sha256()
     for key, value in model.state_dict().items():
         digest.update(f"{key} {tuple(value.shape)}".encode())
@@ -92,7 +92,7 @@ class RawImages(nn.Module):
 
 
 class NormalizedPixels(nn.Module):
-    """The classic form: float32 (batch, 784), normalised by the caller, to logits float32 (batch, 10)."""
+    """The deployed network for `--input float`: normalised pixels float32 (batch, 784) to logits float32 (batch, 10)."""
 
     def __init__(self, model: nn.Sequential) -> None:
         super().__init__()
@@ -115,17 +115,17 @@ def export_graph(model: nn.Sequential, kind: InputKind, origin: Origin, opset: i
     Args:
         model: as `build_model` makes it.
         kind: how the graph takes an image.
-        origin: goes into the metadata.
+        origin: recorded in the metadata.
         opset: one of `contract.OPSETS`.
 
     Returns:
-        A serialised, checked ONNX model, weights inside.
+        A serialised, checked ONNX model that contains its weights.
     """
     module = deployed(model, kind, origin.normalization)
     # A batch of 2: torch.export would bake a 1 into the graph as a constant.
     example = torch.zeros(2, SIDE, SIDE, dtype=torch.uint8) if kind == "uint8" else torch.zeros(2, PIXELS)
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # deprecations inside torch that no caller can act on
+        warnings.simplefilter("ignore")  # deprecations within torch that no caller can act on
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
             module,

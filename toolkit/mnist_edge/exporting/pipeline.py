@@ -1,6 +1,6 @@
-"""Build the variants of a bundle, compare them with their references, publish them: in that order.
+"""Build the variants of a bundle, compare them with their references, and publish those that pass.
 
-A folder appears, or is replaced, atomically and only with variants that passed.
+The bundle folder is created or replaced atomically.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mnist_edge.records.bundle import ExportReport, Variant, VariantSpec
 from mnist_edge.records.data import Dataset, EvaluationSet
 from mnist_edge.records.verification import ParityReport
 from mnist_edge.runtime.session import require_provider
-from mnist_edge.training.model import reference_logits, reference_sums
+from mnist_edge.training.model import reference_logits, reference_pre_activations
 from mnist_edge.verification.reference import recorded_reference
 from mnist_edge.verification.requirement import MAX_DROP
 from mnist_edge.verification.verify import VerifyOptions, verify_bundle
@@ -55,7 +55,7 @@ class ExportRequest:
 
 
 def export_bundle(request: ExportRequest, notify: Callable[[str], None] = lambda _line: None) -> ExportReport:
-    """Export a network to a bundle folder, which is replaced atomically or not at all.
+    """Export a network to a bundle folder, which is replaced atomically.
 
     Variants that were added to the bundle before are kept where it holds the same weights, input and dataset, and
     they pass again; the others are dropped, with the reason in the report.
@@ -96,7 +96,7 @@ def export_bundle(request: ExportRequest, notify: Callable[[str], None] = lambda
         write_files(staged, {MODEL_FILE: model, GOLDEN: packed})
         bundle = Bundle(folder=staged, manifest=manifest, golden=golden)
         notify("comparing onnxruntime with PyTorch")
-        parity = prove(bundle, [first], request.dataset)
+        parity = require_parity(bundle, [first], request.dataset)
         bundle, kept, dropped = _keep_variants(request.output, bundle, request.dataset)
         return _finish(bundle, [parity, *kept], request.output, dropped)
 
@@ -114,7 +114,7 @@ def add_variant(folder: Path, spec: VariantSpec, model: bytes, dataset: Evaluati
     Raises:
         CheckFailedError: the variant, or one that refers to it, does not meet its requirement; the bundle stays.
         UsageError: the name is that of the variant that `export` makes, or the reference is no variant before it.
-        BadFileError: the bundle is damaged, or the model breaks its contract.
+        BadFileError: the bundle is damaged, or the model does not have the input and output that the manifest states.
         UnavailableError: onnxruntime is missing, or the folder cannot be written or is in use.
     """
     require_provider("cpu")
@@ -143,10 +143,10 @@ def add_variant(folder: Path, spec: VariantSpec, model: bytes, dataset: Evaluati
         write_files(staged, {variant.file: model})
         manifest = dataclasses.replace(before.manifest, variants=tuple(variants))
         bundle = Bundle(folder=staged, manifest=manifest, golden=before.golden)
-        return _finish(bundle, [prove(bundle, changed, dataset)], folder, {})
+        return _finish(bundle, [require_parity(bundle, changed, dataset)], folder, {})
 
 
-def prove(bundle: Bundle, variants: Iterable[Variant], dataset: EvaluationSet | None) -> ParityReport:
+def require_parity(bundle: Bundle, variants: Iterable[Variant], dataset: EvaluationSet | None) -> ParityReport:
     """Compare variants of a staged bundle with their references.
 
     Raises:
@@ -182,7 +182,7 @@ def _joined(reports: list[ParityReport]) -> ParityReport:
 
 
 def _keep_variants(output: Path, bundle: Bundle, dataset: Dataset) -> tuple[Bundle, list[ParityReport], dict[str, str]]:
-    """Add to a staged bundle what the one in `output` holds besides FP32 and still meets its requirement.
+    """Add to a staged bundle the variants in `output`, other than FP32, that still meet their requirement.
 
     Returns:
         The bundle with the variants that were kept, their reports, and why each other one was dropped, by name.
@@ -267,7 +267,7 @@ def golden_of(model: nn.Sequential, dataset: Dataset, origin: graph.Origin) -> G
     """Return the golden inputs of a test set with a network's outputs."""
     images, labels = golden_inputs(dataset.test_images, dataset.test_labels)
     rows = layer_rows(labels)
-    pre_activations = reference_sums(model, images[rows], normalization=origin.normalization)
+    pre_activations = reference_pre_activations(model, images[rows], normalization=origin.normalization)
     return Golden(
         images=images,
         labels=labels,

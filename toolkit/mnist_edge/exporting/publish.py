@@ -22,8 +22,8 @@ SCRATCH = ".exporting-"
 def staging(output: Path) -> Iterator[Path]:
     """Yield an empty folder beside `output`, locked against every other export to the same name.
 
-    The folder's name follows from that of `output`, so that the lock lies where a second export looks for it, and what a
-    killed export left there is removed by the next.
+    The folder's name is derived from that of `output`, so that a second export finds the lock, and removes what a
+    killed export left there.
 
     Raises:
         UnavailableError: another process exports to `output`; the parent folder cannot be written.
@@ -76,7 +76,7 @@ def _remove_stale(parent: Path, own: Path) -> None:
 
 
 def refuse_unexpected_files(output: Path) -> None:
-    """Raise UsageError unless `output` is missing or empty, or every file in it was put there by an export."""
+    """Raise UsageError unless `output` is missing or empty, or holds only files of a bundle."""
     hint = "choose another folder with --output"
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise UsageError(f"{output} is not a folder", hint=hint)
@@ -88,7 +88,7 @@ def refuse_unexpected_files(output: Path) -> None:
     unexpected = sorted(entry.name for entry in output.iterdir() if entry.name not in expected)
     if unexpected or not is_bundle(output):
         found = unexpected[0] if unexpected else "files without a manifest"
-        raise UsageError(f"{output} holds what no export put there ({found}); it is not replaced", hint=hint)
+        raise UsageError(f"{output} holds files that no export wrote ({found}); it is not replaced", hint=hint)
 
 
 def write_files(folder: Path, content: Mapping[str, bytes]) -> None:
@@ -99,6 +99,6 @@ def write_files(folder: Path, content: Mapping[str, bytes]) -> None:
 
 
 def publish(staged: Path, output: Path) -> None:
-    """Check a staged bundle as a reader would, then put it in the place of `output`."""
+    """Load and check a staged bundle, then replace `output` with it."""
     load_bundle(staged)
     publish_folder(staged, output.resolve())

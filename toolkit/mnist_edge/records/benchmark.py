@@ -17,7 +17,7 @@ class Scenario:
 
     Attributes:
         seconds: length of the timed part of one process; `offline` times a number of images instead.
-        rate_per_s: requests a second of `server`, whether the model keeps up or not.
+        rate_per_s: requests per second of `server`, whether the model keeps up or not.
         gap_ms: pause before each request of `idle`.
     """
 
@@ -86,7 +86,7 @@ class ServerFigures:
     """The open loop of scenario `server`, where latency counts from the moment a request was due.
 
     Attributes:
-        asked_per_s, achieved_per_s: requests a second that were sent, and that were completed.
+        asked_per_s, achieved_per_s: requests per second that were sent, and that were completed.
         service_p50_us: microseconds of the runs alone.
         wait_p50_us, wait_p99_us: microseconds from the moment a request was due to the start of its run.
         utilization: share of the time, 0 to 1, in which the model was busy.
@@ -216,7 +216,7 @@ class BenchReport(Report):
         weights_sha256: of the weights that a bundle was exported from, or of the ONNX file.
         environment: see `benchmarking.environment`.
         order_seed: of the order of the candidates in each round, and of the arrivals of `server`.
-        reference_work_ms: a fixed piece of work, timed before each round: it grows where the machine slows down.
+        reference_work_ms: time of a fixed piece of work before each round; it grows where the machine slows down.
         gpu_from_batch: smallest batch from which the GPU is faster than the CPU; None where there is none.
         thread_advice: where several thread counts were timed, one of them 1.
         profile: time by operator, on request.

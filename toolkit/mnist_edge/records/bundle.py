@@ -24,9 +24,9 @@ class VariantSpec:
 
     Attributes:
         name: unique in the bundle: lower-case letters, digits, `.`, `_` and `-`.
-        requirement: what `verify` demands of its outputs.
+        requirement: what its outputs must meet in `verify`.
         reference: the outputs that it is compared with: `pytorch`, or the name of an earlier variant.
-        max_accuracy_drop: accuracy that it was allowed to lose when it was published, a fraction of 1; None where its
+        max_accuracy_drop: accuracy that it was allowed to lose when it was published, a fraction of 1; None if its
             requirement is `exact`.
     """
 
@@ -40,7 +40,7 @@ class VariantSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Variant(VariantSpec):
-    """A model of a bundle: its specification, and its file inside the bundle folder."""
+    """A model of a bundle: its specification, and its file in the bundle folder."""
 
     file: str
     bytes: int
@@ -52,10 +52,10 @@ class ExportReport(Report):
     """What `export` published.
 
     Attributes:
-        variants: the models of the bundle, those kept from the bundle before included.
+        variants: the models of the bundle, including those kept from the previous bundle.
         parity: the comparison of every variant with its reference.
         accuracy: PyTorch's on the test set, a fraction of 1.
-        dropped: why a variant of the bundle before is not in this one, by its name.
+        dropped: why a variant of the previous bundle is not in this one, by its name.
     """
 
     schema: ClassVar[str] = "mnist-edge/export/2"

@@ -46,7 +46,7 @@ class EvalReport(Report):
         withheld: why the two are None; empty where they are not.
         reliability: the ranges that hold an image, least confident first.
         confusion: `confusion[label][prediction]` counts images.
-        warnings: what looks wrong with the images or the model, one line each.
+        warnings: what is probably wrong with the images or the model, one line each.
     """
 
     schema: ClassVar[str] = "mnist-edge/eval/3"

@@ -23,7 +23,7 @@ class ModelInput:
         shape: as declared, batch first; a None dimension is free.
         image_shape: the shape of one image in a run: `shape` without the batch, free dimensions filled in.
         layout, channels, height, width: how `image_shape` is read as an image.
-        normalization: what a float model expects of its pixels; None where nobody has stated it.
+        normalization: what a float model expects of its pixels; None if neither the file nor the user states it.
     """
 
     name: str

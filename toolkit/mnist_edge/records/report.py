@@ -1,4 +1,4 @@
-"""Records that are JSON documents with a schema."""
+"""The base of reports: records that become JSON documents with a schema."""
 
 from __future__ import annotations
 

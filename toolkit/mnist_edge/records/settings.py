@@ -1,4 +1,4 @@
-"""How a session is opened: one record in every report, so that two results can be told to hold for the same thing."""
+"""How a session is opened: one record in every report, so that results of different settings are distinguished."""
 
 from __future__ import annotations
 

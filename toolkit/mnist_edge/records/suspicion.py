@@ -34,7 +34,7 @@ class PixelReading:
 
 @dataclass(frozen=True, kw_only=True)
 class Suspicion:
-    """What an accuracy may hide.
+    """What makes an accuracy suspicious.
 
     Attributes:
         images: test images that were compared; evenly spaced in the test set.

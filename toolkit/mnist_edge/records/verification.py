@@ -123,13 +123,13 @@ class VariantParity:
         precision, requirement: those that it was judged by; with TF32 an exact fp32 variant is judged as lossy fp16.
         reference: where the outputs come from that it was compared with.
         images: number of images that predictions were compared on: the whole test set where it is available.
-        flips: predictions that changed; for an exact variant, those that are no ties.
+        flips: predictions that changed; for an exact variant, without ties.
         flip_rate_upper95: exact one-sided 95 % bound on the rate of flips.
         ties: predictions that changed where the reference's top-2 margin is within the tolerance (exact variants).
         max_abs_error, max_relative_error: largest logit error over every input and batch size; relative to the image's
-            largest logit, or to 1 where that is smaller; None where the model cannot be run, or owes accuracy alone.
+            largest logit, or to 1 where that is smaller; None where the model cannot be run, or must meet accuracy alone.
         accuracy: None without labels, or where the outputs cannot be compared.
-        margins: None where the outputs cannot be compared, or it owes accuracy alone.
+        margins: None where the outputs cannot be compared, or the variant must meet accuracy alone.
         batches: batch sizes that were run; none for outputs that were recorded elsewhere.
         layers: on failure or on request, where layer outputs are available.
         reason: why it failed, in a sentence; empty where it passed.

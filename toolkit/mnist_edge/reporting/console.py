@@ -62,7 +62,7 @@ def say_next(*words: str | Path, as_json: bool = False) -> None:
 
 
 def program() -> list[str]:
-    """Return the words that start this program where it is printed: `mnist-edge` only where the shell finds it."""
+    """Return the words of a command line that start this program: `mnist-edge` only if the shell finds it."""
     started = Path(sys.argv[0])
     if started.name == "__main__.py":
         return ["python", "-m", "mnist_edge"]
@@ -134,7 +134,7 @@ def _watched() -> bool:
 
 
 def _live(*columns: ProgressColumn) -> Progress:
-    """A display on standard error that is removed at its end; standard output stays as it is."""
+    """Return a display on standard error that disappears when it ends; standard output is not redirected."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -1,4 +1,4 @@
-"""Escape what a terminal would obey instead of show: names and labels come from files that others wrote."""
+"""Escape characters that a terminal would interpret: names and labels come from files that others wrote."""
 
 from __future__ import annotations
 

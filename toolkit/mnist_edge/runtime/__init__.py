@@ -1,1 +1,1 @@
-"""onnxruntime, asked plainly and checked: the provider asked for is the provider used. Never torch."""
+"""Open and run models in onnxruntime on exactly the requested provider. Never imports torch."""

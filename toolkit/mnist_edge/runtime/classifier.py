@@ -1,4 +1,4 @@
-"""An ONNX image classifier with one input, run on uint8 images whatever form of them its graph takes."""
+"""An ONNX image classifier with one input: uint8 images are converted to the form that its graph takes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mnist_edge.errors import BadFileError, CheckFailedError
 from mnist_edge.pixels import Images, Logits
 from mnist_edge.records.model import ModelInput, ModelOutput
 from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
-from mnist_edge.runtime.images import Feed, prepare_images, require_digit_images
+from mnist_edge.runtime.images import Feed, prepare_images
 from mnist_edge.runtime.interface import class_rows, read_input, read_output
 from mnist_edge.runtime.reasons import explain
 from mnist_edge.runtime.session import RefusedModelError, import_onnxruntime, open_session, refusal
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 TIMEOUT_SECONDS = 60.0
-"""After which a run is ended, unless another time is given."""
+"""Default time after which a run is ended."""
 FEED_BYTES = 2**26
 """Largest feed of a run where the batch size does not matter: 64 MiB."""
 
@@ -101,7 +101,7 @@ class Classifier:
         return prepare_images(self.name, self.input, images)
 
     def class_logits(self, images: Images, classes: int, batch: int | None = None) -> Logits:
-        """Run images through a model that has so many classes; as `logits`, and BadFileError where it has others."""
+        """Run images through a model of `classes` classes; as `logits`, and BadFileError for another number."""
         self.require_scores()
         declared = self.output.classes
         logits = self.logits(images, batch) if declared in {None, classes} else None
@@ -123,10 +123,6 @@ class Classifier:
                 f"({output.name} is {output.dtype}); it can only be timed",
                 hint="export the logits or probabilities as a tensor: zipmap=False in skl2onnx, no ArgMax at the end",
             )
-
-    def require_digits(self) -> None:
-        """Raise BadFileError unless 28x28 images can be fitted to the input."""
-        require_digit_images(self.name, self.input)
 
     def run_for(self, names: Sequence[str], feed: Feed) -> list[Any]:
         """Run one prepared batch and return the outputs of these names, whatever their form.
@@ -186,8 +182,8 @@ def open_classifier(
         model, settings, name, profile_prefix: as `open_session` takes them.
         normalization: what a float model expects of its pixels; None takes what its metadata state.
         timeout: seconds after which a run is ended.
-        trial: run a file once before it is returned; one whose graph does not bound its time and memory in a process
-            of its own. False where that has been done, and where the first run is measured.
+        trial: run a file once before it is returned, and first in a process of its own where its graph does not bound
+            time and memory. False where that has been done, and where the first run is measured.
 
     Raises:
         BadFileError: several inputs, or one that holds no image; and as `open_session`.
@@ -219,7 +215,7 @@ def open_classifier(
 
 
 def dataset_of(classifier: Classifier) -> DatasetName | None:
-    """Return the dataset that the file says it was trained on, or None."""
+    """Return the dataset that the model was trained on, if its metadata state one."""
     stated = classifier.metadata.get("mnist_edge.dataset")
     return next((name for name in LABELS if name == stated), None)
 

@@ -21,8 +21,8 @@ from mnist_edge.records.settings import SessionSettings
 def preload_libraries(onnxruntime: ModuleType) -> None:
     """Load CUDA and cuDNN from the nvidia packages, which onnxruntime-gpu does not find by itself.
 
-    onnxruntime prints on standard output about a library that is missing, which is for results only. That it is missing
-    is reported by the session that cannot be opened.
+    onnxruntime reports a missing library on standard output, which is for results only. The session that cannot be
+    opened reports it too.
     """
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         onnxruntime.preload_dlls()
@@ -30,9 +30,9 @@ def preload_libraries(onnxruntime: ModuleType) -> None:
 
 @contextlib.contextmanager
 def captured_log() -> Iterator[Callable[[], str]]:
-    """Keep what onnxruntime's default logger writes on the descriptor of standard error, and print none of it.
+    """Capture what onnxruntime's default logger writes to the descriptor of standard error.
 
-    Only this log names the library or the driver that is missing; the exception says no more than that nodes were left
+    Only this log names the library or the driver that is missing; the exception reports only that nodes were left
     for the CPU. Python's `redirect_stderr` does not see what C++ writes.
 
     Yields:

@@ -23,7 +23,7 @@ FLOATS = ("float16", "float32", "float64")
 CHANNELS = range(1, 5)
 """Grey, grey and alpha, colour, colour and alpha."""
 FLAT_SIDE = 8
-"""Smallest side that a flat input is taken to have: 16 numbers in a row are rather measurements than 4x4 pixels."""
+"""Smallest side that is assumed for a flat input: 16 values are more likely measurements than 4x4 pixels."""
 MOST_VALUES = 2**26
 """Largest number of values in one image."""
 MOST_FIXED = 2**28
@@ -151,7 +151,7 @@ def class_rows(values: object, count: int) -> Logits | None:
 
 
 def output_kind(outputs: Logits) -> OutputKind:
-    """Tell logits from probabilities by the values on real images.
+    """Distinguish logits, probabilities and scores by the values on real images.
 
     Rows sum to 1 within 0.02, which covers half precision and outputs quantised to 8 bits. Logits meet that on every
     one of many images only by construction.

@@ -47,7 +47,7 @@ class Contents:
     Attributes:
         external: location, offset and length of the data of each tensor that lies in another file.
         elements: number of elements of each initializer of the main graph, and its dimensions.
-        plain: whether no node has a subgraph, an own function or a foreign domain.
+        plain: whether there are no subgraphs, no functions and no operators of other domains.
     """
 
     name: str
@@ -145,7 +145,7 @@ def _text(contents: Contents, value: int | memoryview, what: str) -> str:
 
 
 def _walk_model(contents: Contents, model: memoryview) -> int:
-    """Walk over a ModelProto; returns the number of its graphs."""
+    """Walk over a ModelProto and return the number of its graphs."""
     graphs = 0
     for number, value in fields(model):
         if number == MODEL_GRAPH:
@@ -245,7 +245,7 @@ def _walk_tensor(contents: Contents, tensor: memoryview) -> tuple[str, tuple[int
 def _check_external(model: Path, tensor: str, entries: dict[str, str], size: int | None) -> None:
     """Refuse external data that are missing, too short, or anything but an ordinary file below the model's folder.
 
-    A link may be any file of the machine, and whoever writes to its other name changes the model.
+    A link may point to any file of the machine, and writing to its other name would change the model.
     """
     location = entries.get("location", "")
     parts = location.replace("\\", "/").split("/")

@@ -1,4 +1,4 @@
-"""What `verify` needs of a runtime: whatever maps images to logits can be checked by the same code."""
+"""The interface that `verify` needs of a runtime: everything that maps images to logits is checked by the same code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read the fields of a protobuf message without its schema: enough to look at an untrusted ONNX file before it is opened."""
+"""Read the fields of a protobuf message without its schema: enough to check an untrusted ONNX file before it is opened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Say in plain words why onnxruntime failed, from the text of its exception."""
+"""Explain in plain words why onnxruntime failed, from the text of its exception."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Cause = Literal["model", "memory", "threads", "cuda", "stopped"]
 
 
 class Reason(NamedTuple):
-    """Why onnxruntime failed: one line without C++ signatures and source paths, and what helps."""
+    """Why onnxruntime failed, in one line without C++ signatures and source paths, and how to fix it."""
 
     text: str
     hint: str

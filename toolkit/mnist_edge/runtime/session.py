@@ -7,7 +7,6 @@ session is opened with the fallback switched off, and the provider of the sessio
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from mnist_edge.contract import Optimization, ProviderName
 from mnist_edge.errors import BadFileError, MnistEdgeError, UnavailableError
-from mnist_edge.extras import install_hint, pip
+from mnist_edge.extras import install_hint, installed_versions, pip
 from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
 from mnist_edge.runtime.cuda import captured_log, preload_libraries, unusable_cuda
 from mnist_edge.runtime.model_file import check_model_file
@@ -54,13 +53,7 @@ def import_onnxruntime() -> ModuleType:
 
 def installed_wheels() -> dict[str, str]:
     """Return the versions of the onnxruntime wheels that are installed, by wheel name."""
-    found = {}
-    for wheel in WHEELS.values():
-        try:
-            found[wheel] = importlib.metadata.version(wheel)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return installed_versions(WHEELS.values())
 
 
 def available_providers() -> list[str]:
@@ -173,7 +166,7 @@ def provider_options(settings: SessionSettings) -> dict[str, str]:
 
 
 def refusal(name: str, provider: ProviderName, error: Exception, verb: str, batch: int | None = None) -> MnistEdgeError:
-    """Return what it means that onnxruntime cannot build or run a model.
+    """Return the error for a model that onnxruntime cannot build or run.
 
     Args:
         name: of the model.

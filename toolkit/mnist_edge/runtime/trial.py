@@ -1,12 +1,11 @@
 """Run a model of unknown origin once in a process of its own, with a limit on memory and time, before it is run here.
 
-A graph of a few bytes can ask for any amount of memory, loop for ever, or crash onnxruntime. None of that is visible
-in its sizes, and a loop or an allocation within one operator cannot be stopped from inside the process.
+A graph of a few bytes can request any amount of memory, loop for ever, or crash onnxruntime. None of that is visible
+in its sizes, and a loop or an allocation within one operator cannot be stopped by the process that runs it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import resource
@@ -16,6 +15,7 @@ import sys
 from pathlib import Path
 
 from mnist_edge.errors import BadFileError, CheckFailedError, MnistEdgeError, UnavailableError
+from mnist_edge.files import sha256_file
 from mnist_edge.interrupts import end_with_parent
 from mnist_edge.runtime.classifier import TIMEOUT_SECONDS, did_not_return, open_classifier
 from mnist_edge.runtime.model_file import check_model_file, is_small_dense_network
@@ -23,19 +23,19 @@ from mnist_edge.runtime.reasons import explain
 from mnist_edge.runtime.session import RefusedModelError, import_onnxruntime, require_provider
 
 MEMORY_BYTES = 4 * 2**30
-"""What a model may take for one image, at most; also at most three quarters of what the machine has free."""
+"""Memory limit of a trial with one image; three quarters of the machine's free memory where that is less."""
 
 START_SECONDS = 30.0
-"""For the start of the process and opening the model, after which it is killed; a run is ended from within."""
+"""Time to start the process and open the model, after which it is killed; a run is ended by the process itself."""
 
 _passed: set[str] = set()
-"""sha256 of the files that returned, so that a command tries each once."""
+"""sha256 of the files that passed, so that a command tries each once."""
 
 
 def require_bounded(model: Path, timeout: float = TIMEOUT_SECONDS) -> None:
     """Raise unless a file can be run here without taking the memory or the time of the machine.
 
-    One whose graph bounds them itself passes at once; any other is tried in a process of its own.
+    A file whose graph bounds both passes at once; any other is tried in a process of its own.
 
     Raises:
         BadFileError, UnavailableError: as `check_model_file` raises them.
@@ -58,8 +58,7 @@ def try_in_process(model: Path, timeout: float = TIMEOUT_SECONDS) -> None:
         RefusedModelError: onnxruntime refuses it, or it needs more memory than a classifier does.
         BadFileError: it ended the process.
     """
-    with model.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_file(model)
     if digest in _passed:
         return
     limit = min(MEMORY_BYTES, _free_bytes() * 3 // 4)
@@ -100,7 +99,7 @@ def _free_bytes() -> int:
 
 
 def _limit_memory(limit: int) -> None:
-    """Let this process take so many bytes of address space more than it has."""
+    """Limit this process to `limit` bytes of address space more than it has."""
     try:
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     except (OSError, ValueError):
@@ -110,7 +109,7 @@ def _limit_memory(limit: int) -> None:
 
 
 def main() -> None:
-    """Be the child process: `MODEL LIMIT TIMEOUT PARENT`; one JSON object on standard output."""
+    """Run as the child process, with arguments `MODEL LIMIT TIMEOUT PARENT`; print one JSON object."""
     model, limit, timeout, parent = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
     end_with_parent(parent)
     import_onnxruntime()

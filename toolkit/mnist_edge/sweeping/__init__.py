@@ -1,1 +1,1 @@
-"""Search over settings, judged on what is held out of training."""
+"""Search over training settings, evaluated on images held out of training."""

@@ -1,4 +1,4 @@
-"""A sweep: settings are proposed, each is trained with every seed, and evaluated on the held-out split only.
+"""Run a sweep: settings are proposed, and each is trained with every seed and evaluated on the held-out split only.
 
 Optuna's tree-structured Parzen estimator (Bergstra et al., 2011) proposes them; `study.py` explains why Optuna, and how
 several workers share a study.
@@ -26,7 +26,7 @@ from mnist_edge.training.recipes import Recipe, settings_for
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to search, and how long.
+    """What to search, and for how many trials.
 
     Attributes:
         folder: the study folder; finished trials are kept there.

@@ -1,7 +1,7 @@
 """A study folder: Optuna's journal, shared by any number of workers, any of which may be killed at any moment.
 
-Why Optuna: it searches in one process by default, and without a change on a cluster, where each worker runs the same
-command and all share a journal file in a shared folder. No server and no database is needed.
+Why Optuna: the same code searches in one process and on a cluster, where each worker runs the same command and all
+share a journal file in a shared folder. No server and no database is needed.
 Optuna's journal has no heartbeat. Here each worker holds a file lock, which the system releases when its process ends;
 a running trial whose worker holds no lock is stale.
 """
@@ -135,7 +135,7 @@ class Study:
         if differing:
             raise UsageError(
                 f"{self._folder} holds a sweep with {'; '.join(differing)}",
-                hint="give the options it was begun with to go on, or another --study",
+                hint="give the options that it was started with to continue it, or another --study",
             )
 
     def claim(self, trials: int) -> tuple[Trial, Choice] | None:

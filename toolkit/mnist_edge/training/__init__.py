@@ -1,1 +1,1 @@
-"""The workshop's first half: recipes, the loop, checkpoints. May import torch."""
+"""Training: recipes, the loop, the steps and checkpoints. May import torch."""

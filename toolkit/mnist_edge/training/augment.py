@@ -21,7 +21,7 @@ AFFINE = 6
 
 
 class Deformer:
-    """Deforms images as a recipe says; all randomness comes in as an argument."""
+    """Deform images with the settings of a recipe; all randomness is passed in as arguments."""
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.recipe = recipe

@@ -1,6 +1,6 @@
-"""A checkpoint is one safetensors file: tensors for state, JSON for settings and progress, no pickle.
+"""Read and write checkpoints: one safetensors file each, with state as tensors, settings and progress as JSON, no pickle.
 
-safetensors checks structure, not content, so the metadata carries a sha256 over everything else.
+safetensors checks structure, not content, so the metadata holds a sha256 over everything else.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ MAX_HEADER = 32 * 2**20
 
 @dataclass(kw_only=True)
 class Progress:
-    """How far a run has come.
+    """The progress of a run.
 
     Attributes:
         epoch: finished epochs.
-        step: finished steps of the epoch under way.
-        seconds: time spent on the epoch under way.
-        history: one record a finished epoch.
+        step: finished steps of the current epoch.
+        seconds: time spent on the current epoch.
+        history: one record per finished epoch.
     """
 
     epoch: int = 0
@@ -58,17 +58,17 @@ class Progress:
 
 @dataclass(kw_only=True)
 class Checkpoint:
-    """The whole state of a run, enough to go on bit for bit on the same machine.
+    """The complete state of a run, from which it continues bit for bit on the same machine.
 
     Attributes:
         weights: the model's state_dict, float32.
         momentum: buffers under the same keys; empty for plain SGD.
-        sampler: state of the generator that orders and shifts the images, as it was when the
-            epoch under way began, uint8. It is the only randomness after the first weights.
-        loss_sum: float32 scalar, sum of the losses of the epoch under way.
+        sampler: state of the generator that orders and deforms the images, at the start of the current epoch, uint8.
+            It is the only randomness after the initial weights.
+        loss_sum: float32 scalar, sum of the losses of the current epoch.
         curve: float32 (K,), the loss of every 30th step so far.
-        environment: what bit-equality depends on: device, threads, CPU capability, torch.
-        sha256: of the content, once saved or loaded.
+        environment: that bit-equality depends on: device, threads, CPU capability, version of torch.
+        sha256: of the content; empty until it is saved or loaded.
     """
 
     settings: Settings
@@ -89,7 +89,7 @@ class Checkpoint:
 
 
 def environment_of(device: torch.device) -> dict[str, Any]:
-    """What two runs must share to be bit-equal."""
+    """Return the properties in which two runs must agree to be bit-equal."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
@@ -99,10 +99,10 @@ def environment_of(device: torch.device) -> dict[str, Any]:
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint, *, keep: bool = True) -> Path:
-    """Write `last.safetensors` into the run folder; `keep` has the one before stay as `previous.safetensors`.
+    """Write `last.safetensors` into the run folder; with `keep`, its old content becomes `previous.safetensors`.
 
     Raises:
-        UnavailableError: disk full or folder read-only; both files are as they were.
+        UnavailableError: disk full or folder read-only; both files are unchanged.
     """
     tensors = {f"{MODEL}{key}": value for key, value in checkpoint.weights.items()}
     tensors |= {f"{MOMENTUM}{key}": value for key, value in checkpoint.momentum.items()}
@@ -115,14 +115,14 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, *, keep: bool = True) -> 
         "environment": checkpoint.environment,
     }
     checkpoint.sha256 = _digest(tensors, metadata)
-    # One entry: safetensors writes several in no fixed order, and equal content shall give equal bytes.
+    # A single entry: safetensors writes several in no fixed order, and equal content must give equal bytes.
     entry = json.dumps({**metadata, "sha256": checkpoint.sha256})
     write_atomic(run / LAST, save(tensors, {ENTRY: entry}), previous=run / PREVIOUS if keep else None)
     return run / LAST
 
 
 def _digest(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> str:
-    """sha256 over the metadata and every tensor's name, dtype, shape and bytes."""
+    """Return the sha256 of the metadata and every tensor's name, dtype, shape and bytes."""
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for key in sorted(tensors):
         value = tensors[key]
@@ -132,7 +132,7 @@ def _digest(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> str:
 
 
 def checkpoint_path(path: Path) -> Path:
-    """Return the checkpoint meant by a run folder or a file.
+    """Return the checkpoint file of a run folder, or the file itself.
 
     Raises:
         UnavailableError: there is none.
@@ -167,7 +167,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             check_declared(declared, checkpoint.settings, checkpoint.progress)
             tensors = {key: file.get_tensor(key).clone() for key in keys}  # else they are views of the mapped file
     except (SafetensorError, OSError, TypeError, RuntimeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadFileError(f"{path} is not a whole safetensors file ({error})", hint=hint) from error
+        raise BadFileError(f"{path} is not a complete safetensors file ({error})", hint=hint) from error
     except KeyError as error:
         raise BadFileError(f"{path}: {error.args[0]} is missing", hint=hint) from error
     except (ValueError, OverflowError) as error:
@@ -202,7 +202,8 @@ def _without_tensors(metadata: dict[str, Any], path: Path, hint: str) -> Checkpo
     check_settings(settings, metadata["settings"])
     progress = validated(Progress, metadata["progress"], path, hint)
     check_progress(progress, settings)
-    environment = metadata["environment"] if "environment" in metadata else metadata["surroundings"]
+    # Early checkpoints of schema 1 have the environment under another name.
+    environment = metadata["surroundings"] if "surroundings" in metadata else metadata["environment"]
     check_environment(environment)
     return Checkpoint(settings=settings, progress=progress, environment=environment)
 

@@ -1,7 +1,7 @@
-"""Checks of a checkpoint's content: a valid sha256 proves only that the content is what somebody wrote.
+"""Check the content of a checkpoint: a valid sha256 shows only that the content is what somebody wrote.
 
 torch's fused SGD does not compare the shapes of momentum buffers with the parameters, so a wrong one corrupts the heap;
-a generator takes its state as it comes. Every name, shape, dtype, value and counter is checked before it is used.
+a generator accepts any state of the right length. Every name, shape, dtype, value and counter is checked before use.
 Each function raises ValueError and names the field, what was found and what was expected.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mnist_edge.training.checkpoint import Progress
 
 MAX_STEPS = 2**31
-"""More steps than an epoch of the largest data set can have."""
+"""More steps than an epoch of the largest dataset can have."""
 MAX_SECONDS = 1e9
 MAX_THREADS = 4096
 MODEL, MOMENTUM = "model.", "momentum."
@@ -33,7 +33,7 @@ Declared = tuple[str, tuple[int, ...]]
 
 
 def check_settings(settings: Settings, raw: Mapping[str, Any]) -> None:
-    """Check the ranges of all settings, and that `raw`, the JSON they were read from, has no setting beside them."""
+    """Check the ranges of all settings, and that `raw`, the JSON they were read from, has no other setting."""
     for record, found, where in ((Settings, raw, "settings"), (Recipe, raw["recipe"], "settings.recipe")):
         unknown = sorted(set(found) - {field.name for field in fields(record)})
         if unknown:
@@ -82,7 +82,7 @@ def check_declared(declared: Mapping[str, Declared], settings: Settings, progres
     """Check the names, dtypes and shapes that a file declares, before any tensor is read.
 
     Args:
-        declared: what the header of the file says, by tensor name.
+        declared: dtype and shape in the header of the file, by tensor name.
         settings: of the same file, checked.
         progress: of the same file, checked: before the first step there is no momentum yet.
     """
@@ -107,7 +107,7 @@ def check_declared(declared: Mapping[str, Declared], settings: Settings, progres
 
 
 def _expected(settings: Settings) -> dict[str, Declared]:
-    """Every tensor of a checkpoint with momentum; the shape of `curve` stands for any length."""
+    """Return every tensor of a checkpoint with momentum; the shape of `curve` stands for any length."""
     state: dict[str, Declared] = {}
     for index, (fan_in, fan_out) in enumerate(pairwise((PIXELS, *settings.widths, CLASSES))):
         state[f"{2 * index}.weight"] = ("F32", (fan_out, fan_in))
@@ -133,7 +133,7 @@ def check_values(tensors: Mapping[str, Tensor]) -> None:
 
 
 def check_position(progress: Progress, curve: Iterable[Tensor], steps: int, keep_loss_every: int) -> None:
-    """Check, now that the data set is known, that a run's position in it can be.
+    """Check that a run's position is possible in its dataset, once that is loaded.
 
     Args:
         progress: of the run.

@@ -15,7 +15,7 @@ from torch import Tensor
 from mnist_edge.training.step import WrittenStep
 
 EAGER_STEPS = 3
-"""Real steps before the capture: libraries set themselves up in their first calls, which no graph may hold."""
+"""Eager steps before the capture: libraries initialise themselves in their first calls, which no graph may contain."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def cuda_capture(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor
 
 
 class GraphStep:
-    """Takes steps as `step.Step` says: full batches from the graph, the last one of an epoch eagerly."""
+    """A `step.Step` that replays a graph for full batches and runs the last batch of an epoch eagerly."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""A run's figures as TensorBoard events, taken from its CSV files, so that the two never disagree."""
+"""A run's losses and accuracies as TensorBoard events, taken from its CSV files, so that the two never disagree."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ SERIES = {
         },
     ),
 }
-"""By file: the column that counts, and the TensorBoard tag of each column that is shown."""
+"""By file: the column with the step or epoch, and the TensorBoard tag of each column that is shown."""
 
 
 class Events:
-    """The folder `tensorboard/` of a run, begun anew when its first figures come.
+    """The folder `tensorboard/` of a run, started afresh with the first values.
 
-    A resumed run writes its earlier figures once more: no point is missing or double, wherever it was cut off.
+    A resumed run writes its earlier values again: no point is missing or duplicated, wherever it was interrupted.
     """
 
-    def __init__(self, run: Path, say: Callable[[str], object]) -> None:
-        """Nothing is written yet: `run` may still be refused, or be held by another process.
+    def __init__(self, run: Path, notify: Callable[[str], object]) -> None:
+        """Write nothing yet: the run folder may still be refused, or be in use by another process.
 
         Raises:
             ModuleNotFoundError: tensorboard is not installed.
@@ -44,13 +44,13 @@ class Events:
         import torch.utils.tensorboard  # noqa: F401 - fails here, before the long work
 
         self._folder = run / EVENTS
-        self._say = say
+        self._notify = notify
         self._writer: SummaryWriter | None = None
         self._written = dict.fromkeys(SERIES, 0)
         self._failed = False
 
     def refresh(self) -> None:
-        """Add the figures that the CSV files have and the events lack. A failure is said once, and costs no training."""
+        """Add the values that the CSV files have and the events lack; a failure is reported once, and training goes on."""
         if self._failed:
             return
         try:
@@ -58,10 +58,10 @@ class Events:
                 self._append(self._writer or self._begin())
         except MnistEdgeError as error:
             self._failed = True
-            self._say(f"no more TensorBoard events, training goes on: {error.message}")
+            self._notify(f"writing TensorBoard events failed, training continues without them: {error.message}")
 
     def close(self) -> None:
-        """Let go of the file and the thread that writes it."""
+        """Close the file and end the thread that writes it."""
         if self._writer is not None and not self._failed:
             self._writer.close()
 
@@ -69,7 +69,7 @@ class Events:
         from torch.utils.tensorboard import SummaryWriter
 
         ensure_folder(self._folder)
-        # TensorBoard forgets what earlier files say from step 0 on. They stay: one that watches the folder needs them.
+        # TensorBoard discards earlier events from step 0 on. Their files stay: a running TensorBoard reads them.
         self._writer = SummaryWriter(str(self._folder), purge_step=0)
         return self._writer
 

@@ -1,4 +1,4 @@
-"""Batches from images that stay in memory as uint8: a block at a time is made float."""
+"""Batches from images in memory: they stay uint8, and are converted to float block by block."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mnist_edge.training.model import normalize_pixels
 from mnist_edge.training.recipes import Recipe
 
 BLOCK_ROWS = 1024
-"""Images made float at a time: large enough to hide the cost of the call, small enough for the cache."""
+"""Images converted to float at a time: large enough to hide the cost of the call, small enough for the cache."""
 
 
 class Feed:
@@ -51,7 +51,7 @@ class Feed:
     def epoch(self, sampler: torch.Generator, from_step: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (pixels float32 (n, 784), targets float32 (n, 10)), this rank's share of each batch.
 
-        All randomness is drawn here, at the start, and alike on every rank.
+        All randomness is drawn at the start, identically on every rank.
         """
         count, batch = len(self.chosen), self.recipe.batch_size
         order = self.chosen[torch.randperm(count, generator=sampler)]

@@ -1,4 +1,4 @@
-"""Training on several processes, started by `--processes` or torchrun: each learns from its share of every batch.
+"""Training on several processes, started by `--processes` or torchrun: each computes its share of every batch.
 
 DistributedDataParallel adds up the gradients (gloo between CPUs, nccl between GPUs). The batch is the recipe's
 whatever the number of processes, so the losses are those of one process but for the rounding of sums.
@@ -23,18 +23,18 @@ from mnist_edge.ranks import Rank
 from mnist_edge.training.recipes import Recipe
 from mnist_edge.training.step import update
 
-PATIENCE = timedelta(minutes=5)
-"""How long a process waits for one that is alive but silent."""
+TIMEOUT = timedelta(minutes=5)
+"""How long a process waits for one that is alive but does not respond."""
 LOST = ("connect", "peer", "timed out", "timeout", "socket", "broken pipe")
-"""Words of gloo's when another process is gone."""
+"""Words in gloo's messages when another process has ended."""
 
 
 @contextmanager
-def joined(rank: Rank, device: torch.device) -> Iterator[None]:
+def process_group(rank: Rank, device: torch.device) -> Iterator[None]:
     """Join the group of processes for the length of the block; nothing where there is one process.
 
     Raises:
-        UnavailableError: the others do not come, or one is lost.
+        UnavailableError: the others do not join in time, or one is lost.
     """
     if rank.size == 1:
         yield
@@ -50,7 +50,7 @@ def joined(rank: Rank, device: torch.device) -> Iterator[None]:
             store=_store(rank),
             rank=rank.number,
             world_size=rank.size,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             device_id=device if on_gpu else None,
         )
     try:
@@ -75,7 +75,7 @@ def _store(rank: Rank) -> Store:
         return dist.FileStore(  # type: ignore[attr-defined] # torch.distributed has no __all__
             str(rank.store), rank.size
         )
-    store, _, _ = next(rendezvous("env://", timeout=PATIENCE))
+    store, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
     # torchrun's store outlives a restart, and would lead to processes that are gone (pytorch issue 135712).
     return PrefixStore(f"restart-{rank.restarts}", store)
 
@@ -89,12 +89,16 @@ def _naming_lost_processes(rank: Rank) -> Iterator[None]:
             raise
         raise UnavailableError(
             f"rank {rank.number} of {rank.size} lost another process of its group",
-            hint="its own line says why; torchrun --max-restarts 3 goes on from the last checkpoint",
+            hint="its own error line gives the reason; torchrun --max-restarts 3 continues from the last checkpoint",
         ) from error
 
 
-def same_everywhere(rank: Rank, what: dict[str, Any]) -> None:
-    """Prove that all processes are about to do the same work.
+def require_same_work(rank: Rank, what: dict[str, Any]) -> None:
+    """Check that all processes are about to do the same work.
+
+    Args:
+        rank: this process.
+        what: picklable values that must be equal on all processes, by name.
 
     Raises:
         UnavailableError: names what differs.
@@ -112,22 +116,22 @@ def same_everywhere(rank: Rank, what: dict[str, Any]) -> None:
             )
 
 
-def agreed(rank: Rank, stop: Callable[[], bool]) -> Callable[[], bool]:
-    """Return a `stop` that is True on every process as soon as it is on one: all end after the same step."""
+def stop_on_any(rank: Rank, stop: Callable[[], bool]) -> Callable[[], bool]:
+    """Return a `stop` that is True on every process if it is True on any, so that all end after the same step."""
     if rank.size == 1:
         return stop
 
     def on_any() -> bool:
-        wish = torch.tensor(float(stop()))  # on the CPU, where gloo serves it without waiting for the GPU
+        requested = torch.tensor(float(stop()))  # on the CPU, where gloo reduces it without waiting for the GPU
         with _naming_lost_processes(rank):
-            dist.all_reduce(wish, dist.ReduceOp.MAX)
-        return bool(wish)
+            dist.all_reduce(requested, dist.ReduceOp.MAX)
+        return bool(requested)
 
     return on_any
 
 
 class SharedStep:
-    """The step where each process holds a share of the batch; see `step.Step`."""
+    """A `step.Step` for several processes, each with a share of the batch."""
 
     def __init__(self, model: nn.Sequential, recipe: Recipe, momentum: dict[str, Tensor], rank: Rank) -> None:
         self.model, self.recipe, self.momentum, self.rank = model, recipe, momentum, rank
@@ -135,7 +139,7 @@ class SharedStep:
             self.shared = DistributedDataParallel(model)
 
     def __call__(self, pixels: Tensor, targets: Tensor, lr: float) -> Tensor:
-        """Learn from this process's share, which may be empty; the loss is that of the whole batch."""
+        """Take a step with this process's share, which may be empty; the loss is that of the whole batch."""
         with _naming_lost_processes(self.rank):
             losses = -(torch.log_softmax(self.shared(pixels), dim=1) * targets).sum()
             # new_full fills on the device; new_tensor would copy from the CPU and wait for the GPU.

@@ -2,7 +2,7 @@
 
 torchrun does the same across machines, but its rendezvous store listens on every network interface, without
 authentication, and unpickles what it receives: whoever reaches the port runs code. Processes of one machine
-need no port: they meet through a file in a private folder, and gloo and NCCL are bound to the loopback interface.
+need no port: their rendezvous is a file in a private folder, and gloo and NCCL are bound to the loopback interface.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from mnist_edge.interrupts import stop_requests
 from mnist_edge.ranks import rank_environment
 
 GRACE_S = 20.0
-"""How long the others may take to notice that one is gone, and to report it, before they are killed."""
+"""How long the others may take to notice that one has ended, and to report it, before they are killed."""
 LOOPBACK = "lo" if sys.platform.startswith("linux") else "lo0"
 
 
-def launch(processes: int, arguments: Sequence[str], say: Callable[[str], object]) -> int:
-    """Run `mnist-edge` with these arguments on so many processes.
+def launch(processes: int, arguments: Sequence[str], notify: Callable[[str], object]) -> int:
+    """Run `mnist-edge` with these arguments in `processes` processes.
 
     Returns:
         0 where all ended well; the exit code of the first that failed and has reported why; 4 where one was killed and
@@ -59,7 +59,7 @@ def launch(processes: int, arguments: Sequence[str], say: Callable[[str], object
                 rank.wait()
     if stop.signal_number is not None:
         return 128 + stop.signal_number
-    return _exit_code(codes, killed, say)
+    return _exit_code(codes, killed, notify)
 
 
 def _wait(
@@ -89,8 +89,8 @@ def _wait(
     return [rank.wait() for rank in ranks], killed
 
 
-def _exit_code(codes: Sequence[int], killed: set[int], say: Callable[[str], object]) -> int:
-    """Return the exit code of the rank that was the cause, which is never one that only lost another (4)."""
+def _exit_code(codes: Sequence[int], killed: set[int], notify: Callable[[str], object]) -> int:
+    """Return the exit code of the rank that failed first, rather than that of one that only lost another (4)."""
     failed = {rank: code for rank, code in enumerate(codes) if code and rank not in killed}
     if not failed:
         return 0
@@ -103,5 +103,5 @@ def _exit_code(codes: Sequence[int], killed: set[int], say: Callable[[str], obje
     )
     if codes[0] < 0:
         raise lost
-    say(f"mnist-edge: {lost.message} ({lost.hint})")
+    notify(f"mnist-edge: {lost.message} ({lost.hint})")
     return lost.exit_code

@@ -1,4 +1,4 @@
-"""The training loop: a batch at a time learnt from, every epoch kept."""
+"""The training loop: one step per batch, one checkpoint per epoch."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from mnist_edge.training.step import Step, WrittenStep, momentum_of
 from mnist_edge.training.stream import Stream, chunks_of
 
 KEEP_LOSS_EVERY = 30
-"""As the seed does."""
+"""Steps between two kept losses, as in the seed."""
 SPLIT_SEED = 28
 """The held-out split is the same for every run, whatever its seed, so that runs can be compared."""
 
 
 @dataclass(kw_only=True)
 class Run:
-    """A run in memory: the model, its momentum, its sampler and how far it has come."""
+    """A run in memory: the model, its momentum, its sampler and its progress."""
 
     settings: Settings
     model: nn.Sequential
@@ -54,7 +54,7 @@ def new_run(settings: Settings, model: nn.Sequential | None = None) -> Run:
 
 
 def continued_run(checkpoint: Checkpoint) -> Run:
-    """Go on from a checkpoint."""
+    """Return the run that a checkpoint holds."""
     sampler = torch.Generator()
     sampler.set_state(checkpoint.sampler)
     return Run(
@@ -70,13 +70,13 @@ def continued_run(checkpoint: Checkpoint) -> Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """What the loop tells while it works, and asks.
+    """Callbacks of the training loop.
 
     Attributes:
-        save: takes a checkpoint after every epoch and before an early end.
-        on_step: finished steps and all steps of the run.
-        on_epoch: the record of an epoch that just ended.
-        stop: asked after every step; True ends the run in order.
+        save: called with a checkpoint after every epoch and before an early end.
+        on_step: called with the finished steps and all steps of the run.
+        on_epoch: called with the record of an epoch that has just ended.
+        stop: called after every step; True ends the run after a checkpoint.
     """
 
     save: Callable[[Checkpoint], object]
@@ -86,7 +86,7 @@ class Hooks:
 
 
 def split(dataset: Dataset, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """Return the positions to train on and those held out to choose by: of images; of a file, of its chunks."""
+    """Return the training and the held-out positions: indices of images, or of chunks where images stay in a file."""
     images = dataset.train_images
     count = len(chunks_of(len(images))) if isinstance(images, ImageFile) else len(images)
     held = min(round(count * recipe.holdout), count - 1)
@@ -102,7 +102,7 @@ def steps_per_epoch(dataset: Dataset, recipe: Recipe) -> int:
 
 
 def held_out(dataset: Dataset, recipe: Recipe) -> tuple[Images | ImageFile, Images]:
-    """Return the images and labels that are held out of training to choose by."""
+    """Return the images and labels that are held out of training, for choosing settings."""
     images, labels, held = dataset.train_images, dataset.train_labels, split(dataset, recipe)[1].numpy()
     if isinstance(images, ImageFile):
         chunks = chunks_of(len(images))[held]
@@ -111,7 +111,7 @@ def held_out(dataset: Dataset, recipe: Recipe) -> tuple[Images | ImageFile, Imag
 
 
 def feed_for(dataset: Dataset, recipe: Recipe, device: torch.device, rank: Rank) -> Feed | Stream:
-    """Return what feeds the loop with all that is not held out."""
+    """Return the source of batches of all images that are not held out."""
     images, labels, chosen = dataset.train_images, dataset.train_labels, split(dataset, recipe)[0]
     if isinstance(images, ImageFile):
         return Stream(images, labels, chunks_of(len(images))[chosen.numpy()], recipe, device, rank)
@@ -119,10 +119,10 @@ def feed_for(dataset: Dataset, recipe: Recipe, device: torch.device, rank: Rank)
 
 
 def train(run: Run, dataset: Dataset, device: torch.device, hooks: Hooks, rank: Rank = ALONE) -> bool:
-    """Train until the recipe's epochs are done or `hooks.stop` says so.
+    """Train until the recipe's epochs are done or `hooks.stop` returns True.
 
     Returns:
-        True when all epochs are done, False after an early end; both times `run` holds the last finished step.
+        True when all epochs are done, False after an early end; in both cases `run` holds the last finished step.
 
     Raises:
         CheckFailedError: the loss became NaN or infinite; the last saved checkpoint is from before.
@@ -148,7 +148,9 @@ def train(run: Run, dataset: Dataset, device: torch.device, hooks: Hooks, rank: 
             run.loss_sum += loss
             if done % KEEP_LOSS_EVERY == 0:
                 run.curve.append(loss)
-                if device.type == "cpu":  # a GPU would have to be waited for; the epoch's end is soon there
+                if (
+                    device.type == "cpu"
+                ):  # on a GPU the check would wait for the step; there the end of the epoch is near
                     _check_finite(loss, progress)
             progress.step += 1
             hooks.on_step(done + 1, recipe.epochs * steps)
@@ -176,7 +178,7 @@ def train(run: Run, dataset: Dataset, device: torch.device, hooks: Hooks, rank: 
 
 
 def _step(run: Run, rank: Rank, device: torch.device) -> Step:
-    """Return what learns from a batch here: all give the same losses, but for rounding."""
+    """Return the step for this device and number of processes; all give the same losses but for rounding."""
     recipe = run.settings.recipe
     if rank.size > 1:
         return SharedStep(run.model, recipe, run.momentum, rank)
@@ -185,8 +187,8 @@ def _step(run: Run, rank: Rank, device: torch.device) -> Step:
     return WrittenStep(run.model, recipe, run.momentum)
 
 
-def _check_finite(figures: Tensor, progress: Progress, what: str = "the loss") -> None:
-    if not bool(torch.isfinite(figures).all()):
+def _check_finite(values: Tensor, progress: Progress, what: str = "the loss") -> None:
+    if not bool(torch.isfinite(values).all()):
         raise CheckFailedError(
             f"{what} became NaN or infinite in epoch {progress.epoch + 1}: training has diverged",
             hint="train with a smaller --lr; the last good checkpoint is kept",
@@ -194,7 +196,7 @@ def _check_finite(figures: Tensor, progress: Progress, what: str = "the loss") -
 
 
 def _check_run(run: Run) -> None:
-    """Nothing is saved that cannot be gone on from: a loss can still be finite when its step was not."""
+    """Check all state before it is saved: the last loss can be finite although the step after it was not."""
     _check_finite(run.loss_sum, run.progress)
     for key, value in run.model.state_dict().items():
         _check_finite(value, run.progress, key)
@@ -203,7 +205,7 @@ def _check_run(run: Run) -> None:
 
 
 def checkpoint_of(run: Run, sampler: Tensor, device: torch.device) -> Checkpoint:
-    """Return the state to save; `sampler` is the generator's state when the epoch under way began."""
+    """Return the state to save; `sampler` is the generator's state at the start of the current epoch."""
     return Checkpoint(
         settings=run.settings,
         progress=run.progress,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mnist_edge.contract import CLASSES, PIXELS, DeviceName, Normalization
-from mnist_edge.errors import BadFileError, UnavailableError
+from mnist_edge.errors import UnavailableError
 from mnist_edge.pixels import AFFINE, ImageFile, Images, Logits
 from mnist_edge.ranks import this_rank
 
@@ -33,25 +32,6 @@ def build_model(widths: Sequence[int]) -> nn.Sequential:
 def linear_layers(model: nn.Sequential) -> list[nn.Linear]:
     """Return the linear layers, input side first."""
     return [layer for layer in model if isinstance(layer, nn.Linear)]
-
-
-def check_state(model: nn.Sequential, state: Mapping[str, Tensor], source: Path, hint: str) -> None:
-    """Raise BadFileError unless `state` has exactly the model's keys, shapes, float32 and finite values."""
-    expected = model.state_dict()
-    for key in [*expected, *(key for key in state if key not in expected)]:
-        if key not in state:
-            raise BadFileError(f"{source}: {key} is missing", hint=hint)
-        if key not in expected:
-            raise BadFileError(f"{source}: {key} is not a key of this network", hint=hint)
-        found, wanted = state[key], expected[key]
-        if found.shape != wanted.shape:
-            raise BadFileError(
-                f"{source}: {key} is {tuple(found.shape)}, the network has {tuple(wanted.shape)}", hint=hint
-            )
-        if found.dtype != wanted.dtype:
-            raise BadFileError(f"{source}: {key} is {found.dtype}, expected {wanted.dtype}", hint=hint)
-        if not bool(torch.isfinite(found).all()):
-            raise BadFileError(f"{source}: {key} holds NaN or infinite values", hint="take an earlier checkpoint")
 
 
 def normalize_pixels(pixels: Tensor, normalization: Normalization = "seed") -> Tensor:
@@ -107,7 +87,7 @@ def reference_logits(
 
 
 @torch.no_grad()
-def reference_sums(
+def reference_pre_activations(
     model: nn.Sequential, images: Images, *, normalization: Normalization = "seed"
 ) -> tuple[NDArray[np.float32], ...]:
     """Return the pre-activations of each linear layer, float32 (N, width) each, for uint8 images (N, 28, 28)."""

@@ -36,7 +36,7 @@ class Recipe:
         scaling: share by which each direction is stretched or compressed, at most.
         shear: share of the height, at most.
         elastic: pixels, standard deviation of a smooth displacement field.
-        holdout: share of the training set kept out of training, to choose by.
+        holdout: share of the training set kept out of training, for choosing settings.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Recipe:
 
     @property
     def deforms(self) -> bool:
-        """Whether images are more than shifted by whole pixels."""
+        """Whether images are deformed, not only shifted by whole pixels."""
         return max(self.rotation, self.scaling, self.shear, self.elastic) > 0
 
 
@@ -169,10 +169,10 @@ def range_error(settings: Settings) -> RangeError | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything that decides what a run computes; kept in each of its checkpoints.
+    """Everything that determines the result of a run; kept in each of its checkpoints.
 
     Attributes:
-        fingerprint: which folder, where the dataset is one: see `Dataset`.
+        fingerprint: of the dataset where it is a user's folder; see `Dataset`.
     """
 
     dataset: DatasetName
@@ -196,7 +196,12 @@ def settings_for(
     weight_decay: float | None = None,
     batch_size: int | None = None,
 ) -> Settings:
-    """Take a recipe by name or file, suit its epochs to the size of the set, and replace what the user named."""
+    """Return the settings of a recipe, its epochs adapted to the size of the set, with the given values replaced.
+
+    Raises:
+        UsageError: no such recipe, or a given value is out of range.
+        BadFileError, UnavailableError: as `find_recipe`.
+    """
     base = find_recipe(recipe)
     factor = base.small_set_factor if train_images < SMALL_SET else 1
     chosen = {
@@ -216,10 +221,10 @@ def settings_for(
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
-    """The rate of step `step` of `steps` (0 to `steps` - 1)."""
+    """Return the learning rate of step `step`, 0 to `steps` - 1."""
     if recipe.schedule == "constant":
         return recipe.lr
-    done = (step + 1) / (steps + 1)  # never 0: the first and the last step learn something
+    done = (step + 1) / (steps + 1)  # strictly between 0 and 1: the rate of no step is 0
     if done < recipe.warmup:
         return recipe.lr * done / recipe.warmup
     return recipe.lr * (1 + math.cos(math.pi * (done - recipe.warmup) / (1 - recipe.warmup))) / 2

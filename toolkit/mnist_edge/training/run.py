@@ -1,4 +1,4 @@
-"""A run folder: from settings or a checkpoint to a trained one, with its histories beside it."""
+"""Train in a run folder, from settings or a checkpoint, and write checkpoints and histories into it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mnist_edge.training.checkpoint import (
     save_checkpoint,
 )
 from mnist_edge.training.checkpoint_checks import check_position
-from mnist_edge.training.group import agreed, joined, same_everywhere
+from mnist_edge.training.group import process_group, require_same_work, stop_on_any
 from mnist_edge.training.loop import (
     KEEP_LOSS_EVERY,
     Hooks,
@@ -48,13 +48,13 @@ from mnist_edge.training.threads import choose_threads, limited_threads
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Where a run begins: fresh settings, bare weights, or a checkpoint.
+    """The start of a run: fresh settings, bare weights, or a checkpoint.
 
     Attributes:
         run: the state to continue.
         note: one line for the user.
         checkpoint: the file that is continued.
-        threads: with how many it was trained on the CPU so far.
+        threads: number of CPU threads that it was trained with so far; None for a new run or a GPU.
     """
 
     run: Run
@@ -63,8 +63,8 @@ class Start:
     threads: int | None = None
 
 
-def resumed(path: Path, epochs: int | None) -> Start:
-    """Go on from a checkpoint of mnist-edge; `epochs` is the new total, or None for the recipe's."""
+def resume_run(path: Path, epochs: int | None) -> Start:
+    """Continue a checkpoint of mnist-edge; `epochs` is the new total, or None for the recipe's."""
     checkpoint = load_checkpoint(path)
     settings, progress = checkpoint.settings, checkpoint.progress
     note = f"resuming {path}: {progress.epoch} of {epochs or settings.recipe.epochs} epochs and {progress.step} steps are done"
@@ -81,7 +81,7 @@ def resumed(path: Path, epochs: int | None) -> Start:
     return Start(run=continued_run(checkpoint), note=note, checkpoint=path, threads=threads)
 
 
-def started_from(loaded: LoadedModel, path: Path, settings: Settings) -> Start:
+def start_from_weights(loaded: LoadedModel, path: Path, settings: Settings) -> Start:
     """Start with the weights of a bare state_dict; it has no optimiser state and no progress."""
     model = with_seed_normalization(loaded.network, loaded.normalization)
     widths = tuple(layer.out_features for layer in linear_layers(model)[:-1])
@@ -92,10 +92,10 @@ def started_from(loaded: LoadedModel, path: Path, settings: Settings) -> Start:
     return Start(run=new_run(settings, model), note=note)
 
 
-def restarted(folder: Path, start: Start) -> Start:
-    """Go on from what the same run left in its folder when torchrun lost a process; `start` where it left nothing."""
+def start_after_restart(folder: Path, start: Start) -> Start:
+    """Continue from the checkpoint of the same run after torchrun lost a process; return `start` if there is none."""
     if (folder / LAST).exists() and load_checkpoint(folder / LAST).settings == start.run.settings:
-        return resumed(folder / LAST, None)
+        return resume_run(folder / LAST, None)
     return start
 
 
@@ -107,7 +107,7 @@ def train_run(
     device: DeviceName,
     threads: int | None = None,
     overwrite: bool = False,
-    say: Callable[[str], object],
+    notify: Callable[[str], object],
     on_step: Callable[[int, int], object],
     on_epoch: Callable[[Any], object],
     stop: Callable[[], bool],
@@ -124,14 +124,14 @@ def train_run(
     settings = start.run.settings
     _check_data(start, dataset)
     target, rank = resolve_device(device), this_rank()
-    with joined(rank, target), _held(folder, rank):
+    with process_group(rank, target), _held(folder, rank):
         if not overwrite:
             _refuse_to_overwrite(start, folder)
         if rank.leads:
             remove_leftovers(folder)
-        same_everywhere(rank, _work(start.run, dataset))
+        require_same_work(rank, _work(start.run, dataset))
         if start.note:
-            say(start.note)
+            notify(start.note)
 
         def save(checkpoint: Checkpoint, *, keep: bool = True) -> None:
             if rank.leads:
@@ -139,16 +139,16 @@ def train_run(
                 _write_histories(folder, checkpoint)
 
         if start.checkpoint is None or start.checkpoint.resolve() != (folder / LAST).resolve():
-            # Proves before the long work that it can be written. What it replaces may be damaged: not kept.
+            # Shows before the long work that it can be written. What it replaces may be damaged, and is not kept.
             save(checkpoint_of(start.run, start.run.sampler.get_state(), target), keep=False)
             if rank.leads and (start.checkpoint is None or start.checkpoint.resolve().parent != folder.resolve()):
                 (folder / PREVIOUS).unlink(missing_ok=True)  # of the run that is replaced
-        count = _threads(start, dataset, target, rank, threads, say)
+        count = _threads(start, dataset, target, rank, threads, notify)
         hooks = Hooks(
             save=save,
             on_step=on_step,
             on_epoch=on_epoch if rank.leads else lambda _record: None,
-            stop=agreed(rank, stop),
+            stop=stop_on_any(rank, stop),
         )
         with limited_threads(count):
             finished = train(start.run, dataset, target, hooks, rank)
@@ -195,14 +195,14 @@ def _threads(
     device: torch.device,
     rank: Rank,
     wanted: int | None,
-    say: Callable[[str], object],
+    notify: Callable[[str], object],
 ) -> int:
     """Return how many threads to train with, and report why; processes share the CPUs of their machine."""
     if device.type != "cpu" or rank.size > 1:
         return wanted or torch.get_num_threads()
     threads, notes = choose_threads(start.run, dataset, wanted, start.threads)
     for line in notes:
-        say(line)
+        notify(line)
     return threads
 
 
@@ -218,7 +218,7 @@ def _held(folder: Path, rank: Rank) -> Iterator[None]:
 
 
 def _work(run: Run, dataset: Dataset) -> dict[str, Any]:
-    """What processes that train together must agree on, by name."""
+    """Return what processes that train together must agree on, by name."""
     return {
         "settings": repr(run.settings),
         "progress": (run.progress.epoch, run.progress.step),
@@ -228,7 +228,7 @@ def _work(run: Run, dataset: Dataset) -> dict[str, Any]:
 
 
 def _refuse_to_overwrite(start: Start, folder: Path) -> None:
-    """Raise UsageError where the folder holds another run: it is resumed, or left alone."""
+    """Raise UsageError where the folder holds another run than the one to be continued."""
     last = folder / LAST
     if not last.exists() or (start.checkpoint is not None and start.checkpoint.resolve().parent == folder.resolve()):
         return
@@ -242,7 +242,7 @@ def _refuse_to_overwrite(start: Start, folder: Path) -> None:
 
 
 def _write_histories(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write `history.csv` and `loss.csv` whole from the checkpoint, so that they never disagree with it."""
+    """Rewrite `history.csv` and `loss.csv` from the checkpoint, so that they never disagree with it."""
     columns = ("epoch", "loss", "holdout_accuracy", "learning_rate", "seconds")
     history = [tuple(getattr(record, column) for column in columns) for record in checkpoint.progress.history]
     _write_csv(folder / "history.csv", columns, history)  # None is written as nothing

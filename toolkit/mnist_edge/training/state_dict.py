@@ -1,8 +1,8 @@
 """Read the weights of a fully connected network from a file of `torch.save`, whoever wrote it.
 
-A bare state_dict names its layers as its author liked, may lie inside a checkpoint of another program, and states
-neither its activation nor how its pixels were normalised. Names are therefore free: the matrices must form a chain
-784 -> ... -> 10, each with its bias. The activation is assumed to be ReLU, which every reader is told. The
+A bare state_dict has any layer names, may be part of another program's checkpoint, and states neither its activation
+nor how its pixels were normalised. Names are therefore ignored: the matrices must form a chain 784 -> ... -> 10, each
+with its bias. The activation is assumed to be ReLU, which is reported. The
 normalisation must be given (`--normalize`), with one exception: the seed, the program that this project started from,
 publishes `mnist.pth`, whose exact keys and shapes (0.weight to 8.bias, 784-600-400-200-100-10, float32) are read with
 the seed's normalisation, which is reported as well.
@@ -36,13 +36,13 @@ Layer = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A network and what its file, or the user, states about it.
+    """A network, with what its file or the user states about it.
 
     Attributes:
         network: as `build_model` makes it, on the CPU.
         normalization: of the pixels that it was trained on.
-        dataset: that it was trained on; None where the file does not state it.
-        notes: what was assumed or converted, one line each.
+        dataset: that it was trained on; None if the file does not state it.
+        notes: assumptions and conversions, one line each.
     """
 
     network: nn.Sequential
@@ -76,7 +76,7 @@ def read_model(path: Path, normalization: Normalization | None = None) -> Loaded
 
 
 def read_state_dict(path: Path, normalization: Normalization | None = None) -> LoadedModel:
-    """Read a bare state_dict, or one inside another program's checkpoint; nothing in the file is executed.
+    """Read a bare state_dict, or one in another program's checkpoint; nothing in the file is executed.
 
     Raises:
         UsageError: its normalisation is neither given nor known.
@@ -101,7 +101,7 @@ def _find_layers(state: State, path: Path) -> list[Layer]:
     """Return the keys of the linear layers, input side first.
 
     The order of the file is that in which the layers were created; the natural order of the names (fc2 before fc10)
-    serves where a file was written in another one. Where both form a chain and differ, nothing decides between them.
+    is tried for a file that was written in another one. Where both form a chain and differ, the file is refused.
     """
     matrices = [key for key, value in state.items() if value.ndim == 2]
     biases = _biases(state, matrices)

@@ -50,7 +50,7 @@ def momentum_of(model: nn.Sequential, recipe: Recipe, kept: Mapping[str, Tensor]
 
 
 def update(model: nn.Sequential, momentum: dict[str, Tensor], recipe: Recipe, lr: float | Tensor) -> None:
-    """Update the parameters from their `.grad`, as torch.optim.SGD with Nesterov's momentum does.
+    """Update the parameters from their `.grad`, as `torch.optim.SGD` does, with Nesterov's momentum where there is one.
 
     Momentum = mu * momentum + g; parameter -= lr * (g + mu * momentum), with g = gradient + decay * parameter.
     """
@@ -89,7 +89,7 @@ class Layer:
 
     @classmethod
     def of(cls, linear: nn.Linear) -> Layer:
-        """Take the parameters of a layer of a model, and give each a `.grad` of zeros."""
+        """Return the parameters of a layer of a model, and set the `.grad` of each to zeros."""
         weight, bias = linear.weight, linear.bias
         weight.grad, bias.grad = torch.zeros_like(weight), torch.zeros_like(bias)
         return cls(weight.data, weight.data.t(), bias.data, weight.grad, bias.grad)
@@ -113,7 +113,7 @@ class Buffers:
 
     @classmethod
     def of(cls, layers: list[Layer], rows: int) -> Buffers:
-        """Allocate the arrays for so many images."""
+        """Allocate the arrays for `rows` images."""
         deltas = [layer.bias.new_empty(rows, len(layer.bias)) for layer in layers]
         outputs = [torch.empty_like(delta) for delta in deltas]
         return cls(outputs, deltas, [delta.t() for delta in deltas], torch.empty_like(deltas[-1]))
@@ -122,7 +122,7 @@ class Buffers:
 class WrittenStep:
     """The step with its gradients written out, for one process.
 
-    Plain SGD updates a weight by the very product that makes its gradient.
+    Plain SGD updates a weight within the product that computes its gradient.
     """
 
     def __init__(self, model: nn.Sequential, recipe: Recipe, momentum: dict[str, Tensor]) -> None:
@@ -132,7 +132,7 @@ class WrittenStep:
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, targets: Tensor, lr: float | Tensor) -> Tensor:
-        """Take one step, as `Step` says; a CUDA graph reads its rate from a tensor."""
+        """Take one step, see `Step`; a CUDA graph reads the learning rate from a tensor."""
         count, layers = len(pixels), self.layers
         if count not in self.buffers:
             self.buffers[count] = Buffers.of(layers, count)
@@ -167,7 +167,7 @@ class WrittenStep:
 
 
 def _descend(layer: Layer, delta_t: Tensor, inputs: Tensor, lr: float, weight_decay: float) -> None:
-    """Plain SGD: add the product that is the gradient to the weight, without an array for it."""
+    """Take a step of plain SGD: add the product that is the gradient to the weight, without an array for it."""
     if weight_decay:
         layer.weight.mul_(1 - lr * weight_decay)
         layer.bias.mul_(1 - lr * weight_decay)

@@ -1,12 +1,12 @@
-"""Batches from images that stay in their file: a window of them is in memory at a time.
+"""Batches from images that stay in their file: one window of them is in memory at a time.
 
-Every epoch the file's chunks are put in random order, and cut into windows; a window is read, and its images are
-shuffled, shifted and deformed as `Feed` does with a whole set. So memory does not grow with the file.
+Every epoch shuffles the chunks of the file and groups them into windows. A window is read, and its images are
+shuffled, shifted and deformed as `Feed` does with a complete set. So memory does not grow with the file.
 
-How random that is: a set that fits into one window is shuffled evenly. In a larger one a window is a random sample
-of chunks, about a thousand of them, and every order of its images is as likely as any other. Where a file is sorted by
-class, a window's share of a class with one tenth of the images is 10 % give or take 0.9 (standard deviation), where
-even sampling would give 0.1; a batch of 128 varies by 2.7 by itself. Long runs of one class are never seen.
+Quality of the shuffle: a set that fits into one window is shuffled uniformly. In a larger set a window is a random
+sample of about a thousand chunks, and its images are shuffled uniformly. For a file sorted by class, a window's share
+of a class with one tenth of the images is 10 % with a standard deviation of 0.9 points; sampling single images would
+give 0.1. A batch of 128 has 2.7 even then. There are no long runs of one class.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from mnist_edge.training.feed import Feed
 from mnist_edge.training.recipes import Recipe
 
 CHUNK = 64
-"""Images read at once, neighbours in the file: 50 kB, enough to make reading cheap."""
+"""Neighbouring images that are read at once: 50 kB, enough to make reading cheap."""
 LEAST_CHUNKS = 1024
-"""A small file has smaller chunks, down to single images: what is held out is then a fair sample all the same."""
+"""Fewest chunks of a file: a small one has smaller chunks, so that the held-out chunks are a representative sample."""
 WINDOW = 65_536
 """Images in memory at a time, 51 MB as uint8."""
 
@@ -39,7 +39,7 @@ def chunks_of(count: int) -> RowRanges:
 
 
 class Stream:
-    """Batches of the training set from its file, as `Feed` gives them from memory."""
+    """Batches of the training set from its file; the interface of `Feed`."""
 
     def __init__(
         self,
@@ -60,8 +60,8 @@ class Stream:
     def epoch(self, sampler: torch.Generator, from_step: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (pixels float32 (n, 784), targets float32 (n, 10)).
 
-        What is drawn from `sampler`, at the start, is the order of the chunks and a seed for each window: so
-        windows that were done before an interruption are not even read.
+        At the start, the order of the chunks and a seed for each window are drawn from `sampler`. So the windows that
+        were finished before an interruption are not read again.
 
         Raises:
             BadFileError: the file became shorter.

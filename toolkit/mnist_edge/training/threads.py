@@ -1,4 +1,4 @@
-"""Choose the number of threads to train with on the CPU, by timing a few steps of the run on a copy of it."""
+"""Choose the number of CPU threads to train with, by timing a few steps on a copy of the run."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from mnist_edge.training.loop import Run
 from mnist_edge.training.step import WrittenStep, momentum_of
 
 ROUNDS = 2
-"""Each number of threads is timed so often, in turn."""
+"""Rounds in which every number of threads is timed, in turn."""
 ROUND_S = 0.15
-"""Seconds of a round."""
+"""Seconds of timed steps in a round."""
 LEAST_STEPS = 3
 """Timed steps of a round, however slow they are."""
 IMAGES = 4096
-"""As many as the timed steps take their batches from."""
+"""Training images that the timed steps take their batches from."""
 
 
 def choose_threads(run: Run, dataset: Dataset, wanted: int | None, recorded: int | None) -> tuple[int, list[str]]:
@@ -35,15 +35,15 @@ def choose_threads(run: Run, dataset: Dataset, wanted: int | None, recorded: int
     Args:
         run: is not changed.
         dataset: that it trains on.
-        wanted: what the user asked for, or None.
-        recorded: with how many the run was begun; None for a new run. Another number rounds differently.
+        wanted: the number that the user chose, or None.
+        recorded: the number that the run was started with; None for a new run. Another number rounds differently.
     """
     cpus = available_cpus()
     if wanted is not None or recorded is not None:
         threads = wanted if wanted is not None else min(recorded or 1, cpus)
         if recorded is not None and threads != recorded:
             return threads, [
-                f"the run was begun with {recorded} threads, {threads} are used now: losses may round differently"
+                f"the run was started with {recorded} threads, {threads} are used now: losses may round differently"
             ]
         return threads, []
     most = min(cpus, torch.get_num_threads())  # which honours OMP_NUM_THREADS
@@ -60,7 +60,7 @@ def choose_threads(run: Run, dataset: Dataset, wanted: int | None, recorded: int
 
 @contextmanager
 def limited_threads(threads: int) -> Iterator[None]:
-    """Let torch use so many threads for the length of the block."""
+    """Set the number of torch's threads for the duration of the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -75,7 +75,7 @@ def _busy(cpus: int) -> list[str]:
 
 
 def _seconds_per_step(run: Run, dataset: Dataset, candidates: tuple[int, ...]) -> dict[int, float]:
-    """Return the mean time of a step, its share of the feed included, by number of threads."""
+    """Return the mean time of a step, including the preparation of its batch, by number of threads."""
     model, recipe, cpu = copy.deepcopy(run.model).cpu(), run.settings.recipe, torch.device("cpu")
     step = WrittenStep(model, recipe, momentum_of(model, recipe, {}))
     images, labels = dataset.train_images[:IMAGES], dataset.train_labels[:IMAGES]

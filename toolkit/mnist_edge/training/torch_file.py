@@ -1,4 +1,4 @@
-"""Unpickle a file of `torch.save` into named tensors: nothing in it is executed, and it is bounded by its own size."""
+"""Unpickle a file of `torch.save` into named tensors: nothing in it is executed, and memory is bounded by its size."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ State = dict[str, Tensor]
 
 
 def read_tensors(path: Path) -> tuple[State, str]:
-    """Read the state_dict of a file, which may lie inside the checkpoint of another program.
+    """Read the state_dict of a file, which may be part of another program's checkpoint.
 
     Returns:
         Dense tensors of real numbers by name, and the key that they were found under ('' for the whole file).
@@ -57,7 +57,7 @@ def _load(path: Path) -> Any:
     try:
         fault = _archive_fault(path) if is_archive else _stream_fault(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's remarks about the kind of file; `model_kind` names it
+            warnings.simplefilter("ignore")  # torch's warnings about the kind of file; `model_kind` reports it
             content = None if fault else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise BadFileError(f"{path} is no state_dict: {_refused_content(path)}", hint=SAVE_STATE) from error
@@ -95,7 +95,7 @@ def _stream_fault(path: Path) -> str:
 
 
 def _tuples(file: IO[bytes]) -> int:
-    """Count the tuples that a pickle makes, and executes nothing.
+    """Count the tuples that a pickle makes, without executing it.
 
     Hashing a tuple in a tuple in a tuple ... as the key of a dict overflows the stack of CPython, which ends the
     process; torch's reader hashes whatever the pickle names as a key.

@@ -1,4 +1,4 @@
-"""Check that the parts of a bundle belong together: their hashes can be right although their statements differ."""
+"""Check that the parts of a bundle agree: every hash can be valid although their statements contradict each other."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ def require_contract(bundle: Bundle, classifier: Classifier) -> None:
         f"{describe(classifier.input)} to {classifier.output.name}",
     )
     if found != expected:
-        raise BadFileError(f"{classifier.name}: its manifest promises {expected}, its graph takes {found}", hint=hint)
+        raise BadFileError(f"{classifier.name}: its manifest states {expected}, its graph has {found}", hint=hint)
     if manifest.input_description != INPUTS[manifest.input]:
         raise BadFileError(
             f"{bundle.folder / MANIFEST}: input_description: expected {INPUTS[manifest.input]!r}, "
             f"found {manifest.input_description!r}",
             hint=hint,
         )
-    for key, promised in (("dataset", manifest.dataset), ("normalization", manifest.normalization)):
-        stated = classifier.metadata.get(f"mnist_edge.{key}", promised)
-        if stated != promised:
+    for key, expected in (("dataset", manifest.dataset), ("normalization", manifest.normalization)):
+        found = classifier.metadata.get(f"mnist_edge.{key}", expected)
+        if found != expected:
             raise BadFileError(
-                f"{classifier.name}: its manifest promises {key} {promised}, its graph states {stated}", hint=hint
+                f"{classifier.name}: its manifest states {key} {expected}, its graph has {found}", hint=hint
             )
 
 
 def mismatch(bundle: Bundle) -> str:
-    """Return why manifest and golden file do not belong together, or nothing."""
+    """Return how manifest and golden file contradict each other, or an empty string."""
     manifest, golden = bundle.manifest, bundle.golden
     if not np.array_equal(golden.weights_sha256, sha256_array(manifest.weights_sha256)):
         return "golden.npz is stale: it holds the outputs of other weights than the manifest names"
@@ -57,7 +57,7 @@ def mismatch(bundle: Bundle) -> str:
 
 
 def model_mismatch(bundle: Bundle, variant: Variant, classifier: Classifier) -> str:
-    """Return why a model does not belong to the manifest, or nothing; a variant with weights of its own names those.
+    """Return how a model contradicts the manifest, or an empty string; an `accuracy` variant may have other weights.
 
     Raises:
         BadFileError: the model's metadata are not what an export writes.
@@ -73,11 +73,11 @@ def _wrong_labels(bundle: Bundle) -> str:
     return f"the labels are not those of {bundle.manifest.dataset} in their order: classes were swapped"
 
 
-def _labels(classifier: Classifier, promised: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the labels in the model's metadata; the promised ones where there are none."""
+def _labels(classifier: Classifier, default: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the labels in the model's metadata; `default` where there are none."""
     text = classifier.metadata.get("mnist_edge.labels")
     if text is None:
-        return promised
+        return default
     try:
         labels = json.loads(text)
     except (ValueError, RecursionError):
@@ -91,7 +91,7 @@ def _labels(classifier: Classifier, promised: tuple[str, ...]) -> tuple[str, ...
 
 
 def misstated_accuracy(bundle: Bundle, labels: Images) -> str:
-    """Return why the manifest's accuracy cannot be that of PyTorch's outputs in golden.npz, or nothing.
+    """Return why the manifest's accuracy cannot be that of PyTorch's outputs in golden.npz, or an empty string.
 
     Args:
         bundle: its `accuracy` is PyTorch's on the whole test set, as are golden.npz's `test_logits`.
@@ -110,9 +110,10 @@ def misstated_accuracy(bundle: Bundle, labels: Images) -> str:
 
 
 def misstated_precision(model: Path, variant: Variant) -> str:
-    """Return why a variant is not of the precision that the manifest states, which would excuse its errors, or nothing.
+    """Return how a variant's precision contradicts the manifest, or an empty string.
 
-    An exact variant must match its reference whatever it computes in, and fp32 excuses no error.
+    A coarser precision in the manifest would allow larger errors. An exact variant must match its reference in any
+    precision, and fp32 is the finest: both are not checked.
 
     Raises:
         ModuleNotFoundError: the package onnx is missing.

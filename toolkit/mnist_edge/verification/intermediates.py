@@ -31,8 +31,8 @@ PRODUCTS = {
     "MatMulNBits", "MatMulBnb4",
 }  # fmt: skip
 AFTER = {"Add", "Mul", "Cast", "Identity", "Reshape", "Flatten"}
-"""Operators that may follow a product before its pre-activation is complete: bias, rescaling, a change of form. A quantiser
-ends it: with a zero point of 0 it is a ReLU too."""
+"""Operators that may follow a product before its pre-activation is complete: bias, rescaling, a change of form. Not a
+quantiser: with a zero point of 0 it is also a ReLU."""
 BEFORE = {"QuantizeLinear", "DynamicQuantizeLinear"}
 """Operators between an activation and a product that takes integers."""
 

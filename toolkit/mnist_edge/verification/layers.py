@@ -22,9 +22,9 @@ NO_COMMON_LAYERS = LayerReport(
     tensors=(),
     first=None,
     symptom="",
-    detail="its weights are its own: it has no layer in common with the reference",
+    detail="it has weights of its own: no layer can be compared with the reference",
 )
-"""The report on a model that owes accuracy alone."""
+"""The report on a model that must meet accuracy alone."""
 
 
 def compare_layers(
@@ -67,7 +67,7 @@ def compare_layers(
 
 
 def _finite_or_none(value: float) -> float | None:
-    """Return a value that JSON can hold."""
+    """Return None for a value that JSON cannot represent."""
     return value if np.isfinite(value) else None
 
 
@@ -108,7 +108,7 @@ def _pairs(found: Intermediates, reference: ReferenceLayers, rows: NDArray[np.in
 
 
 def _case(pair: _Pair, allowed: float, found: Intermediates, images: Images) -> Case:
-    """Return the values that a symptom is read from; inputs and weights explain pre-activations only."""
+    """Return the values that a symptom is derived from; inputs and weights only for pre-activations."""
     if pair.kind != "pre-activations":
         return Case(found=pair.found, expected=pair.expected, allowed=allowed)
     pixels = images.reshape(len(images), -1)

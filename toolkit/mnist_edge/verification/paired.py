@@ -47,7 +47,7 @@ def paired_accuracy(
 
 
 def inferiority(accuracy: PairedAccuracy | None) -> str:
-    """Return why a model is not shown to be as accurate as its reference, or nothing."""
+    """Return why a model is not shown to be as accurate as its reference, or an empty string."""
     if accuracy is None:
         return "no image has a label: its accuracy cannot be compared"
     if accuracy.non_inferior:

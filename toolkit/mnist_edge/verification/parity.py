@@ -31,7 +31,7 @@ TEST_BATCH = 1000
 
 @dataclass
 class _Comparison:
-    """What the runs so far have shown; the first reason for failure stays."""
+    """Errors and result of the comparisons so far; the first reason for failure is kept."""
 
     requirement: Requirement
     reason: str = ""
@@ -48,7 +48,7 @@ class _Comparison:
     def rows(self, reference: Reference) -> NDArray[np.intp]:
         """Return the images whose logits count.
 
-        Of a lossy model only those with a label: a quantiser is calibrated on images, not on noise.
+        For a lossy model, only those with a label: a quantiser is calibrated on images, not on random pixels.
         """
         real = reference.labels != NO_LABEL
         return np.flatnonzero(real if real.any() and not self.exact else np.ones(len(real), bool))
@@ -167,8 +167,8 @@ def _run_golden(
 
 
 def _compare(logits: Logits, reference: Reference, where: str, comparison: _Comparison) -> None:
-    """Record the largest errors, and the reason if a check fails; only the form counts for `accuracy`."""
-    problem = _form(logits, reference.logits, where)
+    """Record the largest errors, and the reason if a check fails; for `accuracy`, check shape and finiteness only."""
+    problem = _malformed(logits, reference.logits, where)
     if problem or comparison.requirement.kind == "accuracy":
         comparison.fail(problem)
         return
@@ -194,14 +194,14 @@ def _compare(logits: Logits, reference: Reference, where: str, comparison: _Comp
 
 
 def _compare_batches(logits: Logits, first: Logits, where: str, comparison: _Comparison) -> None:
-    """Compare a model that owes accuracy alone with itself at the first batch size: it owes no other logits."""
+    """Compare a model that must meet accuracy alone with its own logits at the first batch size."""
     drifted, allowed = drift(logits.astype(np.float64), first.astype(np.float64)), comparison.requirement.allowed_drift
     if drifted > allowed:
         comparison.fail(f"{where} its logits drift by {drifted:.2g} from its own at another batch size")
 
 
-def _form(logits: Logits, expected: Logits, where: str) -> str:
-    """Return what is wrong with shape or values in a sentence, or nothing."""
+def _malformed(logits: Logits, expected: Logits, where: str) -> str:
+    """Return how shape or values are wrong, in a sentence, or an empty string."""
     if logits.shape != expected.shape:
         return f"{where} it returns {logits.shape}, the reference {expected.shape}"
     if not np.isfinite(logits).all():
@@ -216,7 +216,7 @@ def _result(
     name: str, comparison: _Comparison, counted: Reference, logits: Logits | None, batches: tuple[int, ...]
 ) -> VariantParity:
     requirement, images = comparison.requirement, len(counted.images)
-    if logits is None or _form(logits, counted.logits, ""):
+    if logits is None or _malformed(logits, counted.logits, ""):
         found = failed_parity(name, requirement, comparison.reason, images)
         return dataclasses.replace(
             found,
@@ -226,12 +226,11 @@ def _result(
         )
     predicted = np.asarray(logits.argmax(axis=1))
     changed = set(np.flatnonzero(predicted != counted.logits.argmax(axis=1)).tolist())
-    owes_logits = requirement.kind != "accuracy"
-    margins = (
-        certify(counted.logits, predicted, max(comparison.errors), comparison.rows(counted)) if owes_logits else None
-    )
+    margins = None
+    if requirement.kind != "accuracy":
+        margins = certify(counted.logits, predicted, max(comparison.errors), comparison.rows(counted))
     # Only an error within the tolerance makes a tie: a broken model is not excused by the size of its error.
-    within_tolerance = comparison.exact and not comparison.reason and margins is not None
+    within_tolerance = comparison.exact and not comparison.reason
     ties = changed & {image.image for image in margins.uncertified} if within_tolerance and margins else set()
     flips = len(changed - ties)
     accuracy = paired_accuracy(predicted, counted.logits, counted.labels, requirement.max_drop)

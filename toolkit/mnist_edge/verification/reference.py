@@ -1,4 +1,4 @@
-"""The outputs that a model is compared with: recorded in a bundle, or computed now by another model."""
+"""The outputs that a model is compared with: recorded in a bundle, or computed by another model."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def live_reference(
     layers: Callable[[Images], LayerValues | None],
     description: str,
 ) -> ReferenceOutputs:
-    """Run a reference model now.
+    """Return the outputs of a reference model, run for this comparison.
 
     Args:
         golden: images uint8 (M, 28, 28) and labels (M,).

@@ -37,10 +37,10 @@ SIGNIFICANCE = 1e-4
 15 readings together (Bonferroni). Comparing two independent proportions instead missed 84 % against 92 % on the 360
 images of the digits."""
 STANDARD_ERRORS = 4
-"""For another dataset, whose images are others: one-sided 3e-5."""
+"""For another dataset, with other images: one-sided 3e-5."""
 
 PLAUSIBLE = 0.5
-"""A model is right on most images of what it was trained on; a wrong reading that is merely less wrong is no hint."""
+"""A model is right on most images of its own dataset: a reading with less accuracy is wrong too, and not suggested."""
 
 
 def find_suspicion(
@@ -82,7 +82,7 @@ def find_suspicion(
 
 
 def clearly_better(accuracy: float, reference: float, images: int) -> bool:
-    """Whether one accuracy exceeds another, on so many other images, by more than chance explains."""
+    """Whether one accuracy exceeds another, measured on `images` other images, by more than chance explains."""
     error = math.sqrt((accuracy * (1 - accuracy) + reference * (1 - reference)) / images)
     return accuracy >= PLAUSIBLE and accuracy - reference > max(LEAST_GAIN, STANDARD_ERRORS * error)
 
@@ -99,18 +99,18 @@ def suspicion_line(found: Suspicion) -> str:
     """Describe a suspicion in one line that names the option to change."""
     if found.better is not None and found.better_accuracy is not None:
         return (
-            f"{found.better.description} gives {found.better_accuracy:.1%} instead of {found.accuracy:.1%} on "
-            f"{found.images:,} test images; evaluate it with the pixels that it was trained on"
+            f"with {found.better.description} accuracy is {found.better_accuracy:.1%} instead of {found.accuracy:.1%} "
+            f"on {found.images:,} test images; evaluate the model on pixels as it was trained on"
         )
     if found.better_dataset is not None and found.better_accuracy is not None:
         return (
-            f"--dataset {found.better_dataset} gives {found.better_accuracy:.1%} instead of {found.accuracy:.1%}: "
-            "the model was probably trained on it"
+            f"with --dataset {found.better_dataset} accuracy is {found.better_accuracy:.1%} instead of "
+            f"{found.accuracy:.1%}: the model was probably trained on it"
         )
     return (
         f"accuracy {found.accuracy:.1%} on {found.images:,} test images is near chance ({1 / CLASSES:.0%}): check the "
         "dataset, the order of the classes and, for a state_dict, the activation; no other normalisation, "
-        "inversion or transposition of the images does clearly better"
+        "inversion or transposition of the images gives a clearly better accuracy"
     )
 
 
@@ -124,7 +124,10 @@ def apply_reading(images: Images, reading: PixelReading) -> Images:
 def _best_reading(
     predict: Predict, current: PixelReading, images: Images, labels: Images
 ) -> tuple[PixelReading, Correct]:
-    """Return the most accurate other reading, and which images it predicts correctly; of those within one point of it, the one that changes least."""
+    """Return the best other reading, and which images are predicted correctly with it.
+
+    Of all readings within one point of the highest accuracy, it is the one that changes least.
+    """
     normalizations = [current.normalization]
     if current.normalization is not None:
         # Without large biases `raw` predicts as `unit` does, and `mnist` nearly as `seed`: the more common one first.
@@ -145,12 +148,12 @@ def _best_reading(
 
 
 def _rows(count: int, wanted: int) -> NDArray[np.intp]:
-    """Evenly spaced rows: the images of a folder may be sorted by class."""
+    """Return evenly spaced rows: the images of a folder may be sorted by class."""
     return np.unique(np.linspace(0, count - 1, min(count, wanted)).astype(np.intp))
 
 
 def _correct(predict: Predict, reading: PixelReading, images: Images, labels: Images) -> Correct:
-    """Whether each prediction is the label; False for all where the model cannot run the images in this form."""
+    """Return whether each prediction is the label; all False where the model cannot run the images in this form."""
     try:
         logits = predict(np.ascontiguousarray(apply_reading(images, reading)), reading.normalization)
     except (BadFileError, CheckFailedError):

@@ -1,7 +1,7 @@
-"""Name the fault in a layer from its values alone: each known fault leaves its own mark.
+"""Name the fault in a layer from its values alone.
 
-Every check asks the same question: does undoing this fault bring the layer back to the reference, to within the drift that
-its precision explains? The first that does names the symptom.
+Each check undoes one known fault. The first that brings the layer back to the reference, to within the drift that its
+precision explains, names the symptom.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mnist_edge.contract import SIDE
 
 Floats = NDArray[np.float64]
 Finding = tuple[str, str]
-"""Name of a symptom, and the same in a sentence."""
+"""Name of a symptom, and a sentence about it."""
 FLOAT16_MAX = 65504.0
 
 
@@ -83,7 +83,7 @@ def _not_finite(case: Case) -> Finding | None:
 
 
 def _saturation(case: Case) -> Finding | None:
-    """Several values equal the largest one, and the reference exceeds it there."""
+    """Detect values that are clipped: several equal the largest one, and the reference exceeds it there."""
     for sign, side in ((1, "above"), (-1, "below")):
         found, expected = sign * case.found, sign * case.expected
         limit = found.max()
@@ -109,7 +109,7 @@ def _activation(case: Case) -> Finding | None:
 
 
 def _order(case: Case) -> Finding | None:
-    """The same units in another order."""
+    """Detect the same units in another order."""
     # (U, U): mean square difference of every unit of the reference from every unit of the model.
     gaps = ((case.expected[:, :, None] - case.found[:, None, :]) ** 2).mean(axis=0)
     order = gaps.argmin(axis=1)
@@ -157,7 +157,7 @@ def _corrections(case: Case) -> Iterator[tuple[str, str, Floats]]:
 
 
 def _normalisation(case: Case) -> Finding | None:
-    """A first layer whose pixels `x` are read as `scale * x + shift`, with `x` from 0 to 1 and for every unit the same.
+    """Detect a first layer that reads pixels `x`, 0 to 1, as `scale * x + shift`, the same for every unit.
 
     Pre-activations z are affine in the pixels, so with z of a black and of a white image,
     `z(scale * x + shift) = z(black) + scale * (z(x) - z(black)) + shift * (z(white) - z(black))`:
@@ -181,7 +181,7 @@ def _normalisation(case: Case) -> Finding | None:
 
 
 def _scale_or_shift(case: Case) -> Finding | None:
-    """One factor for all units and an offset for each: scaled weights, changed biases, or a wrong zero point."""
+    """Fit one factor for all units and an offset for each: scaled weights, changed biases, or a wrong zero point."""
     centred, target = case.found - case.found.mean(axis=0), case.expected - case.expected.mean(axis=0)
     power = float((target**2).sum())
     # Least squares of `found = slope * expected + offset` with one slope and an offset (U,).
@@ -212,9 +212,9 @@ def _few_units(case: Case) -> Finding | None:
 
 
 def _one_weight(case: Case, unit: int) -> Finding | None:
-    """The error of a unit is proportional to one of its inputs: that weight was changed.
+    """Detect one changed weight: the error of a unit is then proportional to one of its inputs.
 
-    Each of the F inputs is fitted to the error alone; the one that leaves the smallest residual is the weight.
+    Each of the F inputs is fitted to the error separately; the one with the smallest residual belongs to that weight.
     """
     layer_input = case.layer_input
     if layer_input is None or case.weight is None or layer_input.shape[1] != len(case.weight):
@@ -222,9 +222,9 @@ def _one_weight(case: Case, unit: int) -> Finding | None:
     error = case.found[:, unit] - case.expected[:, unit]  # (N,)
     power = (layer_input**2).sum(axis=0)  # (F,)
     change = np.divide(layer_input.T @ error, power, out=np.zeros_like(power), where=power > 0)
-    left = ((error[:, None] - layer_input * change) ** 2).sum(axis=0)
-    place = int(left.argmin())
-    if left[place] > 1e-4 * (error**2).sum():
+    residual = ((error[:, None] - layer_input * change) ** 2).sum(axis=0)  # (F,)
+    place = int(residual.argmin())
+    if residual[place] > 1e-4 * (error**2).sum():
         return None
     now, right = case.weight[place, unit], case.weight[place, unit] - change[place]
     if abs(now + right) <= 1e-3 * abs(now):

@@ -1,4 +1,4 @@
-"""A look at test images for two mistakes that leave them valid: inverted colours, and pixels of 0 and 1."""
+"""Detect two mistakes in test images that no format check finds: inverted colours, and pixels of 0 and 1."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ IMAGES = 1000
 
 
 def describe_unusual(images: Images) -> str:
-    """Return what looks wrong with images in one line, with the change that corrects it; empty where nothing does.
+    """Return what is probably wrong with images, and the correction, in one line; an empty string if nothing is.
 
     Args:
-        images: uint8 (N, 28, 28); a thousand of them, evenly spaced, are looked at.
+        images: uint8 (N, 28, 28); about a thousand of them, evenly spaced, are checked.
     """
     sample = images[:: max(1, len(images) // IMAGES)]
     largest = int(sample.max())

@@ -70,7 +70,7 @@ def verify_bundle(
         variants: of the bundle.
 
     Raises:
-        BadFileError: a model breaks the contract of its manifest, or contradicts it.
+        BadFileError: a model contradicts its manifest.
         UnavailableError: the provider is not available.
     """
     chosen = bundle.manifest.variants if variants is None else variants
@@ -97,10 +97,10 @@ def verify_model(
 def verify_outputs(
     bundle: Bundle, variant: Variant, outputs: RecordedOutputs, reference: ReferenceOutputs, options: VerifyOptions
 ) -> ParityReport:
-    """Check recorded outputs, of any runtime, against what a variant owes.
+    """Check recorded outputs, of any runtime, against a variant's requirement.
 
     Args:
-        bundle: brings the golden inputs and the reference.
+        bundle: holds the golden inputs and the reference.
         variant: whose requirement the outputs must meet.
         outputs: for the golden inputs, the test set, or both.
         reference: of the bundle.
@@ -124,7 +124,7 @@ def reference_of(bundle: Bundle, variant: Variant, reference: ReferenceOutputs) 
 
     Raises:
         RefusedModelError: onnxruntime cannot run the other variant.
-        BadFileError: the other variant breaks the contract of its manifest.
+        BadFileError: the other variant contradicts its manifest.
     """
     if variant.reference == PYTORCH or not reference.recorded:
         return reference
@@ -189,7 +189,7 @@ def _check(
     """Open a model and compare it.
 
     Args:
-        prepare: returns problems of the open model that are no matter of its logits, and what it is compared with.
+        prepare: returns the problems of the open model other than its logits, and its reference.
     """
     problems: list[str] = []
     try:
@@ -206,7 +206,7 @@ def _check(
 
 
 def _accuracy_problem(bundle: Bundle, reference: ReferenceOutputs) -> str:
-    """Return how the manifest, the golden file and the available test set contradict each other, or nothing."""
+    """Return how the manifest, golden file and available test set contradict each other, or an empty string."""
     golden = bundle.golden
     if reference.other_test_set:
         return (

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 Notify = Callable[[str], None]
 
-LOOKED_AT = 0.95
-"""Below this accuracy the images are looked at, and other readings of their pixels are tried."""
-OTHER_DATASETS = 0.5
-"""Below this accuracy other datasets are tried, which have to be read first."""
+SUSPICIOUS_BELOW = 0.95
+"""Accuracy below which the images are checked, and other readings of their pixels are tried."""
+OTHER_DATASETS_BELOW = 0.5
+"""Accuracy below which other datasets, which have to be read first, are tried as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +70,10 @@ def evaluate(
         settings: of the session, for an ONNX file.
         normalization: of the pixels of a state_dict or a float ONNX file, which may not state it.
         timeout: seconds that one run of an ONNX file may take.
-        notify: called with one plain line about what happens, or what looks wrong.
+        notify: called with one plain line about progress, or a warning.
 
     Raises:
-        UnavailableError: the model or the data are not there, or the provider is not.
+        UnavailableError: the model, the data or the provider is not available.
         BadFileError: the model or the data cannot be read, or the model has other classes.
         UsageError: an option that the model does not take.
         CheckFailedError: NaN or infinite outputs.
@@ -166,22 +166,22 @@ def _open_torch(model: Path, normalization: Normalization | None, notify: Notify
 
 
 def _warning(opened: OpenModel, accuracy: float, data: EvaluationSet, data_dir: Path | None) -> str:
-    """Return what looks wrong with the images, their reading or the dataset in one line; empty where nothing does.
+    """Return what is probably wrong with the images, their reading or the dataset in one line; empty if nothing is.
 
     Neither the result nor the exit code depends on it; a thousand images of the test set are run again.
     """
-    if accuracy >= LOOKED_AT:
+    if accuracy >= SUSPICIOUS_BELOW:
         return ""
     from mnist_edge.verification.suspicion import find_suspicion, suspicion_line
     from mnist_edge.verification.unusual_images import describe_unusual
 
     if unusual := describe_unusual(data.test_images):
         return unusual
-    others = _other_test_sets(data.name, data_dir) if accuracy < OTHER_DATASETS else []
+    others = _other_test_sets(data.name, data_dir) if accuracy < OTHER_DATASETS_BELOW else []
     suspected = None if opened.normalization_certain else opened.normalization
     try:
         found = find_suspicion(opened.predict, suspected, data, others)
-    except MnistEdgeError:  # another reading may need more memory or time than the one that was asked for
+    except MnistEdgeError:  # another reading may need more memory or time than the one in use
         return ""
     return "" if found is None else suspicion_line(found)
 

@@ -1,4 +1,4 @@
-"""From a checkpoint to a published bundle."""
+"""Export a checkpoint to a published bundle."""
 
 from __future__ import annotations
 

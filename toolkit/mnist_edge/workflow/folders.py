@@ -1,4 +1,4 @@
-"""Where runs and bundles lie by default, and which is the newest."""
+"""The default folders of runs and bundles, and the newest run or bundle in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Report a state_dict that another normalisation of the pixels fits clearly better."""
+"""Warn of a state_dict that is clearly more accurate with another normalisation of the pixels."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 def suspect_normalization(loaded: LoadedModel, data: EvaluationSet, notify: Callable[[str], None]) -> None:
-    """Try the other readings of the pixels on a part of the test set; one line where one is clearly better.
+    """Try other readings of the pixels on a part of the test set, and report one that is clearly better in one line.
 
-    A checkpoint of mnist-edge states its normalisation and dataset, so there is nothing to suspect.
+    A checkpoint of mnist-edge states its normalisation and dataset, so it is not checked.
     """
     from mnist_edge.training.model import reference_logits
     from mnist_edge.verification.suspicion import find_suspicion, suspicion_line

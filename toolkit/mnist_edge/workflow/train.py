@@ -1,4 +1,4 @@
-"""From a dataset, a recipe or a checkpoint to a trained run."""
+"""Train a run from a dataset and a recipe, from a checkpoint, or from the weights of a .pth."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Notify = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRequest:
-    """A run that may begin.
+    """Everything that a run needs; made by `prepare_training`.
 
     Attributes:
         start: fresh weights, those of a .pth, or a checkpoint.
-        data: what it trains on.
+        data: the dataset to train on.
         folder: of the run.
-        threads: on the CPU; None for the checkpoint's number, or the faster one of a new run.
+        threads: on the CPU; None for the checkpoint's number, or, in a new run, for the faster of one and all.
         overwrite: whether another run in the folder may be replaced.
     """
 
@@ -87,7 +87,7 @@ def prepare_training(
     import_torch()
     from mnist_edge.training.checkpoint import LAST, checkpoint_path, load_checkpoint
     from mnist_edge.training.model import resolve_device
-    from mnist_edge.training.run import restarted, resumed
+    from mnist_edge.training.run import resume_run, start_after_restart
 
     require_cpus(threads or 1)
     resolve_device(device)
@@ -101,14 +101,14 @@ def prepare_training(
         checkpoint = load_checkpoint(path)
         _refuse_changes(checkpoint.settings, recipe, changes)
         data = load_dataset(dataset or checkpoint.settings.dataset, data_dir, notify)
-        start = resumed(path, changes["epochs"])
+        start = resume_run(path, changes["epochs"])
         folder = run or path.parent
     else:
         data = load_dataset(dataset or "mnist", data_dir, notify)
         folder = run or RUNS / data.name
         start = _fresh(path, normalization, recipe, data, changes, notify)
     if this_rank().restarts:
-        start = restarted(folder, start)
+        start = start_after_restart(folder, start)
     return TrainingRequest(start=start, data=data, folder=folder, threads=threads, overwrite=overwrite)
 
 
@@ -144,7 +144,7 @@ def train(
             device=device,
             threads=request.threads,
             overwrite=request.overwrite,
-            say=notify,
+            notify=notify,
             on_step=on_step,
             on_epoch=on_epoch,
             stop=lambda: stop.signal_number is not None,
@@ -154,7 +154,7 @@ def train(
         again = ["mnist-edge", "train", "--resume", str(request.folder)]
         raise StoppedError(
             f"stopped; {request.folder} holds the last finished step",
-            signal_number=stop.signal_number or signal.SIGTERM,  # it may have come to another process
+            signal_number=stop.signal_number or signal.SIGTERM,  # another process may have received it
             hint=shlex.join([*again, "--dataset", request.data.source] if request.data.name == "folder" else again),
         )
     return report
@@ -163,7 +163,7 @@ def train(
 def _refuse_changes(kept: Settings, recipe: str | None, changes: dict[str, Any]) -> None:
     """Raise UsageError for an option whose value is not the checkpoint's; the number of epochs may change.
 
-    So a script that starts a run, with `--resume` added, can be run again.
+    Equal values are accepted, so that the command that started a run works again with `--resume` added.
     """
     from mnist_edge.training.recipes import find_recipe
 
@@ -204,10 +204,10 @@ def _fresh(
     changes: dict[str, Any],
     notify: Notify,
 ) -> Start:
-    """A run from first weights or from those of a .pth."""
+    """Return the start of a run from initial weights or from those of a .pth."""
     from mnist_edge.training.loop import new_run
     from mnist_edge.training.recipes import settings_for
-    from mnist_edge.training.run import Start, started_from
+    from mnist_edge.training.run import Start, start_from_weights
     from mnist_edge.training.state_dict import read_state_dict
 
     if weights is not None and changes["widths"] is not None:
@@ -226,4 +226,4 @@ def _fresh(
     for note in loaded.notes:
         notify(note)
     suspect_normalization(loaded, data, notify)
-    return started_from(loaded, weights, settings)
+    return start_from_weights(loaded, weights, settings)

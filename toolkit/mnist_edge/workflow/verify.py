@@ -46,7 +46,7 @@ def verify_folder(
         outputs: a file of logits to check in place of a variant's own; see `runtime.recorded`.
 
     Returns:
-        The report, and the reference outputs whose images it counts on.
+        The report, and the reference outputs that it is about.
     """
     from mnist_edge.bundle.folder import load_bundle
     from mnist_edge.data.sources import load_test_set
@@ -110,7 +110,9 @@ def verify_file(
     from mnist_edge.verification.verify import verify_model
 
     if against is None:
-        raise UsageError(f"{model} brings no reference", hint="--against OTHER.onnx, or a checkpoint, or name a bundle")
+        raise UsageError(
+            f"{model} has no reference to compare with", hint="--against OTHER.onnx, or a checkpoint, or name a bundle"
+        )
     classifier = open_classifier(model, options.session, timeout=options.timeout)
     data = load_test_set(dataset or dataset_of(classifier) or "auto", data_dir, notify)
     images, labels = golden_inputs(data.test_images, data.test_labels)
@@ -128,7 +130,7 @@ def _run_live(
     test_set = None if data is None else (data.test_images, data.test_labels)
     if require_model_kind(against, "onnx", "checkpoint", "state_dict", "run folder") == "onnx":
         return onnx_reference(against, golden, test_set, options.normalization, timeout=options.timeout)
-    from mnist_edge.training.model import reference_logits, reference_sums
+    from mnist_edge.training.model import reference_logits, reference_pre_activations
     from mnist_edge.training.state_dict import read_model
 
     loaded = read_model(against, options.normalization)
@@ -141,13 +143,13 @@ def _run_live(
         golden,
         test_set,
         lambda batch: reference_logits(network, batch, normalization=normalization),
-        lambda batch: with_relu(reference_sums(network, batch, normalization=normalization)),
+        lambda batch: with_relu(reference_pre_activations(network, batch, normalization=normalization)),
         f"PyTorch, live, {against}",
     )
 
 
 def _test_set(name: DatasetName, data_dir: Path | None, notify: Notify) -> EvaluationSet | None:
-    """The bundle's dataset where it is available; a device need not have it, and nothing is downloaded."""
+    """Return the test set of the bundle's dataset; None where it is not available. Nothing is downloaded."""
     from mnist_edge.data.sources import load_test_set
 
     try:

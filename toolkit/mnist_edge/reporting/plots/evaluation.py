@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LONG_LABEL = 4
 """Class names from this length on are written at an angle below the columns."""
 LEAST_SCALE = 5
-"""Errors that get the darkest colour, at least: a single error shall not look like many."""
+"""Smallest count that gets the darkest colour, so that a single error does not look like many."""
 
 
 def evaluation(report: EvalReport, path: Path) -> Path:
@@ -50,7 +50,7 @@ def _reliability(report: EvalReport, axes: Axes) -> None:
     axes.set_ylabel("accuracy")
     axes.set_title(f"expected calibration error {report.calibration_error:.2%}", loc="left")
     axes.grid(visible=True, alpha=0.25)
-    # Below the axes: inside, it would cover the curve of an underconfident or of an overconfident model.
+    # Below the axes: within them it would cover the curve of an underconfident or of an overconfident model.
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False)
 
 

@@ -50,7 +50,7 @@ def plot_latencies(report: BenchReport, path: Path) -> Path:
 
 
 def _times(row: BenchRow) -> NDArray[np.float64]:
-    """All latencies of a row in microseconds, sorted, float64 (n,)."""
+    """Return all latencies of a row in microseconds, sorted, float64 (n,)."""
     return np.sort(np.concatenate([np.asarray(group, dtype=np.float64) for group in row.run_us]))
 
 
@@ -59,7 +59,7 @@ def _percentiles(row: BenchRow) -> tuple[tuple[float, float | None], ...]:
 
 
 def _range(rows: Sequence[BenchRow]) -> tuple[float, float]:
-    """Return the limits of the axis: what `SHOWN` names of every row, percentiles included, and some room."""
+    """Return the limits of the axis: the `SHOWN` quantiles and the percentiles of every row, and a margin."""
     ends = [np.quantile(_times(row), SHOWN) for row in rows]
     marked = [value for row in rows for _, value in _percentiles(row) if value is not None]
     low, high = min([end[0] for end in ends] + marked), max([end[1] for end in ends] + marked)

@@ -21,9 +21,11 @@ def loss_curve(run: Path, title: str) -> Path:
     epochs, accuracies = _columns(run / "history.csv", "epoch", "holdout_accuracy")
     figure = new_figure(8, 4.4)
     axes = figure.subplots()
-    axes.plot(steps, losses, color=BLUE, alpha=0.25, linewidth=0.8, label=f"loss of every {STEPS_A_POINT}th batch")
     window = max(1, len(losses) // 15)
-    if len(losses) >= window > 1:
+    averaged = window > 1  # few points are drawn as they are, in full colour
+    label = f"loss of every {STEPS_A_POINT}th batch"
+    axes.plot(steps, losses, color=BLUE, alpha=0.25 if averaged else 1, linewidth=0.8, label=label)
+    if averaged:
         smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
         label = f"moving average over {window} of them"
         axes.plot(steps[window // 2 :][: len(smooth)], smooth, color=BLUE, linewidth=1.8, label=label)

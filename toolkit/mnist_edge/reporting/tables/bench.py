@@ -110,7 +110,7 @@ def _rows_table(rows: Sequence[BenchRow]) -> Table:
 
 
 def _what(row: BenchRow, first: BenchRow) -> str:
-    """Return what a row is of, without what the line above the table says of all."""
+    """Return the label of a row, without what the line above the table states for all rows."""
     extras = [f"on {row.settings.provider}"] if row.settings.provider != first.settings.provider else []
     extras += ["CUDA graph"] if row.settings.cuda_graph else []
     extras += [row.scenario.described] if row.scenario.name != first.scenario.name else []
@@ -133,7 +133,7 @@ def _scenario_lines(row: BenchRow) -> list[str]:
     if row.server is not None:
         s = row.server
         lines.append(
-            f"{where}: {s.achieved_per_s:,.1f} of {s.asked_per_s:,.1f} requests a second, busy {s.utilization:.0%}; "
+            f"{where}: {s.achieved_per_s:,.1f} of {s.asked_per_s:,.1f} requests per second, busy {s.utilization:.0%}; "
             f"service p50 {micro(s.service_p50_us)} us, wait p50 {micro(s.wait_p50_us)}, p99 {micro(s.wait_p99_us)} us"
         )
     if row.gpu_calls is not None:

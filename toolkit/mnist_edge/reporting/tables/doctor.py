@@ -11,7 +11,7 @@ from mnist_edge.records.system import DoctorReport
 
 
 def doctor_table(report: DoctorReport) -> RenderableType:
-    """A row for each subject, and below the table the command for each thing that is missing.
+    """Return a row for each subject, and below the table the command for each thing that is missing.
 
     A command in a column would be broken over many lines, and could not be copied.
     """
@@ -25,6 +25,6 @@ def doctor_table(report: DoctorReport) -> RenderableType:
     if not missing:
         return table
     lines = [line for finding in missing for line in (f"{finding.subject}:", f"  {finding.fix}")]
-    # Never broken into lines: what is copied from the terminal must still be one command.
+    # Never wrapped: what is copied from the terminal must be one command.
     fixes = Text("\n".join(lines), no_wrap=True, overflow="ignore")
     return Group(table, "To provide what is missing, where you need it:", fixes)

@@ -7,17 +7,17 @@ from rich.table import Table
 
 
 def percent(share: float | None) -> str:
-    """A fraction of 1 as a percentage; a dash for None."""
+    """Return a fraction of 1 as a percentage; a dash for None."""
     return "-" if share is None else f"{share:.2%}"
 
 
 def short_number(value: float) -> str:
-    """Four significant digits, or whole thousands."""
+    """Return four significant digits, and from 1,000 on the whole number."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def facts_table(title: str, facts: dict[str, str]) -> Table:
-    """A table of names and values under a title."""
+    """Return a table of names and values under a title."""
     table = Table(box=box.SIMPLE, title=title, title_justify="left", show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -27,14 +27,14 @@ def facts_table(title: str, facts: dict[str, str]) -> Table:
 
 
 def micro(value: float | None) -> str:
-    """Microseconds; a dash for None."""
+    """Return a time with one decimal below 1,000; a dash for None."""
     if value is None:
         return "-"
     return f"{value:,.1f}" if value < 1000 else f"{value:,.0f}"
 
 
 def ratio_words(ratio: float) -> str:
-    """A ratio of two times as words: `1.87x faster` below 1, `1.10x slower` above, `same speed` at 1.00.
+    """Return a ratio of two times in words: `1.87x faster` below 1, `1.10x slower` above, `same speed` at 1.00.
 
     Args:
         ratio: time of the thing described over time of what it is compared with, above 0.

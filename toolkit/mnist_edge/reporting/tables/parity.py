@@ -25,7 +25,7 @@ def parity_table(report: ParityReport) -> RenderableType:
 
 
 def summary_line(report: ParityReport) -> str:
-    """Return the verdict with the figures that it rests on: `passed: 0 flips in 10,000 images (rate at most 0.030% ...)`."""
+    """Return the verdict and what it is based on: `passed: 0 flips in 10,000 images (rate at most 0.030% ...)`."""
     verdict = "passed" if report.passed else "FAILED"
     if len(report.variants) == 1:
         return f"{verdict}: {_flips(report.variants[0])}"
@@ -79,7 +79,7 @@ def _details(v: VariantParity, report: ParityReport) -> list[str]:
     lines += [*_accuracy_lines(v), *_margin_lines(v)]
     if v.layers is not None and v.layers.detail and v.passed:
         where = "" if v.layers.first is None else f"layer {v.layers.first} differs, "
-        still = "" if v.layers.first is None else "; the logits agree all the same"
+        still = "" if v.layers.first is None else "; the logits agree nevertheless"
         lines.append(f"{v.name}: {where}{v.layers.detail}{still}")
     return lines
 

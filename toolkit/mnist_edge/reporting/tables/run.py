@@ -10,7 +10,7 @@ from mnist_edge.reporting.tables.format import facts_table, percent
 
 
 def run_table(report: RunReport) -> RenderableType:
-    """The result of every stage, then latency and what makes it doubtful."""
+    """Return the result of every stage, then the latency and notes on it."""
     (variant,) = report.export.variants[:1]
     (parity,) = report.verify.variants[:1]
     onnxruntime = next(row for row in report.bench.results if row.engine == "onnxruntime")

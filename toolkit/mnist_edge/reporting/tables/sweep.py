@@ -21,7 +21,7 @@ def trial_line(trial: SweepTrial, done: int, trials: int) -> str:
 
 
 def sweep_table(report: SweepReport) -> RenderableType:
-    """A row per setting, best first, and the command that trains the best."""
+    """Return a row per setting, best first, and the command that trains the best."""
     table = Table(
         box=box.SIMPLE,
         padding=(0, 1, 0, 0),

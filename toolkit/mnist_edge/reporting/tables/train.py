@@ -21,7 +21,7 @@ def training_detail(record: EpochRecord, epochs: int) -> str:
 
 
 def train_table(report: TrainReport) -> RenderableType:
-    """The result of training."""
+    """Return the result of training."""
     return facts_table(
         "train",
         {
