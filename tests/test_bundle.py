@@ -181,6 +181,17 @@ def test_a_sealed_manifest_with_wrong_fields_names_the_field(copy: Path, change:
         load_bundle(copy)
 
 
+@pytest.mark.parametrize("drop", [float("nan"), -0.01, 1.5, 5.0])
+def test_a_sealed_manifest_allows_no_impossible_loss_of_accuracy(copy: Path, drop: float) -> None:
+    """NaN is exceeded by no loss: export would keep, and bench accept, whatever the variant predicts."""
+    content = json.loads((copy / MANIFEST).read_text())
+    content["variants"][0] |= {"requirement": "lossy", "max_accuracy_drop": drop}
+    del content["sha256"]
+    (copy / MANIFEST).write_bytes(sealed(content))
+    with pytest.raises(BadFileError, match="max_accuracy_drop"):
+        load_bundle(copy)
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -64,6 +64,17 @@ def test_the_first_folder_with_a_file_wins(places: dict[str, Path], name: str) -
     assert find_raw("digits", places["option"]) is None
 
 
+def test_data_from_elsewhere_than_the_folder_named_are_reported(places: dict[str, Path]) -> None:
+    """A mistyped --data-dir must not end in figures of other data without a word."""
+    raw = lay(places["environment"] / "KMNIST" / "raw")
+    told: list[str] = []
+    load_test_set("kmnist", places["option"], told.append)
+    assert told == [f"{places['option']} holds no KMNIST: taking {raw}"]
+    load_test_set("kmnist", places["environment"], told.append)
+    load_test_set("kmnist", None, told.append)
+    assert len(told) == 1
+
+
 def test_without_option_and_variable_the_cache_is_looked_in(
     places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

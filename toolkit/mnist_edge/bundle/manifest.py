@@ -127,6 +127,9 @@ def _problems(manifest: Manifest) -> Iterator[str]:
             yield f"variants: {variant.name}: its name, or its file {variant.file[:80]!r}, is taken"
         if variant.reference not in {PYTORCH, *names}:
             yield f"variants: {variant.name}: its reference {variant.reference[:80]!r} is no variant before it"
+        drop = variant.max_accuracy_drop
+        if drop is not None and not 0 <= drop <= 1:  # no loss exceeds NaN: export and bench would let any pass
+            yield f"variants: {variant.name}: max_accuracy_drop: {drop} is no fraction of 1"
         names.add(variant.name)
         files.add(variant.file)
     results = manifest.parity.get("variants")

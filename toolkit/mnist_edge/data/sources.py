@@ -117,9 +117,11 @@ def _locate(name: str, data_dir: Path | None, notify: Notify, *, may_download: b
             notify(f"using the 1,797 digits of scikit-learn (--dataset digits): {error.message}")
             return "digits", None
     known = cast("DatasetName", name)  # the other members of DATASET_CHOICES are handled above
-    if raw := find_raw(known, data_dir):
-        return known, raw
     class_name = SOURCES[known].folder
+    if raw := find_raw(known, data_dir):
+        if data_dir is not None and not raw.is_relative_to(data_dir):
+            notify(f"{data_dir} holds no {class_name}: taking {raw}")
+        return known, raw
     roots = _roots(data_dir)
     places = ", ".join(map(str, candidate_folders(Path(), class_name)[:-1]))
     missing = f"{class_name} is not in {' or '.join(map(str, roots))} (nor in {places} below)"
