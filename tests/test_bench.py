@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -705,3 +706,14 @@ def test_the_start_of_a_process_is_part_of_a_cold_start(bundle_folder: Path) -> 
     before = time.monotonic_ns()
     found = run_process(ENGINES["onnxruntime"], task)
     assert 0 < found.process_ns + found.session_ns + found.first_run_ns < time.monotonic_ns() - before
+
+
+@pytest.mark.parametrize("model", ["b", "b/model.onnx"])
+def test_a_batch_that_memory_cannot_hold_is_refused_before_timing(
+    model: str, bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit 4 with the size asked for; no process is started for it."""
+    shutil.copytree(bundle_folder, tmp_path / "b")
+    monkeypatch.setattr(rounds, "run_process", lambda *_: pytest.fail("a process was started"))
+    with pytest.raises(UnavailableError, match=r"batch 2000000000 needs .* GB"):
+        bench(plan(tmp_path / model, batches=(2_000_000_000,)))

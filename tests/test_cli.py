@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -251,13 +252,14 @@ def test_a_command_names_the_newest_bundle_and_the_next_command(workplace: Path)
 
 def test_the_next_command_can_be_pasted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Paths are quoted for the shell, and the program is named as it was started."""
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
     monkeypatch.setattr(sys, "argv", [".venv/bin/mnist-edge"])
     say_next("verify", Path("my exports/it's"))
     monkeypatch.setattr(sys, "argv", ["/somewhere/mnist_edge/__main__.py"])
     say_next("verify", Path("-x"))
     lines = capsys.readouterr().err.splitlines()
     assert shlex.split(lines[0]) == ["next:", ".venv/bin/mnist-edge", "verify", "my exports/it's"]
-    assert lines[1] == "next: python -m mnist_edge verify -x"
+    assert shlex.split(lines[1]) == ["next:", sys.executable, "-m", "mnist_edge", "verify", "-x"]
 
 
 @pytest.mark.parametrize("command", ["run --seed", "sweep --seeds"])

@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits as carried
 from mnist_edge.data import digits as module
 from mnist_edge.data.digits import load_digits
 from mnist_edge.errors import UnavailableError
-from mnist_edge.extras import install_hint
+from mnist_edge.extras import pip
 from mnist_edge.records.data import Dataset
 
 
@@ -90,4 +90,4 @@ def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(module, "find_spec", lambda _name: None)
     with pytest.raises(UnavailableError) as caught:
         load_digits()
-    assert caught.value.hint == install_hint("train")
+    assert caught.value.hint == f"{pip()} install scikit-learn"

@@ -114,5 +114,5 @@ def test_nothing_is_written_into_a_bundle(options: tuple[str, str], bundle_folde
     command, option = options
     done = in_process(command, copy, option, copy / "x.png", cwd=tmp_path)
     assert done.code == 2
-    assert "is a bundle" in one_line(done)
+    assert "is a bundle" in one_line(done.err)
     assert not (copy / "x.png").exists()

@@ -216,7 +216,7 @@ def test_a_recipe_of_ones_own_changes_what_it_names(tmp_path: Path) -> None:
     """A user's file starts from a recipe of the project; its name is the file's, and the options still come last."""
     path = tmp_path / "mine.toml"
     path.write_text(OWN)
-    expected = dataclasses.replace(find_recipe("fast"), name="mine", epochs=3, lr=0.02, shift=2)
+    expected = dataclasses.replace(find_recipe("fast"), name="mine", epochs=3, small_set_factor=1, lr=0.02, shift=2)
     assert find_recipe(str(path)) == expected
     changed = settings_for(str(path), dataset="mnist", train_images=60_000, lr=0.5)
     assert changed.recipe == dataclasses.replace(expected, lr=0.5)

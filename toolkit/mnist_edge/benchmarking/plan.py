@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -11,14 +12,14 @@ from pathlib import Path
 from mnist_edge.benchmarking.feeds import require_finite_outputs
 from mnist_edge.bundle.folder import Bundle, load_bundle
 from mnist_edge.bundle.golden import GOLDEN
-from mnist_edge.contract import PYTORCH, Normalization, ProviderName
-from mnist_edge.errors import UsageError
+from mnist_edge.contract import PIXELS, PYTORCH, Normalization, ProviderName
+from mnist_edge.errors import UnavailableError, UsageError
 from mnist_edge.files import sha256_file
 from mnist_edge.records.benchmark import EXACT, Candidate, OutputRequirement, Scenario
 from mnist_edge.records.bundle import Variant
 from mnist_edge.records.settings import SessionSettings
 from mnist_edge.runtime.classifier import open_classifier
-from mnist_edge.runtime.trial import require_bounded
+from mnist_edge.runtime.trial import free_bytes, require_bounded
 from mnist_edge.verification.requirement import MAX_DROP, with_tf32
 
 ROUNDS = 5
@@ -91,7 +92,19 @@ def resolve_plan(plan: Plan) -> ResolvedPlan:
     return _resolve_file(plan)
 
 
+def _require_memory(batches: Sequence[int], image_bytes: int) -> None:
+    """Raise UnavailableError for a batch whose input alone, twice, is more than the free memory."""
+    free = free_bytes()
+    for batch in batches:
+        if 2 * batch * image_bytes > free:
+            raise UnavailableError(
+                f"batch {batch} needs {batch * image_bytes / 1e9:,.1f} GB for one input, and {free / 1e9:,.1f} GB of memory are free",
+                hint=f"--batch {max(1, free // (8 * image_bytes))} or less",
+            )
+
+
 def _resolve_bundle(plan: Plan) -> ResolvedPlan:
+    _require_memory(plan.batches or (), 4 * PIXELS)
     bundle = load_bundle(plan.model)
     models = [
         _Model(
@@ -122,6 +135,7 @@ def _resolve_file(plan: Plan) -> ResolvedPlan:
     batches = plan.batches or (fixed or 1,)
     if fixed and set(batches) != {fixed}:
         raise UsageError(f"{plan.model} takes only batch {fixed}", hint=f"--batch {fixed}")
+    _require_memory(batches, 8 * math.prod(classifier.input.image_shape))
     model = _Model(engine="onnxruntime", variant=plan.model.stem, file=plan.model)
     return ResolvedPlan(
         candidates=_candidates(plan, [model], None, batches),

@@ -61,7 +61,7 @@ def try_in_process(model: Path, timeout: float = TIMEOUT_SECONDS) -> None:
     digest = sha256_file(model)
     if digest in _passed:
         return
-    limit = min(MEMORY_BYTES, _free_bytes() * 3 // 4)
+    limit = min(MEMORY_BYTES, free_bytes() * 3 // 4)
     command = [sys.executable, "-m", "mnist_edge.runtime.trial", str(model), str(limit), str(timeout), str(os.getpid())]
     try:
         done = subprocess.run(
@@ -90,7 +90,8 @@ def try_in_process(model: Path, timeout: float = TIMEOUT_SECONDS) -> None:
     _passed.add(digest)
 
 
-def _free_bytes() -> int:
+def free_bytes() -> int:
+    """Return the memory that this machine can give without swapping, in bytes; a guess where it does not say."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))

@@ -92,7 +92,9 @@ def find_recipe(named: str) -> Recipe:
     if base is not None and base not in list(table):  # it may be of any type
         raise BadFileError(f"{path}: base is {base!r}, expected {', '.join(table)}", hint=_HINT)
     start = {} if base is None else table[base]
-    if "epochs" in given:  # epochs that somebody wrote down are meant as they stand, on a small set too
+    if (
+        base is not None and "epochs" in given
+    ):  # epochs that somebody wrote down are meant as they stand, on a small set too
         start = {**start, "small_set_factor": 1}
     return _checked({**start, **given, "name": path.stem}, path)
 
