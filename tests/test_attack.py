@@ -331,3 +331,11 @@ def test_a_number_of_bits_is_known_for_every_type() -> None:
         width = helper.tensor_dtype_to_np_dtype(number).itemsize * 8
         assert BITS[number] <= width
         assert math.log2(BITS[number]).is_integer()
+
+
+def test_a_dimension_whose_name_is_no_text_is_a_bad_file(tmp_path: Path) -> None:
+    """onnxruntime hands out the bytes as they are; found by the fuzz suite."""
+    path = tmp_path / "m.onnx"
+    path.write_bytes(replaced(model(outputs=[value("logits", ("batch", 10))]), b"batch", b"\x99\xff\xfe\xfdx"))
+    with pytest.raises(BadFileError, match="UTF-8"):
+        open_classifier(path, normalization="unit")

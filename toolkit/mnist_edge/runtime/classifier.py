@@ -199,11 +199,16 @@ def open_classifier(
     metadata = dict(opened.session.get_modelmeta().custom_metadata_map)
     stated = metadata.get("mnist_edge.normalization")
     known = next((known for known in NORMALIZATIONS if known == stated), None)
+    try:
+        model_input = read_input(name, opened.session.get_inputs(), normalization or known)
+        model_output = read_output(name, opened.session.get_outputs())
+    except UnicodeDecodeError as error:  # onnxruntime reads a dimension's name only when it is asked for it
+        raise BadFileError(f"{name}: a name of a dimension is not UTF-8", hint="export it again") from error
     classifier = Classifier(
         name=name,
         session=opened.session,
-        input=read_input(name, opened.session.get_inputs(), normalization or known),
-        output=read_output(name, opened.session.get_outputs()),
+        input=model_input,
+        output=model_output,
         placement=opened.placement,
         metadata=metadata,
         provider=settings.provider,
