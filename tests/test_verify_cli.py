@@ -145,10 +145,10 @@ def nothing(_proto: onnx.ModelProto) -> None:
         (fixed_batch, {}, ("image uint8 (batch, 28, 28)", "image uint8 (1, 28, 28)")),
         (nothing, {"input": "float"}, ("pixels float32 (batch, 784) to logits", "image uint8 (batch, 28, 28)")),
         (nothing, {"input_description": "x"}, ("input_description", "'image uint8 (batch, 28, 28)'", "'x'")),
-        (nothing, {"normalization": "mnist"}, ("normalization mnist", "states raw")),
-        (stating("normalization", "seed"), {}, ("normalization raw", "states seed")),
-        (stating("dataset", "kmnist"), {}, ("dataset digits", "states kmnist")),
-        (nothing, {"dataset": "mnist"}, ("dataset mnist", "states digits")),
+        (nothing, {"normalization": "mnist"}, ("normalization mnist", "has raw")),
+        (stating("normalization", "seed"), {}, ("normalization raw", "has seed")),
+        (stating("dataset", "kmnist"), {}, ("dataset digits", "has kmnist")),
+        (nothing, {"dataset": "mnist"}, ("dataset mnist", "has digits")),
         (stating("labels", "no JSON"), {}, ("mnist_edge.labels", "'no JSON'")),
         (stating("labels", '{"0": 0}'), {}, ("mnist_edge.labels", "no JSON list")),
         (stating("labels", "[0, 1]"), {}, ("mnist_edge.labels", "no JSON list")),
@@ -344,7 +344,7 @@ def test_a_model_with_weights_of_its_own_is_judged_by_its_accuracy(
     assert done.code == 0, done.err
     row = done.json["variants"][1]
     assert (row["requirement"], row["max_abs_error"], row["margins"]) == ("accuracy", None, None)
-    assert (row["layers"]["tensors"], row["layers"]["detail"][:21]) == ([], "its weights are its o")
+    assert (row["layers"]["tensors"], row["layers"]["detail"][:21]) == ([], "it has weights of its")
     for owed in ("exact", "lossy"):
         other = dataclasses.replace(spec, name="other", requirement=owed)
         with pytest.raises(CheckFailedError, match="exported from other weights"):
