@@ -80,7 +80,7 @@ def test_doctor_reports_cuda_as_missing(gpu_wheel: dict[str, str], tmp_path: Pat
     done = mnist_edge("doctor", "--json", cwd=tmp_path, **gpu_wheel)
     assert (done.code, done.err) == (0, "")
     found = {finding["subject"]: finding for finding in done.json["findings"]}
-    assert "CUDAExecutionProvider" in found["onnxruntime offers"]["found"]
+    assert "CUDAExecutionProvider" in found["onnxruntime providers"]["found"]
     assert not found["provider cuda"]["ok"]
     assert "CUDA cannot be used" in found["provider cuda"]["found"]
     assert found["provider cuda"]["fix"]

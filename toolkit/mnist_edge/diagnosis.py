@@ -83,7 +83,7 @@ def _providers() -> Iterator[Finding]:
             yield Finding(subject=subject, found=error.message, ok=False, fix=error.hint)
         else:
             yield Finding(subject=subject, found=EXECUTION_PROVIDERS[name], ok=True)
-    yield Finding(subject="onnxruntime has", found=", ".join(available_providers()) or "nothing", ok=True)
+    yield Finding(subject="onnxruntime providers", found=", ".join(available_providers()) or "nothing", ok=True)
 
 
 def _gpu() -> Finding:
