@@ -55,9 +55,9 @@ def test_pip_is_that_of_the_running_interpreter(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(shutil, "which", lambda _name: str(Path(sys.executable).parent / "pip"))
     assert pip() == "pip"
     monkeypatch.setattr(shutil, "which", lambda _name: "/usr/bin/other/pip")
+    monkeypatch.chdir(tmp_path)  # the interpreter may lie below the folder that the tests are run from
     assert pip() == f"{shlex.quote(sys.executable)} -m pip"
     monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
-    monkeypatch.chdir(tmp_path)
     assert pip() == ".venv/bin/python -m pip"
 
 
