@@ -33,7 +33,7 @@ slow: setup ## the tests marked slow, which `make test` leaves out
 fuzz: setup ## 10,000 mutated files for every parser (about 40 minutes); OPTIONS="--inputs 500 --only onnx"
 	$(BIN)/python -m tests.fuzz $(OPTIONS)
 
-mutants: setup ## change 200 places of the code that proves, and count the changes that no test sees (about half an hour)
+mutants: setup ## change the code that proves, a place at a time, and count the changes that no test sees (an hour and more); OPTIONS="--only training/step.py"
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet mutmut==3.8.1
 	$(BIN)/python -m tests.mutants $(OPTIONS)
 

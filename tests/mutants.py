@@ -7,13 +7,14 @@ copy of the project is made for it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -27,29 +28,25 @@ TESTS = (
 
 
 def main() -> int:
-    """Run a sample of the mutants and print the score."""
+    """Run the mutants and print the score; a run that is stopped prints that of the mutants it came to."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sample", type=int, default=200, help="mutants to run, drawn from all")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument(
+        "--only", action="append", help="files below mnist_edge/, as verification/parity.py; may be repeated"
+    )
     options = parser.parse_args()
-    _copy()
+    _copy(options.only or MUTATED)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MNIST_EDGE_TEST_WORKPLACE": str(SCRATCH / "workplace")}
-    mutmut = [sys.executable, "-m", "mutmut"]
-    # The first call makes all mutants and learns which test reaches which function; it runs one.
-    subprocess.run([*mutmut, "run", "mnist_edge.training.step.x_momentum_of__mutmut_1"], cwd=SCRATCH, env=environment, check=False)  # fmt: skip
-    names = sorted(name for meta in SCRATCH.glob("mutants/**/*.meta") for name in _codes(meta))
-    chosen = random.Random(options.seed).sample(names, min(options.sample, len(names)))
-    subprocess.run([*mutmut, "run", *chosen], cwd=SCRATCH, env=environment, check=False)
-    found = {name: code for meta in SCRATCH.glob("mutants/**/*.meta") for name, code in _codes(meta).items()}
-    counts = Counter(_fate(found.get(name)) for name in chosen)
-    for name in chosen:
-        if _fate(found.get(name)) not in {"killed", "timeout"}:
-            print(f"{_fate(found.get(name))}: {name}")
-    print(f"{len(names)} mutants, {len(chosen)} run: {dict(counts)}")
+    with contextlib.suppress(KeyboardInterrupt):
+        subprocess.run([sys.executable, "-m", "mutmut", "run"], cwd=SCRATCH, env=environment, check=False)
+    fates = {name: _fate(code) for meta in SCRATCH.glob("mutants/**/*.meta") for name, code in _codes(meta).items()}
+    for name, fate in fates.items():
+        if fate not in {"killed", "timeout", "not checked"}:
+            print(f"{fate}: {name}")
+    print(f"{len(fates)} mutants: {dict(Counter(fates.values()))}")
     return 0
 
 
-def _copy() -> None:
+def _copy(mutated: Sequence[str]) -> None:
     shutil.rmtree(SCRATCH, ignore_errors=True)
     (SCRATCH / "src").mkdir(parents=True)
     shutil.copytree(ROOT / "toolkit" / "mnist_edge", SCRATCH / "src" / "mnist_edge")
@@ -61,7 +58,7 @@ def _copy() -> None:
     tests = [f"tests/{name}.py" for name in TESTS if (ROOT / "tests" / f"{name}.py").exists()]
     settings = {
         "source_paths": ["src/"],
-        "only_mutate": [f"src/mnist_edge/{pattern}" for pattern in MUTATED],
+        "only_mutate": [f"src/mnist_edge/{pattern}" for pattern in mutated],
         "pytest_add_cli_args_test_selection": tests,
         "pytest_add_cli_args": ["-n", "0", "-p", "no:cacheprovider", "-o", "addopts=", "-m", "not slow"],
         "also_copy": ["benchmarks/", "docs/", "exported/", "README.md", "Makefile"],
