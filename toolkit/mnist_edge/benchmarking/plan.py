@@ -111,7 +111,7 @@ def _resolve_bundle(plan: Plan) -> ResolvedPlan:
             engine="onnxruntime",
             variant=variant.name,
             file=bundle.file(variant),
-            requirement=_requirement(variant),
+            requirement=requirement_of(variant),
         )
         for variant in bundle.select(plan.variants)
     ]
@@ -185,7 +185,8 @@ def _candidates(
     )
 
 
-def _requirement(variant: Variant) -> OutputRequirement:
+def requirement_of(variant: Variant) -> OutputRequirement:
+    """Return what the outputs of a variant's timed runs must meet."""
     return OutputRequirement(
         kind=variant.requirement, precision=variant.precision, max_accuracy_drop=variant.max_accuracy_drop or 0.0
     )
