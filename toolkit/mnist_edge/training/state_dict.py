@@ -23,6 +23,7 @@ from mnist_edge.errors import BadFileError, UsageError
 from mnist_edge.model_kind import require_model_kind
 from mnist_edge.training.checkpoint import checkpoint_path, load_checkpoint
 from mnist_edge.training.model import build_model
+from mnist_edge.training.recipes import Recipe
 from mnist_edge.training.torch_file import SAVE_STATE, State, listed, read_tensors
 
 NORMALIZE_HINT = (
@@ -42,12 +43,14 @@ class LoadedModel:
         network: as `build_model` makes it, on the CPU.
         normalization: of the pixels that it was trained on.
         dataset: that it was trained on; None if the file does not state it.
+        recipe: that it was trained with; None if the file does not state it.
         notes: assumptions and conversions, one line each.
     """
 
     network: nn.Sequential
     normalization: Normalization
     dataset: DatasetName | None = None
+    recipe: Recipe | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -72,7 +75,10 @@ def read_model(path: Path, normalization: Normalization | None = None) -> Loaded
             f"--normalize {normalization}: {file} was trained by mnist-edge on pixels from -1 to 1 (seed)",
             hint="leave --normalize out",
         )
-    return LoadedModel(network=checkpoint.model(), normalization="seed", dataset=checkpoint.settings.dataset)
+    settings = checkpoint.settings
+    return LoadedModel(
+        network=checkpoint.model(), normalization="seed", dataset=settings.dataset, recipe=settings.recipe
+    )
 
 
 def read_state_dict(path: Path, normalization: Normalization | None = None) -> LoadedModel:
