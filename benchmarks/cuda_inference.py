@@ -26,7 +26,7 @@ BATCHES = (1, 64, 1024)
 
 def verified(bundle: Path, *options: str) -> dict[str, Any]:
     """What `verify --provider cuda` reports of the bundle's one variant."""
-    command = [MNIST_EDGE, "verify", str(bundle), "--provider", "cuda", *options, "--json"]
+    command = [MNIST_EDGE, "verify", str(bundle), "--variant", "fp32", "--provider", "cuda", *options, "--json"]
     return dict(json.loads(run_child(command).output)["variants"][0])
 
 
@@ -58,8 +58,9 @@ def main(rounds: int = 5, bundle: Path | None = None) -> None:
         model = bundle or make_bundle(Path(scratch))
         exact, tf32 = verified(model), verified(model, "--tf32")
         micros = against_plain_loop(model, rounds)
-        options = ["--provider", "cuda", "--batch", ",".join(map(str, BATCHES)), "--rounds", str(rounds), "--json"]
-        timed = json.loads(run_child([MNIST_EDGE, "bench", str(model), *options]).output)
+        options = ["--variant", "fp32", "--provider", "cuda", "--batch", ",".join(map(str, BATCHES))]
+        command = [MNIST_EDGE, "bench", str(model), *options, "--rounds", str(rounds), "--json"]
+        timed = json.loads(run_child(command).output)
     lines = {(kind(line), line["batch"]): line for line in timed["results"]}
     p50 = {key: [one["p50_us"] for one in line["processes"]] for key, line in lines.items()}
     calls = {key: line["gpu_calls"] for key, line in lines.items() if line["gpu_calls"]}
