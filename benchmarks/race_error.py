@@ -3,7 +3,7 @@
 Each race has 48 candidates and at most 10 rounds. "equal": all are equally fast, the hardest case for the rule.
 "ladder": the others are 3 % to 300 % slower than the best, as variants and settings are. Spread of log times between
 processes: normal with a standard deviation of 2 % (injected_slowdown measured 1.4 to 2 %), the same where the best alone
-varies three times as much, Student's t with 3 degrees of freedom scaled by 2 %, or normal with one process in ten 18 %
+varies three times ("varies") or ten times as much ("waits", as threads without spinning do on busy CPUs), Student's t with 3 degrees of freedom scaled by 2 %, or normal with one process in ten 18 %
 slower; every round shifts all by up to 20 %. The error is that candidate 0, which is best or as good as any, is dropped.
 The regret is how much slower the choice, the fastest of those left, truly is than the best. Nothing is timed; the draws are
 seeded.
@@ -12,6 +12,7 @@ seeded.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,7 @@ from mnist_edge.tuning.racing import ALPHA, ROUNDS, Fastest, race
 CANDIDATES = 48
 RACES = 2000
 FIELDS = ("equal", "ladder")
-KINDS = ("normal", "best varies", "heavy-tailed", "busy")
+KINDS = ("normal", "best varies", "best waits", "heavy-tailed", "busy")
 Array = NDArray[np.float64]
 
 
@@ -48,6 +49,8 @@ def draw(kind: str, random: np.random.Generator) -> Array:
     shape = (CANDIDATES, ROUNDS)
     if kind == "best varies":
         return np.concatenate([wide(random, (1, ROUNDS)), normal(random, (CANDIDATES - 1, ROUNDS))])
+    if kind == "best waits":
+        return np.concatenate([10 * normal(random, (1, ROUNDS)), normal(random, (CANDIDATES - 1, ROUNDS))])
     return SPREADS[kind][0](random, shape)
 
 
@@ -58,10 +61,7 @@ def simulate(field: str, kind: str, races: int, seed: int, alpha: float = ALPHA)
     outcomes = []
     for number in range(races):
         logs = np.log1p(truth)[:, None] + draw(kind, random) + random.uniform(0, 0.2, (1, ROUNDS))
-        times = np.exp(logs)
-        lanes = race(
-            range(CANDIDATES), lambda one, turn, t=times: float(t[one, turn]), Fastest(), seed=number, alpha=alpha
-        )
+        lanes = race(range(CANDIDATES), _lookup(np.exp(logs)), Fastest(), seed=number, alpha=alpha)
         left = [one for one, lane in lanes.items() if lane.beaten_by is None]
         chosen = min(left, key=lambda one: geometric_mean(lanes[one].times))
         processes = sum(len(lane.times) for lane in lanes.values())
@@ -69,6 +69,10 @@ def simulate(field: str, kind: str, races: int, seed: int, alpha: float = ALPHA)
             Outcome(lanes[0].beaten_by is not None, float(truth[chosen]), processes / (CANDIDATES * ROUNDS))
         )
     return outcomes
+
+
+def _lookup(times: Array) -> Callable[[int, int], float]:
+    return lambda candidate, turn: float(times[candidate, turn])
 
 
 def main() -> None:

@@ -84,6 +84,7 @@ def race(
     alpha: float = ALPHA,
     rounds: int = ROUNDS,
     stop: Callable[[], bool] = lambda: False,
+    on_round: Callable[[int, int], object] = lambda _turn, _left: None,
 ) -> dict[K, Lane[K]]:
     """Time candidates in rounds, in a new random order in each.
 
@@ -98,11 +99,13 @@ def race(
         alpha: probability that the best candidate is dropped.
         rounds: the most that are run.
         stop: asked after each round from the second on, whether no further round may be run.
+        on_round: called before each round with how many were run, and how many candidates are left.
     """
     lanes: dict[K, Lane[K]] = {candidate: Lane() for candidate in candidates}
     level = alpha / max(1, len(lanes) - 1) / max(1, rounds - 1)
     for turn in range(rounds):
         left = [candidate for candidate, lane in lanes.items() if not lane.failed and lane.beaten_by is None]
+        on_round(turn, len(left))
         order = random.Random(f"{seed} {turn}")  # noqa: S311 - no secret depends on it
         for candidate in order.sample(left, len(left)):
             time = measure(candidate, turn)
@@ -145,7 +148,7 @@ def ratios(times: Times[K], leader: K) -> dict[K, LogRatio]:
     count = differences.shape[1]
     own = differences.var(axis=1, ddof=1)
     prior = min(PRIOR, (len(others) - 1) * (count - 1))  # one difference alone has no others to learn from
-    variance = (prior * _variance_of_a_difference(logs) + (count - 1) * own) / (prior + count - 1)
+    variance = (prior * _typical(own, count - 1) + (count - 1) * own) / (prior + count - 1)
     return {
         candidate: LogRatio(
             estimate=float(difference.mean()),
@@ -156,15 +159,15 @@ def ratios(times: Times[K], leader: K) -> dict[K, LogRatio]:
     }
 
 
-def _variance_of_a_difference(logs: NDArray[np.float64]) -> float:
-    """Return the variance of a difference within a round: twice that of the residuals of an additive model.
+def _typical(variances: NDArray[np.float64], degrees_of_freedom: int) -> float:
+    """Return the variance behind most of several estimates, each with so many degrees of freedom.
 
-    Args:
-        logs: float64 (candidates, rounds).
+    The median, over that of a chi-squared variable: a mean would be that of the few candidates whose threads wait for a
+    busy CPU, and would keep all others in the race.
     """
-    residuals = logs - logs.mean(axis=1, keepdims=True) - logs.mean(axis=0, keepdims=True) + logs.mean()
-    count, rounds = logs.shape
-    return 2 * float((residuals**2).sum()) / ((count - 1) * (rounds - 1))
+    from scipy.special import chdtri
+
+    return float(np.median(variances) * degrees_of_freedom / chdtri(degrees_of_freedom, 0.5))
 
 
 def p_above(ratio: LogRatio, bound: float) -> float:

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from mnist_edge.records.tuning import TunedCandidate
 from mnist_edge.stats import geometric_mean, t_interval
 from mnist_edge.tuning.candidates import Entry
-from mnist_edge.tuning.reasons import Profile, slower, slower_start, time_ratio
+from mnist_edge.tuning.reasons import Profile, Side, slower, slower_start, time_ratio
 from mnist_edge.tuning.search import FP32, Search
 
 LEVEL = 0.95
 
 
-def rank(search: Search, profiles: Mapping[str, Profile], environment: Mapping[str, Any]) -> tuple[TunedCandidate, ...]:
+def rank(
+    search: Search, profiles: Mapping[Entry, Profile], environment: Mapping[str, Any]
+) -> tuple[TunedCandidate, ...]:
     """Return the choice, then the other candidates that meet the limits, best first, then the rest, nearest first.
 
     Args:
         search: that has run.
-        profiles: time by operator, by name of the variant.
+        profiles: time by operator; see `profiled`.
         environment: of the timing.
     """
     entries = sorted({**search.stopwatch.timed, **search.stopwatch.problems}, key=lambda entry: _order(search, entry))
     return tuple(_candidate(search, entry, profiles, environment) for entry in entries)
+
+
+def profiled(entry: Entry) -> Entry:
+    """Return the candidate whose profile is that of `entry`: IO binding changes no operator."""
+    return dataclasses.replace(entry, settings=dataclasses.replace(entry.settings, io_binding=False))
 
 
 def objective_value(search: Search, entry: Entry) -> float:
@@ -50,7 +58,7 @@ def _order(search: Search, entry: Entry) -> tuple[float, ...]:
 
 
 def _candidate(
-    search: Search, entry: Entry, profiles: Mapping[str, Profile], environment: Mapping[str, Any]
+    search: Search, entry: Entry, profiles: Mapping[Entry, Profile], environment: Mapping[str, Any]
 ) -> TunedCandidate:
     variant, figures = search.variants[entry.variant], search.stopwatch.all_figures(entry)
     timed = bool(figures) and entry not in search.stopwatch.problems
@@ -71,7 +79,7 @@ def _candidate(
     )
 
 
-def _reason(search: Search, entry: Entry, profiles: Mapping[str, Profile], environment: Mapping[str, Any]) -> str:
+def _reason(search: Search, entry: Entry, profiles: Mapping[Entry, Profile], environment: Mapping[str, Any]) -> str:
     if entry in search.stopwatch.problems:
         return f"not timed: {search.stopwatch.problems[entry]}"
     misses = search.misses_of(entry)
@@ -81,9 +89,7 @@ def _reason(search: Search, entry: Entry, profiles: Mapping[str, Profile], envir
     assert chosen is not None  # else no candidate meets the limits
     if entry == chosen:
         return _praise(search, entry)
-    if entry.variant == chosen.variant:
-        return _settings_reason(search, entry, chosen)
-    return _variant_reason(search, entry, chosen, profiles, environment)
+    return _loser_reason(search, entry, chosen, profiles, environment)
 
 
 def _praise(search: Search, entry: Entry) -> str:
@@ -99,13 +105,35 @@ def _praise(search: Search, entry: Entry) -> str:
     return f"{best} that meets the limits{compared}"
 
 
-def _settings_reason(search: Search, entry: Entry, chosen: Entry) -> str:
-    """Return how other settings of the chosen variant compare: shown to be slower, or not distinguished from it."""
-    ratio = _time_ratio(search, entry, chosen)
+def _loser_reason(
+    search: Search, entry: Entry, chosen: Entry, profiles: Mapping[Entry, Profile], environment: Mapping[str, Any]
+) -> str:
+    """Return how a candidate that meets the limits compares with the choice, and where its time goes."""
+    variant, objective = search.variants[entry.variant], search.question.objective
+    same = entry.variant == chosen.variant
+    choice = "the choice" if same else chosen.variant
+    if objective == "size" and not same:
+        return f"{variant.bytes / search.variants[chosen.variant].bytes:,.1f} times the bytes of {choice}"
+    ratio = time_ratio(_time_ratio(search, entry, chosen), choice)
     lane = search.lanes.get(entry)
-    if lane is not None and lane.beaten_by is not None:
-        return time_ratio(ratio, "the choice")
-    return f"{time_ratio(ratio, 'the choice')}, which is no measurable difference: the simpler settings are chosen"
+    if same and lane is not None and lane.beaten_by is None:
+        return f"{ratio}, which is no measurable difference: the simpler settings are chosen"
+    if objective == "cold-start":
+        own, others = (search.stopwatch.all_figures(each) for each in (entry, chosen))
+        return f"{ratio}; {slower_start(own, others, choice, variant.bytes)}"
+    if profiled(entry) == profiled(chosen):
+        return ratio
+    loser, winner = (
+        Side(
+            name=choice if each == chosen else each.variant,
+            precision=search.variants[each.variant].precision,
+            us=search.p50_us(each),
+            profile=profiles.get(profiled(each), ()),
+        )
+        for each in (entry, chosen)
+    )
+    fp32 = next((lines for each, lines in profiles.items() if each.variant == FP32 and not each.changes), ())
+    return "; ".join(filter(None, [ratio, slower(loser, winner, fp32=fp32, environment=environment)]))
 
 
 def _time_ratio(search: Search, entry: Entry, chosen: Entry) -> float:
@@ -114,18 +142,3 @@ def _time_ratio(search: Search, entry: Entry, chosen: Entry) -> float:
         geometric_mean([one.time(objective) for one in search.stopwatch.all_figures(each)]) for each in (entry, chosen)
     ]
     return times[0] / times[1]
-
-
-def _variant_reason(
-    search: Search, entry: Entry, chosen: Entry, profiles: Mapping[str, Profile], environment: Mapping[str, Any]
-) -> str:
-    variant, choice = search.variants[entry.variant], chosen.variant
-    if search.question.objective == "size":
-        return f"{variant.bytes / search.variants[choice].bytes:,.1f} times the bytes of {choice}"
-    ratio = _time_ratio(search, entry, chosen)
-    if search.question.objective == "cold-start":
-        own, others = (search.stopwatch.all_figures(each) for each in (entry, chosen))
-        why = slower_start(own, others, choice, variant.bytes)
-    else:
-        why = slower(variant, choice, profiles, environment)
-    return "; ".join(filter(None, [time_ratio(ratio, choice), why]))

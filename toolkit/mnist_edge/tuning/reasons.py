@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from mnist_edge.contract import Precision
 from mnist_edge.records.benchmark import OperatorTime
-from mnist_edge.records.bundle import Variant
 from mnist_edge.tuning.timing import Figures
 
 Profile = Sequence[OperatorTime]
@@ -31,43 +32,57 @@ def time_ratio(ratio: float, other: str) -> str:
     return f"{ratio:,.2f} times the time of {other}"
 
 
-def slower(variant: Variant, choice: str, profiles: Mapping[str, Profile], environment: Mapping[str, Any]) -> str:
-    """Return where a variant's time goes that the choice does not need, in a phrase; empty without a profile.
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One side of a comparison.
+
+    Attributes:
+        name: how the choice is called in a sentence: its variant, or `the choice` for another setting of it.
+        us: time of a run in microseconds. Profiling itself takes time, so that only the shares of a profile are used.
+        profile: time by operator, with the candidate's own settings; empty where it was not profiled.
+    """
+
+    name: str
+    precision: Precision
+    us: float
+    profile: Profile
+
+    @property
+    def by_operator(self) -> dict[str, float]:
+        """Microseconds of a run by operator."""
+        return {line.operator: line.share * self.us for line in self.profile}
+
+
+def slower(loser: Side, choice: Side, *, fp32: Profile, environment: Mapping[str, Any]) -> str:
+    """Return where a candidate's time goes that the choice does not need, in a phrase; empty without its profile.
 
     Args:
-        variant: that lost by its time.
-        choice: name of the chosen variant.
-        profiles: time by operator, by name of the variant.
+        loser: by its time.
+        choice: that was faster.
+        fp32: profile of fp32 with default settings, where there is one.
         environment: of the timing.
     """
-    own = profiles.get(variant.name, ())
-    if not own:
+    if not loser.profile:
         return ""
-    needed = {line.operator: line.us_per_run for line in profiles.get(choice, ())}
-    by_excess = sorted(own, key=lambda line: needed.get(line.operator, 0.0) - line.us_per_run)
-    named = [line for line in by_excess if line.share >= MENTIONED][:2] or by_excess[:1]
-    parts = [f"{line.share:.0%} of its time is {line.operator}{_compared(line, choice, needed)}" for line in named]
-    return "; ".join([", ".join(parts), *_causes(variant, own, profiles, environment)])
+    spent, needed = loser.by_operator, choice.by_operator
+    by_excess = sorted(spent, key=lambda operator: needed.get(operator, 0.0) - spent[operator])
+    named = [operator for operator in by_excess if spent[operator] >= MENTIONED * loser.us][:2] or by_excess[:1]
+    parts = [f"{spent[operator] / loser.us:.0%} of its time is {operator}" for operator in named]
+    first = named[0]
+    compared = f"{needed[first]:.1f}" if first in needed else f"{choice.us:.1f} in all"
+    parts[0] += f" ({spent[first]:.1f} us, {choice.name} takes {compared})"
+    return "; ".join([", ".join(parts), *_causes(loser, fp32, environment)])
 
 
-def _compared(line: OperatorTime, choice: str, needed: Mapping[str, float]) -> str:
-    if line.operator not in needed:
-        return f", which {choice} does not run"
-    return f" ({line.us_per_run:.1f} us, {choice} takes {needed[line.operator]:.1f})"
-
-
-def _causes(
-    variant: Variant, own: Profile, profiles: Mapping[str, Profile], environment: Mapping[str, Any]
-) -> list[str]:
+def _causes(loser: Side, fp32: Profile, environment: Mapping[str, Any]) -> list[str]:
     """Return what explains a profile, where the profile shows it."""
     causes = []
-    shares = {line.operator: line.share for line in own}
+    shares = {line.operator: line.share for line in loser.profile}
     instructions, features = DOT_PRODUCTS.get(str(environment.get("machine")), ("", set()))
     integer = sum(share for operator, share in shares.items() if operator in INTEGER_PRODUCTS)
-    if integer and features and not features & set(environment.get("cpu_features") or ()):
+    if integer >= MENTIONED and features and not features & set(environment.get("cpu_features") or ()):
         causes.append(f"this CPU lacks {instructions}")
-    fp32 = {line.operator for line in profiles.get("fp32", ())}
-    if variant.precision == "fp16" and fp32 and set(shares) - {"Cast"} <= fp32:
+    if loser.precision == "fp16" and fp32 and set(shares) - {"Cast"} <= {line.operator for line in fp32}:
         causes.append("it runs the operators of fp32: fp16 saves bytes, not time")
     return causes
 

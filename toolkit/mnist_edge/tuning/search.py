@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mnist_edge.bundle.folder import Bundle
@@ -51,9 +51,12 @@ class Search:
         misses: limits that a variant misses whatever its settings, by name; empty for one that may be chosen.
     """
 
-    def __init__(self, question: Question, stopwatch: Stopwatch) -> None:
+    def __init__(
+        self, question: Question, stopwatch: Stopwatch, notify: Callable[[str], None] = lambda _line: None
+    ) -> None:
         self.question = question
         self.stopwatch = stopwatch
+        self._notify = notify
         self.chosen: Entry | None = None
         self.lanes: dict[Entry, Lane[Entry]] = {}
         bundle = question.bundle
@@ -133,6 +136,7 @@ class Search:
             self._chooser,
             seed=SEED,
             stop=lambda: self.stopwatch.seconds > RACE_SECONDS,
+            on_round=lambda turn, left: self._notify(f"{stage}: round {turn + 1}, {left} candidates"),
         )
         self.lanes |= lanes
         return lanes

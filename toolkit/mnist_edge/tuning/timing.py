@@ -6,7 +6,6 @@ import dataclasses
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,14 +77,12 @@ class Stopwatch:
         objective: Objective,
         batch: int,
         environment: dict[str, Any],
-        on_process: Callable[[int], object] = lambda _count: None,
     ) -> None:
         self._bundle = bundle
         self._journal = journal
         self._objective: Objective = objective
         self._batch = batch
         self._environment = lasting(environment)
-        self._on_process = on_process
         self.timed: dict[Entry, dict[str, list[Figures]]] = defaultdict(lambda: defaultdict(list))
         self.problems: dict[Entry, str] = {}
         self.processes = 0
@@ -124,7 +121,6 @@ class Stopwatch:
             self._journal.add(needs, dataclasses.asdict(figures))
         elif not figures.plausible:
             raise BadFileError(f"the journal of {self._bundle.folder} holds an impossible time", hint=HINT)
-        self._on_process(self.processes)
         self.seconds += figures.seconds
         if figures.problem:
             self.problems[entry] = figures.problem
