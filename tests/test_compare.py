@@ -40,7 +40,7 @@ def row(p50s: tuple[float, ...] = CALM, factor: float = 1.0, **changes: Any) -> 
     """A candidate whose processes took so long in the median."""
     fields: dict[str, Any] = {
         "engine": "onnxruntime", "variant": "fp32", "batch": 1, "scenario": Scenario(seconds=0.4),
-        "settings": SessionSettings(**{name: changes.pop(name) for name in ("provider", "threads", "cuda_graph") if name in changes}),
+        "settings": SessionSettings(**{name: changes.pop(name) for name in ("provider", "threads", "cuda_graph", "spinning", "prepacking", "io_binding") if name in changes}),
         "processes": tuple(
             ProcessTiming(runs=500, p50_us=factor * p50, p90_us=factor * p50 * 1.1, p99_us=None) for p50 in p50s
         ),
@@ -89,6 +89,23 @@ def test_a_written_result_is_read_as_it_was(before: Path) -> None:
     """Nothing that is compared is missing on the way through a file."""
     assert read_result(before) == result()
     assert read_result(before).to_json() == json.loads(before.read_text())
+
+
+def test_a_result_of_the_previous_schema_is_read_with_the_settings_it_was_timed_with(before: Path) -> None:
+    """bench/4 had no spinning, prepacking and IO binding: its sessions were onnxruntime's own defaults, unbound."""
+    content = json.loads(before.read_text())
+    content["schema"] = "mnist-edge/bench/4"
+    for name in ("spinning", "prepacking", "io_binding"):
+        del first(content)["settings"][name]
+    before.write_text(json.dumps(content))
+    assert read_result(before) == result()
+
+
+@pytest.mark.parametrize("changes", [{"spinning": False}, {"prepacking": False}, {"io_binding": True}], ids=str)
+def test_rows_that_differ_in_one_setting_are_different_rows(changes: dict[str, bool]) -> None:
+    """A comparison of a bound run with an unbound one would call the binding a faster model."""
+    with pytest.raises(UsageError, match="have no row in common: settings default and"):
+        compare(result(), result(row(**changes)), ("a", "b"), tolerance=0.05)
 
 
 def test_a_result_against_itself_is_undecided(before: Path, tmp_path: Path) -> None:
@@ -239,7 +256,7 @@ def test_pytorchs_version_matters_only_where_pytorch_was_timed() -> None:
         ({"provider": "cuda"}, "have no row in common: provider cpu and cuda", "on cuda"),
         ({"variant": "int8"}, "cannot be compared: variant: fp32 and int8", "int8"),
         ({"engine": "torch"}, "have no row in common: engine onnxruntime and torch", "torch fp32"),
-        ({"cuda_graph": True}, "have no row in common: cuda graph False and True", "CUDA graph"),
+        ({"cuda_graph": True}, "have no row in common: settings default and CUDA graph", "CUDA graph"),
         (
             {"scenario": Scenario(name="server", seconds=2, rate_per_s=500), "batch": 2},
             "have no row in common: batch 1 and 2; scenario single-stream and server at 500/s",

@@ -17,6 +17,8 @@ from mnist_edge.training.model import build_model
 from mnist_edge.training.recipes import Recipe, find_recipe
 from mnist_edge.training.step import WrittenStep, momentum_of
 
+Capture = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
+
 
 class FakeGraph:
     """Counts captures and replays; a capture does no work, a replay does all of it into the same place."""
@@ -36,15 +38,15 @@ class FakeGraph:
 
 
 def trained(
-    recipe: Recipe, digits: Dataset, graph: FakeGraph | None, epochs: int = 2
+    recipe: Recipe, digits: Dataset, capture: Capture | None, epochs: int = 2, device: str = "cpu"
 ) -> tuple[list[float], list[Tensor]]:
     """Losses and parameters after training on the digits, with a rate that changes at every step."""
     torch.manual_seed(0)
-    model = build_model((24, 16))
+    model = build_model((24, 16)).to(device)
     step = WrittenStep(model, recipe, momentum_of(model, recipe, {}))
-    take = step if graph is None else GraphStep(step, recipe.batch_size, graph.capture)
+    take = step if capture is None else GraphStep(step, recipe.batch_size, capture)
     chosen = torch.arange(len(digits.train_images))
-    feed = Feed(digits.train_images, digits.train_labels, chosen, recipe, torch.device("cpu"), Rank())
+    feed = Feed(digits.train_images, digits.train_labels, chosen, recipe, torch.device(device), Rank())
     sampler = torch.Generator().manual_seed(1)
     losses = [
         take(pixels, targets, 0.05 / (1 + number))
@@ -59,7 +61,7 @@ def test_replayed_steps_are_the_eager_ones(changes: dict[str, float], digits: Da
     """Every loss and weight is that of eager steps: each replay learns from its own batch at its own rate."""
     recipe = dataclasses.replace(find_recipe("seed"), **changes)
     graph = FakeGraph()
-    losses, weights = trained(recipe, digits, graph)
+    losses, weights = trained(recipe, digits, graph.capture)
     expected_losses, expected_weights = trained(recipe, digits, None)
     assert losses == pytest.approx(expected_losses, rel=1e-5)
     for found, expected in zip(weights, expected_weights, strict=True):
@@ -70,7 +72,7 @@ def test_replayed_steps_are_the_eager_ones(changes: dict[str, float], digits: Da
 def test_one_capture_serves_all_full_batches(digits: Dataset) -> None:
     """The first steps and the short last batch of an epoch are eager; all others replay one graph."""
     graph = FakeGraph()
-    losses, _ = trained(find_recipe("seed"), digits, graph)
+    losses, _ = trained(find_recipe("seed"), digits, graph.capture)
     full = 2 * (len(digits.train_images) // 64)
     assert len(losses) == full + 2
     assert graph.captures == 1

@@ -15,9 +15,10 @@ import torch
 from faults import BY_NAME, FITTING, Fault, Golden
 from test_cli import in_process, one_line
 
+from mnist_edge.bundle import publish
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.errors import BadFileError, CheckFailedError, UnavailableError, UsageError
-from mnist_edge.exporting import graph, pipeline, publish
+from mnist_edge.exporting import graph, pipeline
 from mnist_edge.exporting.pipeline import ExportRequest, add_variant, export_bundle
 from mnist_edge.records.bundle import VariantSpec
 from mnist_edge.records.data import Dataset
@@ -51,12 +52,15 @@ def test_export_publishes_and_tells(workplace: Path, bundle_folder: Path, tmp_pa
         done = in_process("export", "--run", run, "--json", cwd=tmp_path)
         assert done.code == 0, done.err
     report = done.json
-    assert set(report) == {"schema", "bundle", "dataset", "input", "variants", "parity", "accuracy", "dropped"}
-    assert (report["schema"], report["bundle"], report["input"]) == ("mnist-edge/export/2", "exported/digits", "uint8")
+    assert set(report) == {
+        "schema", "bundle", "dataset", "input", "variants", "choice", "parity", "accuracy", "dropped", "failed",
+    }  # fmt: skip
+    assert (report["schema"], report["bundle"], report["input"]) == ("mnist-edge/export/3", "exported/digits", "uint8")
     assert report["parity"]["passed"]
     (variant,) = report["variants"]
     assert set(variant) == {
         "name", "format", "precision", "requirement", "reference", "max_accuracy_drop", "file", "bytes", "sha256",
+        "accuracy", "flips", "passed", "settings", "selection_accuracy", "made",
     }  # fmt: skip
     folder = tmp_path / "exported" / "digits"
     assert variant["bytes"] == (folder / variant["file"]).stat().st_size

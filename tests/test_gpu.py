@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from test_cli import in_process, one_line
 from test_compare import row
 
-from mnist_edge.benchmarking import rounds
+from mnist_edge.benchmarking import rounds, worker
+from mnist_edge.benchmarking.bound import HostBoundRun
 from mnist_edge.benchmarking.environment import environment, gpu_state
 from mnist_edge.benchmarking.feeds import random_feeds
 from mnist_edge.benchmarking.gpu import ROUNDS, BoundRun, gpu_from_batch, time_calls
@@ -22,6 +23,7 @@ from mnist_edge.benchmarking.plan import Plan, resolve_plan
 from mnist_edge.benchmarking.process import ProcessResult, Task
 from mnist_edge.benchmarking.rounds import bench
 from mnist_edge.records.benchmark import BenchRow, GpuCalls, Scenario
+from mnist_edge.records.settings import SessionSettings
 from mnist_edge.runtime.classifier import Classifier, open_classifier
 
 
@@ -227,9 +229,17 @@ def images(seed: int, count: int = 3) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (count, 28, 28), dtype=np.uint8)
 
 
-def test_a_bound_run_is_a_run(opened: Classifier) -> None:
-    """For real, with buffers on the CPU: every input is copied in, and an output stays when the next run overwrites it."""
-    bound = BoundRun(opened, images(0), "cpu")
+BOUND = {
+    "device": lambda classifier, example: BoundRun(classifier, example, "cpu"),
+    "host": HostBoundRun,
+}
+"""The two ways to bind buffers, both with buffers on the CPU."""
+
+
+@pytest.mark.parametrize("kind", BOUND)
+def test_a_bound_run_is_a_run(kind: str, opened: Classifier) -> None:
+    """For real: every input is copied in, and an output stays when the next run overwrites it."""
+    bound = BOUND[kind](opened, images(0))
     feeds = [images(seed) for seed in (1, 2, 1)]
     expected = [opened.run(feed) for feed in feeds]
     assert not np.array_equal(expected[0], expected[1])
@@ -238,9 +248,10 @@ def test_a_bound_run_is_a_run(opened: Classifier) -> None:
         assert np.array_equal(one, other)
 
 
-def test_the_three_calls_make_a_bound_run(opened: Classifier) -> None:
+@pytest.mark.parametrize("kind", BOUND)
+def test_the_three_calls_make_a_bound_run(kind: str, opened: Classifier) -> None:
     """Copy in, compute, copy out: without the second, the outputs are those of the input before."""
-    bound = BoundRun(opened, images(0), "cpu")
+    bound = BOUND[kind](opened, images(0))
     before = bound.whole(images(1))
     bound.copy_in(images(2))
     assert np.array_equal(bound.copy_out(), before)
@@ -278,9 +289,28 @@ def test_any_output_is_bound(dtype: str, sides: tuple[int | str, ...], tmp_path:
     path.write_bytes(model.SerializeToString())
     classifier = open_classifier(path)
     feeds = random_feeds(classifier.input, 4)
-    bound = BoundRun(classifier, feeds[0], "cpu")
-    for feed in feeds[:2]:
-        assert np.array_equal(bound.whole(feed), classifier.run_for(["y"], feed)[0])
+    for bound in (BoundRun(classifier, feeds[0], "cpu"), HostBoundRun(classifier, feeds[0])):
+        for feed in feeds[:2]:
+            assert np.array_equal(bound.whole(feed), classifier.run_for(["y"], feed)[0])
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_outputs_of_bound_runs_on_the_cpu_are_checked(
+    broken: bool, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session that did not read the bound array would predict one image again and again: no timing then."""
+    if broken:
+        monkeypatch.setattr(HostBoundRun, "copy_in", lambda *_: None)
+    task = Task(
+        model=str(bundle_folder / "model.onnx"),
+        batch=1,
+        golden=str(bundle_folder / "golden.npz"),
+        scenario=Scenario(seconds=0.05),
+        settings=SessionSettings(io_binding=True),
+    )
+    check = worker.measure(task).check
+    assert check is not None
+    assert (check.images, bool(check.problem)) == (64, broken)
 
 
 def test_tf32_is_lossy_on_cuda_and_of_no_effect_on_the_cpu(bundle_folder: Path) -> None:

@@ -43,7 +43,7 @@ def assert_same_end(one: Checkpoint, other: Checkpoint) -> None:
     assert (one.progress.epoch, one.progress.step) == (other.progress.epoch, other.progress.step)
 
 
-def trained(run: Run, dataset: Dataset, folder: Path, stops: frozenset[int] = frozenset()) -> bool:
+def trained(run: Run, dataset: Dataset, folder: Path, stops: frozenset[int] = frozenset(), device: str = "cpu") -> bool:
     """Train with checkpoints into `folder`, stopping after the given steps of the run."""
     folder.mkdir(exist_ok=True)
     now = 0
@@ -53,7 +53,7 @@ def trained(run: Run, dataset: Dataset, folder: Path, stops: frozenset[int] = fr
         now = done
 
     hooks = Hooks(save=lambda state: save_checkpoint(folder, state), on_step=on_step, stop=lambda: now in stops)
-    return train(run, dataset, torch.device("cpu"), hooks)
+    return train(run, dataset, torch.device(device), hooks)
 
 
 @pytest.mark.parametrize(

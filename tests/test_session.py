@@ -324,3 +324,31 @@ def test_the_number_of_threads_takes_effect(threads: int, bundle_folder: Path) -
     opened = open_session(bundle_folder / "model.onnx", SessionSettings(threads=threads))
     assert opened.session.get_session_options().intra_op_num_threads == threads
     assert running() - before == threads - 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "value"),
+    [
+        (SessionSettings(), "session.intra_op.allow_spinning", "1"),
+        (SessionSettings(threads=2, spinning=False), "session.intra_op.allow_spinning", "0"),
+        (SessionSettings(), "session.disable_prepacking", "0"),
+        (SessionSettings(prepacking=False), "session.disable_prepacking", "1"),
+    ],
+)
+def test_spinning_and_prepacking_take_effect(
+    settings: SessionSettings, key: str, value: str, bundle_folder: Path
+) -> None:
+    """onnxruntime ignores a key that it does not know, so that each must also be a word of its own library."""
+    options = open_session(bundle_folder / "model.onnx", settings).session.get_session_options()
+    assert options.get_session_config_entry(key) == value
+    library = next((Path(onnxruntime.__file__).parent / "capi").glob("onnxruntime_pybind11_state*.so"))
+    assert key.encode() in library.read_bytes()
+
+
+def test_settings_are_described_by_what_is_not_the_default() -> None:
+    """Two settings have one description only if they are equal."""
+    assert SessionSettings().described == "cpu, 1 thread"
+    changed = SessionSettings(threads=2, optimization="basic", spinning=False, prepacking=False, io_binding=True)
+    assert changed.described == "cpu, 2 threads, optimization basic, no spinning, no prepacking, IO binding"
+    on_cuda = SessionSettings(provider="cuda", tf32=True, cuda_graph=True)
+    assert on_cuda.described == "cuda, 1 thread, TF32, CUDA graph"

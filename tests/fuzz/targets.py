@@ -279,7 +279,8 @@ def _make_result(folder: Path) -> None:
     row = {
         "engine": "onnxruntime", "variant": "fp32", "batch": 1,
         "scenario": {"name": "single-stream", "seconds": 0.4, "rate_per_s": None, "gap_ms": None},
-        "settings": {"provider": "cpu", "threads": 1, "optimization": "all", "tf32": False, "cuda_graph": False},
+        "settings": {"provider": "cpu", "threads": 1, "optimization": "all", "tf32": False, "cuda_graph": False,
+                     "spinning": True, "prepacking": True, "io_binding": False},
         "processes": [process] * 5, "samples": 2500, "outliers": 3, "p50_us": 100.0, "p90_us": 110.0, "p99_us": 150.0,
         "p999_us": None, "intervals": {"p50_us": [90.0, 110.0]}, "throughput_per_s": 1e4, "cold_start_ms": 330.0,
         "process_ms": 300.0, "session_ms": 20.0, "first_run_ms": 1.0, "peak_rss_mb": 60.0, "bytes": 2_000_000,

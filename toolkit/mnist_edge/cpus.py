@@ -1,4 +1,4 @@
-"""How many CPUs this process may use: its affinity mask, and the CPU quota of its cgroup (a container's `--cpus`)."""
+"""The CPUs that this process may use, by affinity mask and cgroup quota (a container's `--cpus`), and what they can do."""
 
 from __future__ import annotations
 
@@ -8,6 +8,23 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from mnist_edge.errors import UsageError
+
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm")
+"""CPU features by which onnxruntime selects its kernels."""
+
+
+def cpu_model(root: Path = Path("/")) -> tuple[str, list[str]]:
+    """Return the name of the CPU, empty where the system does not state it, and those of its features in FLAGS.
+
+    Args:
+        root: where `/proc` is mounted.
+    """
+    fields: dict[str, str] = {}
+    for line in _read(root / "proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    flags = set((fields.get("flags") or fields.get("Features") or "").split())
+    return fields.get("model name", ""), [flag for flag in FLAGS if flag in flags]
 
 
 def available_cpus(root: Path = Path("/")) -> int:

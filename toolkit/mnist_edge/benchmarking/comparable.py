@@ -182,14 +182,16 @@ def _loose_key(row: BenchRow | Candidate, renamed: tuple[str, str] | None) -> tu
 def _disjoint(baseline: Sequence[BenchRow], timed: Timed) -> str:
     """Return which settings have no value in common, or an example of each side if all have one."""
     found = []
-    for name in ("engine", "variant", "batch", "threads", "provider", "cuda_graph", "scenario"):
+    for name in ("engine", "variant", "batch", "threads", "provider", "settings", "scenario"):
         sides = [{_setting(row, name) for row in side} for side in (baseline, timed)]
         if not sides[0] & sides[1]:
-            found.append(f"{name.replace('_', ' ')} {' and '.join(', '.join(sorted(side)) for side in sides)}")
+            found.append(f"{name} {' and '.join(', '.join(sorted(side)) for side in sides)}")
     return "; ".join(found) or "; ".join(describe(row) for row in (*baseline[:1], *timed[:1]))
 
 
 def _setting(row: BenchRow | Candidate, name: str) -> str:
     if name == "scenario":
         return row.scenario.described
-    return str(getattr(row.settings if name in {"threads", "provider", "cuda_graph"} else row, name))
+    if name == "settings":
+        return ", ".join(row.settings.extras) or "default"
+    return str(getattr(row.settings if name in {"threads", "provider"} else row, name))

@@ -12,14 +12,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mnist_edge.cpus import available_cpus
+from mnist_edge.cpus import available_cpus, cpu_model
 from mnist_edge.extras import installed_versions
 from mnist_edge.runtime.session import available_providers
 
 PACKAGES = ("mnist-edge", "numpy", "onnxruntime", "onnxruntime-gpu", "torch")
 """Packages whose versions matter to a timing."""
-FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm")
-"""CPU features by which onnxruntime selects its kernels."""
 GPU_FIELDS = {
     "name": "name",
     "driver": "driver_version",
@@ -39,11 +37,11 @@ def environment() -> dict[str, Any]:
         `cores` are those of the machine, `available_cpus` those that this process may use (affinity and the quota of a
         container). `gpu` is None where `nvidia-smi` finds none; see `gpu_state`.
     """
-    cpu = _cpuinfo()
+    model, features = cpu_model()
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "cpu": cpu["model"] or platform.processor() or platform.machine(),
-        "cpu_features": cpu["features"],
+        "cpu": model or platform.processor() or platform.machine(),
+        "cpu_features": features,
         "machine": platform.machine(),
         "system": platform.system(),
         "cores": os.cpu_count(),
@@ -86,17 +84,6 @@ def reference_work_ms() -> float:
         hashlib.sha256(block).digest()
         best = min(best, time.perf_counter() - started)
     return 1000 * best
-
-
-def _cpuinfo() -> dict[str, Any]:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    fields: dict[str, str] = {}
-    for line in lines:
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip(), value.strip())
-    flags = set((fields.get("flags") or fields.get("Features") or "").split())
-    return {"model": fields.get("model name", ""), "features": [flag for flag in FLAGS if flag in flags]}
 
 
 def _governor() -> str | None:

@@ -61,6 +61,7 @@ class BoundRun:
         self.input = value.ortvalue_from_numpy(example, device, 0)
         self.binding = self.session.io_binding()
         self.binding.bind_ortvalue_input(classifier.input.name, self.input)
+        self.output = None
         sides = classifier.output.shape[1:]
         if classifier.output.scores_classes and sides and None not in sides:
             dtype = np.dtype(classifier.output.dtype)

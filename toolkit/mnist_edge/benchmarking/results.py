@@ -14,6 +14,8 @@ from mnist_edge.validation import validated
 
 MAX_BYTES = 16 * 2**20
 """A row takes about 2 kB: room for thousands."""
+READABLE = ("mnist-edge/bench/4",)
+"""Older schemas: their settings lack fields whose defaults are what their rows were timed with."""
 _HINT = "mnist-edge bench --output FILE writes one"
 _AGAIN = "run mnist-edge bench --output again"
 
@@ -36,7 +38,7 @@ def read_result(path: Path) -> BenchReport:
     except (ValueError, RecursionError) as error:
         raise BadFileError(f"{path} is not JSON", hint=_HINT) from error
     schema = content.get("schema") if isinstance(content, dict) else None
-    if schema != BenchReport.schema:
+    if schema not in (BenchReport.schema, *READABLE):
         found = f"{schema!r}" if isinstance(schema, str | None) else f"a {type(schema).__name__}"
         raise BadFileError(f"{path} has schema {found[:80]}, this version reads {BenchReport.schema!r}", hint=_AGAIN)
     report = validated(BenchReport, content, path, _AGAIN)
@@ -60,10 +62,10 @@ def row_key(row: BenchRow | Candidate) -> tuple[object, ...]:
 
 def describe(row: BenchRow | Candidate) -> str:
     """Return a row's identity in words."""
-    graph = ", CUDA graph" if row.settings.cuda_graph else ""
+    extras = "".join(f", {extra}" for extra in row.settings.extras)
     scenario = "" if row.scenario.name == "single-stream" else f", {row.scenario.described}"
     threads = f"{row.settings.threads} thread{'' if row.settings.threads == 1 else 's'}"
-    return f"{row.engine} {row.variant} on {row.settings.provider}{graph}{scenario}, batch {row.batch}, {threads}"
+    return f"{row.engine} {row.variant} on {row.settings.provider}{extras}{scenario}, batch {row.batch}, {threads}"
 
 
 def process_medians(row: BenchRow) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from mnist_edge.benchmarking.bound import HostBoundRun
 from mnist_edge.benchmarking.feeds import random_feeds
 from mnist_edge.benchmarking.gpu import BoundRun, time_calls
 from mnist_edge.benchmarking.outputs import check_outputs, load_golden, row_groups
@@ -30,7 +31,10 @@ def measure(task: Task) -> ProcessResult:
         groups = row_groups(len(golden.images), task.batch)
         feeds = [classifier.prepare(golden.images[rows]) for rows in groups]
     calls = None
-    if task.settings.provider == "cpu":
+    if task.settings.provider == "cpu" and task.settings.io_binding:
+        samples = sample(HostBoundRun(classifier, feeds[0]).whole, feeds, task.scenario, task.batch, task.seed)
+        outputs = samples.timed.outputs
+    elif task.settings.provider == "cpu":
         run, names, key = classifier.session.run, [classifier.output.name], classifier.input.name
         samples = sample(
             lambda feed: run(names, feed), [{key: feed} for feed in feeds], task.scenario, task.batch, task.seed

@@ -16,13 +16,15 @@ from mnist_edge.files import require_regular_file, sha256_bytes
 from mnist_edge.records.bundle import Variant
 from mnist_edge.validation import validated
 
-SCHEMA = "mnist-edge/bundle/3"
-OLDER_SCHEMAS = ("mnist-edge/bundle/1", "mnist-edge/bundle/2")
+SCHEMA = "mnist-edge/bundle/4"
+OLDER_SCHEMAS = ("mnist-edge/bundle/1", "mnist-edge/bundle/2", "mnist-edge/bundle/3")
 MANIFEST = "manifest.json"
 MAX_BYTES = 16 * 2**20
 """A manifest has a few kilobytes for each variant; a larger file is not read."""
 EXPORT_AGAIN = "export it again, or copy the whole folder anew"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+MAX_THREADS = 1024
+"""No machine has more cores; onnxruntime would start as many threads as a manifest states."""
 HASH = re.compile("[0-9a-f]{64}")
 RESERVED = {MANIFEST, "golden.npz"}
 
@@ -41,6 +43,7 @@ class Manifest:
         parity: session settings and results of the comparison before publication.
         variants: at least one; a variant's reference stands before it.
         golden_sha256: of golden.npz.
+        choice: name of the variant that `tune` chose; None if none was chosen.
     """
 
     dataset: DatasetName
@@ -55,6 +58,7 @@ class Manifest:
     parity: dict[str, Any]
     variants: tuple[Variant, ...]
     golden_sha256: str
+    choice: str | None = None
 
 
 def is_variant_name(name: str) -> bool:
@@ -127,11 +131,24 @@ def _problems(manifest: Manifest) -> Iterator[str]:
             yield f"variants: {variant.name}: its name, or its file {variant.file[:80]!r}, is taken"
         if variant.reference not in {PYTORCH, *names}:
             yield f"variants: {variant.name}: its reference {variant.reference[:80]!r} is no variant before it"
-        drop = variant.max_accuracy_drop
-        if drop is not None and not 0 <= drop <= 1:  # no loss exceeds NaN: export and bench would let any pass
-            yield f"variants: {variant.name}: max_accuracy_drop: {drop} is no fraction of 1"
+        yield from (f"variants: {variant.name}: {problem}" for problem in _variant_problems(variant))
         names.add(variant.name)
         files.add(variant.file)
+    if manifest.choice is not None and manifest.choice not in names:
+        yield f"choice: {manifest.choice[:80]!r} is no variant of the bundle"
     results = manifest.parity.get("variants")
     if not isinstance(results, list) or not all(isinstance(entry, dict) and "name" in entry for entry in results):
         yield "parity: no results of variants"
+
+
+def _variant_problems(variant: Variant) -> Iterator[str]:
+    for key in ("max_accuracy_drop", "accuracy", "selection_accuracy"):
+        value = getattr(variant, key)
+        if value is not None and not 0 <= value <= 1:  # no loss exceeds NaN: export and bench would let any pass
+            yield f"{key}: {value} is no fraction of 1"
+    if variant.flips is not None and variant.flips < 0:
+        yield f"flips: {variant.flips} is no count"
+    if not 1 <= variant.settings.threads <= MAX_THREADS:
+        yield f"settings: threads: {variant.settings.threads} is not 1 to {MAX_THREADS}"
+    if not variant.passed:
+        yield "it did not pass: no export publishes it"

@@ -16,6 +16,7 @@ from mnist_edge.cli.export import export
 from mnist_edge.cli.run import run
 from mnist_edge.cli.sweep import sweep
 from mnist_edge.cli.train import train
+from mnist_edge.cli.variants import variants
 from mnist_edge.cli.verify import verify
 from mnist_edge.errors import UsageError
 
@@ -57,7 +58,9 @@ _add(
     "Export to ONNX, and publish only what agrees with PyTorch.",
     "--run runs/mnist",
     "--run runs/small --output exported/small --input float",
+    "--variant fp16 --variant int8",
 )
+_add("variants", variants, "List the variants that export can make.", "", "--json")
 _add(
     "verify",
     verify,

@@ -9,6 +9,10 @@ import typer
 
 from mnist_edge.cli.options import DataDir, Json, NormalizeStateDict, dataset_option
 from mnist_edge.contract import OPSET, OPSETS, InputKind
+from mnist_edge.errors import BadFileError, CheckFailedError, UsageError
+
+FAILURES = (CheckFailedError, UsageError, BadFileError)
+"""Why a variant may be missing while the others are published."""
 
 
 def export(
@@ -27,9 +31,19 @@ def export(
     ] = "uint8",
     normalize: NormalizeStateDict = None,
     opset: Annotated[int, typer.Option(min=OPSETS[0], max=OPSETS[-1], help="ONNX operator set.")] = OPSET,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Also make this variant; repeatable; all. See mnist-edge variants."),
+    ] = None,
+    max_accuracy_drop: Annotated[
+        float, typer.Option(min=0, max=100, help="Accuracy in percentage points that a variant may lose.")
+    ] = 0.1,
     json: Json = False,
 ) -> None:
-    """Export a trained network to ONNX, compare it with PyTorch, and publish it only if they agree."""
+    """Export a trained network to ONNX, compare it with PyTorch, and publish it only if they agree.
+
+    Exit 1 if a variant fails; the others are published.
+    """
     from mnist_edge.reporting.console import emit, say, say_next, status
     from mnist_edge.reporting.tables.export import export_table
     from mnist_edge.workflow.export import export as export_stage
@@ -43,8 +57,15 @@ def export(
             input_kind=input,
             opset=opset,
             normalization=normalize,
+            variants=variant or (),
+            max_accuracy_drop=max_accuracy_drop / 100,
             notify=say,
         )
     emit(report, json, export_table)
+    if report.failed:
+        first = report.failed[0]
+        hint = f" ({first.hint})" if first.hint else ""
+        say(f"mnist-edge: {first.name} is not in {report.bundle}: {first.message}{hint}")
+        raise typer.Exit(next(error.exit_code for error in FAILURES if error.kind == first.kind))
     own_data = ("--dataset", dataset) if dataset is not None and Path(dataset).is_dir() else ()
     say_next("verify", report.bundle, *own_data, as_json=json)

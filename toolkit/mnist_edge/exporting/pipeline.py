@@ -1,19 +1,17 @@
-"""Build the variants of a bundle, compare them with their references, and publish those that pass.
-
-The bundle folder is created or replaced atomically.
-"""
+"""Build a bundle, or add a variant to one: only what agrees with its reference is published, atomically."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
 
-from mnist_edge.bundle.folder import Bundle, is_bundle, load_bundle
+from mnist_edge.bundle.folder import Bundle, load_bundle
 from mnist_edge.bundle.golden import (
     GOLDEN,
     Golden,
@@ -23,20 +21,19 @@ from mnist_edge.bundle.golden import (
     sha256_array,
     sha256_of_test_set,
 )
-from mnist_edge.bundle.manifest import MANIFEST, Manifest, is_variant_name, manifest_bytes
+from mnist_edge.bundle.manifest import Manifest, is_variant_name
+from mnist_edge.bundle.publish import MODEL_FILE, refuse_unexpected_files, staging, write_files
 from mnist_edge.contract import INPUTS, LABELS, PYTORCH, InputKind, Normalization
-from mnist_edge.errors import BadFileError, CheckFailedError, UnavailableError, UsageError
+from mnist_edge.errors import UsageError
 from mnist_edge.exporting import graph
-from mnist_edge.exporting.publish import MODEL_FILE, publish, refuse_unexpected_files, staging, write_files
+from mnist_edge.exporting.kept import keep_variants
+from mnist_edge.exporting.proof import joined, publish_proven, require_parity
 from mnist_edge.files import sha256_bytes
 from mnist_edge.records.bundle import ExportReport, Variant, VariantSpec
-from mnist_edge.records.data import Dataset, EvaluationSet
-from mnist_edge.records.verification import ParityReport
+from mnist_edge.records.data import Dataset, EvaluationSet, SelectionSplit
 from mnist_edge.runtime.session import require_provider
 from mnist_edge.training.model import reference_logits, reference_pre_activations
-from mnist_edge.verification.reference import recorded_reference
 from mnist_edge.verification.requirement import MAX_DROP
-from mnist_edge.verification.verify import VerifyOptions, verify_bundle
 
 FP32 = VariantSpec(name="fp32", precision="fp32", requirement="exact")
 """The variant that `export` itself makes; its file is MODEL_FILE."""
@@ -44,7 +41,11 @@ FP32 = VariantSpec(name="fp32", precision="fp32", requirement="exact")
 
 @dataclass(frozen=True, kw_only=True)
 class ExportRequest:
-    """What to export and where to."""
+    """What to export and where to.
+
+    Attributes:
+        selection: images to measure the selection accuracy of every variant on.
+    """
 
     model: nn.Sequential
     dataset: Dataset
@@ -52,6 +53,7 @@ class ExportRequest:
     input: InputKind
     opset: int
     normalization: Normalization = "seed"
+    selection: SelectionSplit | None = None
 
 
 def export_bundle(request: ExportRequest, notify: Callable[[str], None] = lambda _line: None) -> ExportReport:
@@ -96,12 +98,20 @@ def export_bundle(request: ExportRequest, notify: Callable[[str], None] = lambda
         write_files(staged, {MODEL_FILE: model, GOLDEN: packed})
         bundle = Bundle(folder=staged, manifest=manifest, golden=golden)
         notify("comparing onnxruntime with PyTorch")
-        parity = require_parity(bundle, [first], request.dataset)
-        bundle, kept, dropped = _keep_variants(request.output, bundle, request.dataset)
-        return _finish(bundle, [parity, *kept], request.output, dropped)
+        parity = require_parity(bundle, [first], request.dataset, "try another --opset, or report this as a bug")
+        bundle, kept, dropped = keep_variants(request.output, bundle, request.dataset)
+        return publish_proven(bundle, joined([parity, *kept]), request.output, request.selection, dropped)
 
 
-def add_variant(folder: Path, spec: VariantSpec, model: bytes, dataset: EvaluationSet | None = None) -> ExportReport:
+def add_variant(
+    folder: Path,
+    spec: VariantSpec,
+    model: bytes,
+    dataset: EvaluationSet | None = None,
+    *,
+    made: dict[str, Any] | None = None,
+    selection: SelectionSplit | None = None,
+) -> ExportReport:
     """Add a model to a bundle, or replace the one of that name, if it passes; the folder is replaced atomically.
 
     Args:
@@ -110,6 +120,10 @@ def add_variant(folder: Path, spec: VariantSpec, model: bytes, dataset: Evaluati
         model: content of its file.
         dataset: predictions are compared on its test set; golden inputs alone are too few to show that a lossy variant
             is as accurate.
+        made: how the file was made, as JSON values.
+        selection: images to measure its selection accuracy on.
+
+    The settings of the other variants are kept, and so is the choice of `tune`, unless the chosen file changes.
 
     Raises:
         CheckFailedError: the variant, or one that refers to it, does not meet its requirement; the bundle stays.
@@ -128,7 +142,7 @@ def add_variant(folder: Path, spec: VariantSpec, model: bytes, dataset: Evaluati
         spec = dataclasses.replace(spec, max_accuracy_drop=MAX_DROP)
     with staging(folder) as staged:
         before = load_bundle(folder)
-        variant = _variant(spec, f"{spec.name}.onnx", model)
+        variant = _variant(spec, f"{spec.name}.onnx", model, made)
         variants = list(before.manifest.variants)
         place = next((i for i, other in enumerate(variants) if other.name == spec.name), len(variants))
         references = (PYTORCH, *(other.name for other in variants[:place]))
@@ -137,90 +151,18 @@ def add_variant(folder: Path, spec: VariantSpec, model: bytes, dataset: Evaluati
                 f"the reference {spec.reference!r} of {spec.name} is not in {folder}",
                 hint=f"one of {', '.join(references)}",
             )
+        choice = before.manifest.choice
+        if place < len(variants) and variants[place].sha256 == variant.sha256:
+            variant = dataclasses.replace(variant, settings=variants[place].settings)
+        elif choice == variant.name:
+            choice = None
         variants[place : place + 1] = [variant]
         changed = _with_dependents(variant, variants)
         write_files(staged, {name: (folder / name).read_bytes() for name in (GOLDEN, *_files(variants, variant))})
         write_files(staged, {variant.file: model})
-        manifest = dataclasses.replace(before.manifest, variants=tuple(variants))
+        manifest = dataclasses.replace(before.manifest, variants=tuple(variants), choice=choice)
         bundle = Bundle(folder=staged, manifest=manifest, golden=before.golden)
-        return _finish(bundle, [require_parity(bundle, changed, dataset)], folder, {})
-
-
-def require_parity(bundle: Bundle, variants: Iterable[Variant], dataset: EvaluationSet | None) -> ParityReport:
-    """Compare variants of a staged bundle with their references.
-
-    Raises:
-        CheckFailedError: one does not meet its requirement.
-    """
-    report = _verify(bundle, variants, dataset)
-    failed = next((variant for variant in report.variants if not variant.passed), None)
-    if failed is not None:
-        raise CheckFailedError(
-            f"{failed.name} does not predict as its reference does: {failed.reason}; nothing was published",
-            hint="try another --opset, or report this as a bug"
-            if failed.name == FP32.name
-            else "choose other settings",
-        )
-    return report
-
-
-def _verify(bundle: Bundle, variants: Iterable[Variant], dataset: EvaluationSet | None) -> ParityReport:
-    reports = []
-    for variant in variants:
-        drop = MAX_DROP if variant.max_accuracy_drop is None else variant.max_accuracy_drop
-        options = VerifyOptions(max_drop=drop)
-        reports.append(verify_bundle(bundle, recorded_reference(bundle, dataset), options, [variant]))
-    return _joined(reports)
-
-
-def _joined(reports: list[ParityReport]) -> ParityReport:
-    return dataclasses.replace(
-        reports[0],
-        passed=all(report.passed for report in reports),
-        variants=tuple(variant for report in reports for variant in report.variants),
-    )
-
-
-def _keep_variants(output: Path, bundle: Bundle, dataset: Dataset) -> tuple[Bundle, list[ParityReport], dict[str, str]]:
-    """Add to a staged bundle the variants in `output`, other than FP32, that still meet their requirement.
-
-    Returns:
-        The bundle with the variants that were kept, their reports, and why each other one was dropped, by name.
-    """
-    if not is_bundle(output):
-        return bundle, [], {}
-    try:
-        before = load_bundle(output)
-    except (BadFileError, UnavailableError):  # nothing in a damaged bundle is worth keeping
-        return bundle, [], {}
-    kept: list[ParityReport] = []
-    dropped: dict[str, str] = {}
-    reason = _not_comparable(before.manifest, bundle.manifest)
-    for variant in before.manifest.variants:
-        if variant.name == FP32.name:
-            continue
-        if reason or variant.reference in dropped:
-            dropped[variant.name] = reason or f"its reference {variant.reference} was dropped"
-            continue
-        write_files(bundle.folder, {variant.file: before.file(variant).read_bytes()})
-        manifest = dataclasses.replace(bundle.manifest, variants=(*bundle.manifest.variants, variant))
-        tried = dataclasses.replace(bundle, manifest=manifest)
-        report = _verify(tried, [variant], dataset)
-        if report.passed:
-            bundle = tried
-            kept.append(report)
-        else:
-            (bundle.folder / variant.file).unlink()
-            dropped[variant.name] = report.variants[0].reason
-    return bundle, kept, dropped
-
-
-def _not_comparable(before: Manifest, now: Manifest) -> str:
-    for key in ("weights_sha256", "input", "dataset", "normalization"):
-        if getattr(before, key) != getattr(now, key):
-            what = "weights" if key == "weights_sha256" else key
-            return f"it was made for another {what}" if what != "weights" else "it was made from other weights"
-    return ""
+        return publish_proven(bundle, require_parity(bundle, changed, dataset), folder, selection)
 
 
 def _with_dependents(variant: Variant, variants: list[Variant]) -> list[Variant]:
@@ -236,31 +178,9 @@ def _files(variants: list[Variant], new: Variant) -> list[str]:
     return [variant.file for variant in variants if variant is not new]
 
 
-def _variant(spec: VariantSpec, file: str, model: bytes) -> Variant:
+def _variant(spec: VariantSpec, file: str, model: bytes, made: dict[str, Any] | None = None) -> Variant:
     fields = {field.name: getattr(spec, field.name) for field in dataclasses.fields(VariantSpec)}
-    return Variant(**fields, file=file, bytes=len(model), sha256=sha256_bytes(model))
-
-
-def _finish(bundle: Bundle, reports: list[ParityReport], output: Path, dropped: dict[str, str]) -> ExportReport:
-    """Write the manifest with the results of the comparison, and publish the folder."""
-    parity = dataclasses.replace(_joined(reports), model=str(output))
-    content = parity.to_json()
-    known = {entry["name"]: entry for entry in bundle.manifest.parity.get("variants", ())}
-    known |= {entry["name"]: entry for entry in content["variants"]}
-    names = [variant.name for variant in bundle.manifest.variants]
-    recorded = {"settings": content["settings"], "variants": [known[name] for name in names if name in known]}
-    manifest = dataclasses.replace(bundle.manifest, parity=recorded)
-    write_files(bundle.folder, {MANIFEST: manifest_bytes(manifest)})
-    publish(bundle.folder, output)
-    return ExportReport(
-        bundle=output,
-        dataset=manifest.dataset,
-        input=manifest.input,
-        variants=manifest.variants,
-        parity=parity,
-        accuracy=manifest.accuracy,
-        dropped=dropped,
-    )
+    return Variant(**fields, file=file, bytes=len(model), sha256=sha256_bytes(model), made=made or {})
 
 
 def golden_of(model: nn.Sequential, dataset: Dataset, origin: graph.Origin) -> Golden:

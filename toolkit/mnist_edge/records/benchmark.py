@@ -223,7 +223,7 @@ class BenchReport(Report):
         notes: what a reader of the timings should know, one sentence each.
     """
 
-    schema: ClassVar[str] = "mnist-edge/bench/4"
+    schema: ClassVar[str] = "mnist-edge/bench/5"
     model: str
     weights_sha256: str
     environment: dict[str, Any]

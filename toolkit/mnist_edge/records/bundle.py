@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mnist_edge.contract import (
     PYTORCH,
@@ -15,6 +15,7 @@ from mnist_edge.contract import (
     VariantFormat,
 )
 from mnist_edge.records.report import Report
+from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
 from mnist_edge.records.verification import ParityReport
 
 
@@ -40,11 +41,41 @@ class VariantSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Variant(VariantSpec):
-    """A model of a bundle: its specification, and its file in the bundle folder."""
+    """A model of a bundle: its specification, its file in the bundle folder, and what was measured of it.
+
+    Attributes:
+        accuracy: on the test set, a fraction of 1; None where only the golden inputs were compared.
+        flips: predictions on the test set that differ from the reference's; None as for `accuracy`.
+        passed: whether it met its requirement; only then is it published.
+        settings: how its session is opened: the default, or what `tune` chose.
+        selection_accuracy: on the training images that training held out, a fraction of 1, to choose a variant by;
+            None where the training set was not available.
+        made: how the file was made, as JSON values.
+    """
 
     file: str
     bytes: int
     sha256: str
+    accuracy: float | None = None
+    flips: int | None = None
+    passed: bool = False
+    settings: SessionSettings = DEFAULT_SETTINGS
+    selection_accuracy: float | None = None
+    made: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedVariant:
+    """A requested variant that is not in the bundle.
+
+    Attributes:
+        kind: of the error, as `errors` names it; it determines the exit code.
+    """
+
+    name: str
+    kind: str
+    message: str
+    hint: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +84,38 @@ class ExportReport(Report):
 
     Attributes:
         variants: the models of the bundle, including those kept from the previous bundle.
+        choice: name of the variant that `tune` chose; None if none was chosen.
         parity: the comparison of every variant with its reference.
         accuracy: PyTorch's on the test set, a fraction of 1.
         dropped: why a variant of the previous bundle is not in this one, by its name.
+        failed: variants that were requested and could not be made, or did not pass.
     """
 
-    schema: ClassVar[str] = "mnist-edge/export/2"
+    schema: ClassVar[str] = "mnist-edge/export/3"
     bundle: Path
     dataset: DatasetName
     input: InputKind
     variants: tuple[Variant, ...]
+    choice: str | None
     parity: ParityReport
     accuracy: float
     dropped: dict[str, str]
+    failed: tuple[FailedVariant, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class KindRow:
+    """A kind of variant that `export --variant` makes."""
+
+    name: str
+    precision: Precision
+    requirement: RequirementKind
+    advice: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantsReport(Report):
+    """What `variants` lists."""
+
+    schema: ClassVar[str] = "mnist-edge/variants/1"
+    variants: tuple[KindRow, ...]

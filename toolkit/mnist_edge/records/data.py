@@ -38,3 +38,16 @@ class Dataset(EvaluationSet):
     train_images: Images | ImageFile
     train_labels: Images
     fingerprint: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionSplit:
+    """Training images that training held out, to choose a variant or its settings by; at least one.
+
+    Attributes:
+        images: uint8 (N, 28, 28); those of a user's own folder stay in their file.
+        labels: uint8 (N,), 0 to 9.
+    """
+
+    images: Images | ImageFile
+    labels: Images

@@ -18,6 +18,11 @@ class SessionSettings:
         tf32: on CUDA, let fp32 products round their factors to 10 bits (onnxruntime's own default on Ampere and
             newer); off, fp32 means IEEE binary32.
         cuda_graph: capture the first run as a CUDA graph; inputs and outputs must then stay bound.
+        spinning: let idle threads of the pool wait in a busy loop: faster, but it takes CPU time from other programs.
+            Without effect on one thread.
+        prepacking: rearrange constant weights when the session is created, for faster products; takes time and memory.
+        io_binding: let a timed run read the images from, and write the outputs to, buffers that stay bound. The session
+            and its outputs are the same; `verify` and `eval` run without. On CUDA, timed runs are always bound.
     """
 
     provider: ProviderName = "cpu"
@@ -25,13 +30,21 @@ class SessionSettings:
     optimization: Optimization = "all"
     tf32: bool = False
     cuda_graph: bool = False
+    spinning: bool = True
+    prepacking: bool = True
+    io_binding: bool = False
 
     @property
     def described(self) -> str:
-        """In one phrase: `cpu, 2 threads`, `cuda, 1 thread, TF32, CUDA graph`."""
-        parts = [self.provider, f"{self.threads} thread{'s' if self.threads > 1 else ''}"]
-        parts += [f"optimization {self.optimization}"] if self.optimization != "all" else []
-        return ", ".join([*parts, *["TF32"] * self.tf32, *["CUDA graph"] * self.cuda_graph])
+        """In one phrase: `cpu, 2 threads, no spinning`, `cuda, 1 thread, TF32, CUDA graph`."""
+        return ", ".join([self.provider, f"{self.threads} thread{'s' if self.threads > 1 else ''}", *self.extras])
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """Every setting but provider and threads that is not the default, a phrase each."""
+        parts = [f"optimization {self.optimization}"] if self.optimization != "all" else []
+        parts += ["TF32"] * self.tf32 + ["CUDA graph"] * self.cuda_graph + ["no spinning"] * (not self.spinning)
+        return (*parts, *["no prepacking"] * (not self.prepacking), *["IO binding"] * self.io_binding)
 
 
 DEFAULT_SETTINGS = SessionSettings()

@@ -124,14 +124,14 @@ def open_session(
     options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, LEVELS[settings.optimization])
+    for key, value in session_entries(settings).items():
+        options.add_session_config_entry(key, value)
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_prefix)
     options.log_severity_level = 4  # errors come as exceptions; warnings have no reader here
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if provider != "cpu":
         preload_libraries(onnxruntime)
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     quiet = contextlib.nullcontext(str) if provider == "cpu" else captured_log()
     with quiet as log:
         try:
@@ -156,6 +156,16 @@ def open_session(
             f"{name}: some nodes run on {', '.join(sorted(unexpected))}, not on {provider}", hint="--provider cpu"
         )
     return OpenSession(session, placement)
+
+
+def session_entries(settings: SessionSettings) -> dict[str, str]:
+    """Return onnxruntime's session configuration; a key that it does not know would be ignored in silence."""
+    entries = {
+        "session.record_ep_graph_assignment_info": "1",
+        "session.intra_op.allow_spinning": str(int(settings.spinning)),
+        "session.disable_prepacking": str(int(not settings.prepacking)),
+    }
+    return entries if settings.provider == "cpu" else {**entries, "session.disable_cpu_ep_fallback": "1"}
 
 
 def provider_options(settings: SessionSettings) -> dict[str, str]:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mnist_edge.contract import SIDE
+from mnist_edge.contract import SIDE, StudentName
 
 TINY = 1e-12
 """Least scale: a row of zeros has to be divided by something."""
@@ -68,12 +68,9 @@ class QuantisedLayer:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantisedNetwork:
-    """A student as it is deployed: raw pixels 0 to 255, mean-pooled in blocks of side `pool`, then the layers.
+    """A student as it is deployed: raw pixels 0 to 255 through its layers, with a ReLU after each but the last."""
 
-    A ReLU follows each layer but the last.
-    """
-
-    pool: int
+    name: StudentName
     layers: tuple[QuantisedLayer, ...]
 
 
@@ -111,8 +108,6 @@ def layer_factors(index: int) -> tuple[float, float]:
 def deployed_network(network: QuantisedNetwork) -> nn.Sequential:
     """Return plain PyTorch layers that take pixels 0 to 255, float32 (n, 784), and return logits (n, 10)."""
     modules: list[nn.Module] = [nn.Unflatten(1, (1, SIDE, SIDE))]
-    if network.pool > 1:
-        modules.append(nn.AvgPool2d(network.pool))
     for layer in network.layers:
         outputs, inputs, kernel, _ = layer.integers.shape
         conv = nn.Conv2d(inputs, outputs, kernel, layer.stride)

@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mnist_edge.contract import CLASSES, PIXELS, SIDE, WIDTHS, DatasetName, Normalization, StudentName
+from mnist_edge.contract import CLASSES, PIXELS, SIDE, WIDTHS, DatasetName, Normalization
 from mnist_edge.errors import BadFileError, UsageError
 from mnist_edge.model_kind import require_model_kind
 from mnist_edge.training.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
 from mnist_edge.training.model import build_model
 from mnist_edge.training.qat import QuantisedNetwork, deployed_network
+from mnist_edge.training.recipes import Recipe
 from mnist_edge.training.student import Student, quantised_network
 from mnist_edge.training.torch_file import SAVE_STATE, State, listed, read_tensors
 
@@ -38,14 +39,6 @@ Layer = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadedStudent:
-    """A student of a checkpoint, with the integers that are deployed."""
-
-    name: StudentName
-    network: QuantisedNetwork
-
-
-@dataclass(frozen=True, kw_only=True)
 class LoadedModel:
     """A network, with what its file or the user states about it.
 
@@ -53,14 +46,16 @@ class LoadedModel:
         network: as `build_model` makes it, on the CPU; of a student, as `deployed_network` does.
         normalization: of the pixels that it was trained on.
         dataset: that it was trained on; None if the file does not state it.
-        student: what the network is made of where it is a student; None for a perceptron.
+        student: the integers, scales and biases of a student; None for a perceptron.
+        recipe: that it was trained with; None if the file does not state it.
         notes: assumptions and conversions, one line each.
     """
 
     network: nn.Sequential
     normalization: Normalization
     dataset: DatasetName | None = None
-    student: LoadedStudent | None = None
+    student: QuantisedNetwork | None = None
+    recipe: Recipe | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -87,13 +82,15 @@ def read_model(path: Path, normalization: Normalization | None = None) -> Loaded
             f"--normalize {normalization}: {file} was trained by mnist-edge on pixels from -1 to 1 (seed)",
             hint="leave --normalize out",
         )
-    return LoadedModel(network=checkpoint.model(), normalization="seed", dataset=checkpoint.settings.dataset)
+    settings = checkpoint.settings
+    return LoadedModel(
+        network=checkpoint.model(), normalization="seed", dataset=settings.dataset, recipe=settings.recipe
+    )
 
 
 def _read_student(checkpoint: Checkpoint, file: Path, normalization: Normalization | None) -> LoadedModel:
     settings, student = checkpoint.settings, checkpoint.model()
     assert isinstance(student, Student)
-    assert settings.student is not None
     if normalization is not None:
         raise UsageError(
             f"--normalize {normalization}: {file} is a student, which takes raw pixels", hint="leave --normalize out"
@@ -108,7 +105,8 @@ def _read_student(checkpoint: Checkpoint, file: Path, normalization: Normalizati
         network=deployed_network(network),
         normalization="raw",
         dataset=settings.dataset,
-        student=LoadedStudent(name=settings.student.name, network=network),
+        student=network,
+        recipe=settings.recipe,
     )
 
 

@@ -67,13 +67,23 @@ def update(model: nn.Sequential, momentum: dict[str, Tensor], recipe: Recipe, lr
 
     Momentum = mu * momentum + g; parameter -= lr * (g + mu * momentum), with g = gradient + decay * parameter.
     """
-    parameters = list(model.parameters())
+    descend(dict(model.named_parameters()), momentum, recipe, lr, recipe.weight_decay)
+
+
+def descend(
+    parameters: Mapping[str, nn.Parameter],
+    momentum: dict[str, Tensor],
+    recipe: Recipe,
+    lr: float | Tensor,
+    weight_decay: float,
+) -> None:
+    """Update some of a model's parameters, as `update` does, with a weight decay of their own."""
     sgd(
-        [parameter.data for parameter in parameters],
-        [parameter.grad for parameter in parameters if parameter.grad is not None],
-        list(momentum.values()) or [None] * len(parameters),
+        [parameter.data for parameter in parameters.values()],
+        [parameter.grad for parameter in parameters.values() if parameter.grad is not None],
+        [momentum[key] if momentum else None for key in parameters],
         fused=True,  # one pass over memory
-        weight_decay=recipe.weight_decay,
+        weight_decay=weight_decay,
         momentum=recipe.momentum,
         lr=lr,
         dampening=0.0,

@@ -1,7 +1,6 @@
 """Students: small convolutional networks whose weights are rounded to few bits while they are trained.
 
-Every layer is a convolution; a fully connected layer is one whose kernel covers the whole feature map. Two
-convolutions, the second of kernel 1, apply one small dense network to every window of the image.
+Every layer is a convolution; the last one, which is fully connected, is one whose kernel covers the whole feature map.
 """
 
 from __future__ import annotations
@@ -21,12 +20,15 @@ AVERAGING = 0.1
 class StudentLayer(nn.Module):
     """A convolution with rounded weights and no padding."""
 
+    variance_gain = 1.0
+    """Variance of an initial weight, times the inputs of a row."""
+
     def __init__(self, shape: LayerShape) -> None:
         super().__init__()
         self.bits, self.stride = shape.bits, shape.stride
         fan_in = shape.inputs * shape.kernel**2
         self.weight = nn.Parameter(torch.randn(shape.outputs, shape.inputs, shape.kernel, shape.kernel))
-        self.weight.data *= (2 / fan_in) ** 0.5  # He et al. (2015), for layers with a ReLU
+        self.weight.data *= (self.variance_gain / fan_in) ** 0.5
 
     def convolve(self, values: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return the pre-activations, (n, outputs, side, side)."""
@@ -42,6 +44,7 @@ class HiddenLayer(StudentLayer):
     Written out, because `nn.BatchNorm2d` keeps an int64 counter: every tensor of a checkpoint is float32.
     """
 
+    variance_gain = 2.0  # a ReLU follows: He et al. (2015), "Delving Deep into Rectifiers"
     mean: Tensor
     variance: Tensor
 
@@ -94,13 +97,11 @@ class Student(nn.Sequential):
     def __init__(self, shape: StudentShape) -> None:
         *hidden, last = shape.layers()
         super().__init__(*[HiddenLayer(layer) for layer in hidden], OutputLayer(last))
-        self.pool = shape.pool
+        self.shape = shape
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return logits."""
         values = pixels.reshape(-1, 1, SIDE, SIDE)
-        if self.pool > 1:
-            values = nn.functional.avg_pool2d(values, self.pool)
         for layer in self:
             values = layer(values)
         return values.flatten(1)
@@ -122,4 +123,4 @@ def quantised_network(student: Student) -> QuantisedNetwork:
                 factors=layer_factors(index),
             )
         )
-    return QuantisedNetwork(pool=student.pool, layers=tuple(layers))
+    return QuantisedNetwork(name=student.shape.name, layers=tuple(layers))

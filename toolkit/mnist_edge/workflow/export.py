@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_edge.contract import OPSET, InputKind, Normalization
-from mnist_edge.workflow.folders import EXPORTED, newest_run
+from mnist_edge.verification.requirement import MAX_DROP
+from mnist_edge.workflow.folders import EXPORTED, VARIANT_RUNS, newest_run
 from mnist_edge.workflow.suspicion import suspect_normalization
 
 if TYPE_CHECKING:
+    from mnist_edge.exporting.pipeline import ExportRequest
+    from mnist_edge.exporting.variants.kind import VariantContext
     from mnist_edge.records.bundle import ExportReport
+    from mnist_edge.training.recipes import Recipe
 
 
 def export(
@@ -23,9 +27,11 @@ def export(
     input_kind: InputKind = "uint8",
     opset: int = OPSET,
     normalization: Normalization | None = None,
+    variants: Sequence[str] = (),
+    max_accuracy_drop: float = MAX_DROP,
     notify: Callable[[str], None] = lambda _line: None,
 ) -> ExportReport:
-    """Export a trained network to ONNX, compare it with PyTorch, and publish it only if they agree.
+    """Export a trained network to ONNX, compare it with PyTorch, and publish it only if they agree; then its variants.
 
     Args:
         run: run folder, checkpoint or .pth; None takes the newest run.
@@ -35,7 +41,12 @@ def export(
         input_kind: see `InputKind`.
         opset: ONNX operator set.
         normalization: of the pixels that a state_dict was trained on; folded into the graph for `uint8`.
+        variants: names of the kinds of variants to add; `all` for every kind.
+        max_accuracy_drop: accuracy that such a variant may lose, a fraction of 1.
         notify: takes one plain line about what happens.
+
+    Returns:
+        What was published, and why each requested variant that is not in it failed.
 
     Raises:
         CheckFailedError: the exported graph does not predict as PyTorch; the previous bundle stays.
@@ -43,8 +54,12 @@ def export(
     """
     from mnist_edge.data.sources import load_dataset
     from mnist_edge.exporting.pipeline import ExportRequest, export_bundle
+    from mnist_edge.exporting.variants.add import add_kinds
+    from mnist_edge.exporting.variants.kind import selection_split
+    from mnist_edge.exporting.variants.registry import select_kinds
     from mnist_edge.training.state_dict import read_model
 
+    kinds = select_kinds(variants)
     source = run or newest_run()
     loaded = read_model(source, normalization)
     for note in loaded.notes:
@@ -54,6 +69,7 @@ def export(
     newest = "" if run else ", the newest run,"
     notify(f"exporting {source}{newest} to {target}")
     suspect_normalization(loaded, data, notify)
+    recipe = selection_recipe(loaded.recipe, notify)
     request = ExportRequest(
         model=loaded.network,
         dataset=data,
@@ -61,8 +77,51 @@ def export(
         input=input_kind,
         opset=opset,
         normalization=loaded.normalization,
+        selection=selection_split(data, recipe),
     )
     report = export_bundle(request, notify)
     for name, reason in report.dropped.items():
         notify(f"dropped the variant {name}: {reason}")
-    return report
+    if not kinds:
+        return report
+    return add_kinds(report, kinds, variant_context(request, recipe, max_accuracy_drop, notify))
+
+
+def selection_recipe(recipe: Recipe | None, notify: Callable[[str], None]) -> Recipe:
+    """Return the recipe whose held-out images variants are chosen by: the network's own, or `fast`.
+
+    Args:
+        recipe: that the network was trained with; None where its file does not state it.
+    """
+    from mnist_edge.training.recipes import find_recipe
+
+    if recipe is not None and recipe.holdout > 0:
+        return recipe
+    notify(
+        "the images that variants are chosen by may be among those that the network was trained on: "
+        + ("its file names no recipe" if recipe is None else f"its recipe {recipe.name} holds none out")
+    )
+    return find_recipe("fast")
+
+
+def variant_context(
+    request: ExportRequest, recipe: Recipe, max_accuracy_drop: float, notify: Callable[[str], None]
+) -> VariantContext:
+    """Return what the variants of an exported bundle are made from; the bundle is read and checked."""
+    from mnist_edge.bundle.folder import load_bundle
+    from mnist_edge.exporting.pipeline import FP32
+    from mnist_edge.exporting.variants.kind import VariantContext
+
+    bundle = load_bundle(request.output)
+    return VariantContext(
+        fp32=bundle.file(bundle.variant(FP32.name)).read_bytes(),
+        network=request.model,
+        dataset=request.dataset,
+        recipe=recipe,
+        normalization=request.normalization,
+        input=request.input,
+        opset=request.opset,
+        max_accuracy_drop=max_accuracy_drop,
+        runs=VARIANT_RUNS / request.dataset.name,
+        notify=notify,
+    )

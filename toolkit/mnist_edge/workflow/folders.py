@@ -9,6 +9,8 @@ from mnist_edge.errors import UnavailableError
 
 RUNS = Path("runs")
 EXPORTED = Path("exported")
+VARIANT_RUNS = RUNS / "variants"
+"""Networks that variants were trained for, one level deeper, so that none of them is the newest run."""
 
 
 def newest_run() -> Path:

@@ -70,6 +70,7 @@ def _subject(report: BenchReport) -> str:
     common = [f"{report.model} on {rows[0].settings.provider}", rows[0].scenario.described]
     threads = {row.settings.threads for row in rows}
     common += [counted(threads.pop(), "thread")] if len(threads) == 1 else []
+    common += _shared_extras(rows)
     return f"{', '.join(common)}: {_unit(rows)[0]} a request, ± 95 % interval"
 
 
@@ -96,7 +97,7 @@ def _rows_table(rows: Sequence[BenchRow]) -> Table:
     for row in rows:
         ours = row.engine != "torch" and row.ratio_to_torch is not None
         table.add_row(
-            _what(row, rows[0]),
+            _what(row, rows),
             str(row.batch),
             *([str(row.settings.threads)] if several else []),
             micro(scale * row.p50_us),
@@ -109,12 +110,18 @@ def _rows_table(rows: Sequence[BenchRow]) -> Table:
     return table
 
 
-def _what(row: BenchRow, first: BenchRow) -> str:
+def _what(row: BenchRow, rows: Sequence[BenchRow]) -> str:
     """Return the label of a row, without what the line above the table states for all rows."""
+    first, shared = rows[0], _shared_extras(rows)
     extras = [f"on {row.settings.provider}"] if row.settings.provider != first.settings.provider else []
-    extras += ["CUDA graph"] if row.settings.cuda_graph else []
+    extras += [extra for extra in row.settings.extras if extra not in shared]
     extras += [row.scenario.described] if row.scenario.name != first.scenario.name else []
     return ", ".join([ENGINES.get(row.engine, row.variant), *extras])
+
+
+def _shared_extras(rows: Sequence[BenchRow]) -> list[str]:
+    """Return the settings other than the defaults that all rows have."""
+    return [extra for extra in rows[0].settings.extras if all(extra in row.settings.extras for row in rows)]
 
 
 def _margin(row: BenchRow, name: str, before: str = "") -> str:

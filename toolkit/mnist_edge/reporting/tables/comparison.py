@@ -92,7 +92,7 @@ def _labels(rows: tuple[CompareRow, ...]) -> tuple[list[str], str]:
     parts: tuple[Callable[[CompareRow], str], ...] = (
         lambda row: row.engine,
         lambda row: row.variant,
-        lambda row: f"{row.settings.provider}{', CUDA graph' if row.settings.cuda_graph else ''}",
+        lambda row: ", ".join([row.settings.provider, *row.settings.extras]),
         lambda row: f"{row.settings.threads} thread{'' if row.settings.threads == 1 else 's'}",
         lambda row: row.scenario.described,
     )

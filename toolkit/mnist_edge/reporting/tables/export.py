@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from rich import box
 from rich.console import Group, RenderableType
+from rich.table import Table
 
 from mnist_edge.records.bundle import ExportReport
 from mnist_edge.reporting.tables.format import facts_table, percent
@@ -10,8 +12,27 @@ from mnist_edge.reporting.tables.parity import parity_table
 
 
 def export_table(report: ExportReport) -> RenderableType:
-    """Return what was published, and how each variant compares with its reference."""
-    files = {v.name: f"{v.file}, {v.bytes / 1e6:.2f} MB, sha256 {v.sha256[:16]}" for v in report.variants}
-    dropped = {name: f"dropped: {reason}" for name, reason in report.dropped.items()}
-    content = {"bundle": str(report.bundle), "accuracy": percent(report.accuracy), **files, **dropped}
-    return Group(facts_table("export", content), parity_table(report.parity))
+    """Return what was published, and how each variant compares with its reference; fits 80 columns."""
+    facts = {"bundle": str(report.bundle), "accuracy": f"{percent(report.accuracy)} (PyTorch)"}
+    facts |= {} if report.choice is None else {"choice": f"{report.choice}, by tune"}
+    facts |= {name: f"dropped: {reason}" for name, reason in report.dropped.items()}
+    facts |= {variant.name: f"FAILED: {variant.message}" for variant in report.failed}
+    return Group(facts_table("export", facts), _variant_table(report), parity_table(report.parity))
+
+
+def _variant_table(report: ExportReport) -> Table:
+    table = Table(box=box.SIMPLE, padding=(0, 0, 0, 1))
+    for heading in ("variant", "bytes", "accuracy", "held out", "flips", "file", "sha256"):
+        right = heading in {"bytes", "accuracy", "held out", "flips"}
+        table.add_column(heading, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+    for variant in report.variants:
+        table.add_row(
+            variant.name,
+            f"{variant.bytes:,}",
+            percent(variant.accuracy),
+            percent(variant.selection_accuracy),
+            "-" if variant.flips is None else str(variant.flips),
+            variant.file,
+            variant.sha256[:8],
+        )
+    return table
