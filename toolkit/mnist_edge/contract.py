@@ -46,6 +46,8 @@ RequirementKind = Literal["exact", "lossy", "accuracy"]
 """What a variant must prove: `exact`, every logit of its reference to a tolerance; `lossy`, logits whose drift its
 precision explains, and no loss of accuracy; `accuracy`, no loss of accuracy alone, for weights of its own (pruned,
 distilled)."""
+StudentName = Literal["fast", "3k", "6k", "12k", "40k"]
+"""Small networks with low-bit weights: one for latency, and those named by the approximate bytes of their weights."""
 PYTORCH = "pytorch"
 """The reference of a variant that is compared with the PyTorch outputs recorded in the bundle."""
 

@@ -101,9 +101,12 @@ def reference_pre_activations(
     return tuple(pre_activations)
 
 
-def accuracy(model: nn.Sequential, images: Images | ImageFile, labels: Images) -> float:
+def accuracy(
+    model: nn.Sequential, images: Images | ImageFile, labels: Images, *, normalization: Normalization = "seed"
+) -> float:
     """Return the share of images, 0 to 1, whose predicted class is their label."""
-    return float((reference_logits(model, images).argmax(axis=1) == labels).mean())
+    logits = reference_logits(model, images, normalization=normalization)
+    return float((logits.argmax(axis=1) == labels).mean())
 
 
 def resolve_device(name: DeviceName) -> torch.device:
