@@ -79,7 +79,7 @@ _add(
 _add(
     "tune",
     tune,
-    "Choose variant and session settings for this device.",
+    "Choose the best variant for this device.",
     "exported/mnist --max-accuracy-drop 0.1",
     "exported/mnist --objective size --max-accuracy-drop 0",
 )

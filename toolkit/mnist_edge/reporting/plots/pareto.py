@@ -33,7 +33,9 @@ def pareto(report: TuneReport, path: Path) -> Path:
         x, y = one.p50_us or 0.0, 100 * (one.selection_accuracy or 0.0)
         fill, frame = colour if one.meets_limits else "none", "black" if chosen else colour
         area = max(SMALLEST, AREA * one.bytes / largest)
-        axes.scatter(x, y, s=area, facecolors=fill, edgecolors=frame, linewidths=2.5 if chosen else 1, zorder=3 - area / AREA)
+        axes.scatter(
+            x, y, s=area, facecolors=fill, edgecolors=frame, linewidths=2.5 if chosen else 1, zorder=3 - area / AREA
+        )
         keys.append(Line2D([], [], linestyle="", marker="o", color=colour, label=_label(one, chosen=chosen)))
     front = frontier(shown)
     axes.plot(
