@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import MNIST_EDGE, report, row, run_child, target
+from benchmarks.common import MNIST_EDGE, report, row, run_child, target, train_or_continue, trained_on
 
 SEEDS = (0, 1, 2)
 
@@ -50,10 +50,10 @@ class Trained:
 
 
 def train_one(student: str, seed: int, recipe: str, device: str, folder: Path) -> Trained:
-    """Train and export one student."""
-    run, bundle = f"{student}-{seed}", f"bundle-{student}-{seed}"
-    options = ["--student", student, "--recipe", recipe, "--seed", str(seed), "--device", device, "--run", run]
-    trained = json.loads(run_child([MNIST_EDGE, "train", "--dataset", "mnist", *options, "--json"], folder).output)
+    """Train and export one student; a run that the folder holds already is continued."""
+    run, bundle = f"student-{student}-{seed}", f"bundle-{student}-{seed}"
+    settings = ["--student", student, "--recipe", recipe, "--seed", str(seed), "--run", run]
+    trained = train_or_continue(folder, run, [*settings, "--device", device])
     exported = json.loads(run_child([MNIST_EDGE, "export", "--run", run, "--output", bundle, "--json"], folder).output)
     variant = exported["variants"][0]
     print(f"  {student}, seed {seed}: {variant['accuracy']:.4f}, {variant['bytes']} bytes", file=sys.stderr, flush=True)
@@ -84,20 +84,23 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time; seconds then mean little")
     parser.add_argument("--recipe", default="student-best")
+    parser.add_argument("--runs", type=Path, help="folder that keeps the runs; those that it holds are continued")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(options.jobs) as pool:
+        folder = options.runs or Path(scratch)
         work = {
-            (student, seed): pool.submit(train_one, student, seed, options.recipe, options.device, Path(scratch))
+            (student, seed): pool.submit(train_one, student, seed, options.recipe, options.device, folder)
             for student in reversed(GOALS)  # the longest first
             for seed in SEEDS
         }
         found = {student: [work[student, seed].result() for seed in SEEDS] for student in GOALS}
+        devices = trained_on(folder)
     rows, targets = [], []
     for student, trained in found.items():
         more_rows, more_targets = rows_and_targets(student, trained)
         rows += more_rows
         targets += more_targets
-    how = f"Recipe {options.recipe}, seeds {', '.join(map(str, SEEDS))}, {options.jobs} trainings at a time."
+    how = f"Recipe {options.recipe}, seeds {', '.join(map(str, SEEDS))}, {options.jobs} trainings at a time, on {devices}."
     report("students", measured=f"{__doc__} {how}", rows=rows, targets=targets)
 
 
