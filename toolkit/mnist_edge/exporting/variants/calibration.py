@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -73,9 +74,17 @@ def calibration_set(dataset: Dataset, recipe: Recipe) -> CalibrationSet:
 
 
 def activation_ranges(layers: Sequence[Dense], calibration: CalibrationSet, divisor: float) -> tuple[float, ...]:
-    """Return the largest output of every ReLU on the calibration set, at least 1e-6; the smallest is 0."""
+    """Return the largest output of every ReLU on the calibration set, at least 1e-6; the smallest is 0.
+
+    Rounded up to three digits, so that another machine's rounding of the products does not change the file.
+    """
     largest = np.full(len(layers) - 1, 1e-6)
     for images in calibration.batches():
         found = [values.max() for values in hidden_activations(layers, images, divisor)]
         largest = np.maximum(largest, found) if found else largest
-    return tuple(float(value) for value in largest)
+    return tuple(_rounded_up(float(value)) for value in largest)
+
+
+def _rounded_up(value: float, digits: int = 3) -> float:
+    unit = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
+    return float(f"{math.ceil(value / unit) * unit:.{digits}g}")

@@ -107,9 +107,9 @@ class _Writer:
         stored = np.clip(np.rint(layer.weight / scale), -limit, limit).astype(np.int8)
         step = np.float32(input_scale * scale)
         wide = np.iinfo(np.int32)
-        sums = np.clip(np.rint(layer.bias / step), wide.min, wide.max).astype(np.int32)
+        bias = np.clip(np.rint(layer.bias / step), wide.min, wide.max).astype(np.int32)
         names = []
-        for part, value, unit, zero in (("weight", stored, scale, np.int8(0)), ("bias", sums, step, np.int32(0))):
+        for part, value, unit, zero in (("weight", stored, scale, np.int8(0)), ("bias", bias, step, np.int32(0))):
             inputs = [
                 self.constant(f"{prefix}_{part}_quantised", value),
                 self.constant(f"{prefix}_{part}_scale", unit),
