@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,9 @@ from mnist_edge.errors import BadFileError
 from mnist_edge.exporting.variants.dense import Dense, hidden_activations
 from mnist_edge.pixels import ImageFile, Images, take_rows
 from mnist_edge.records.data import Dataset
-from mnist_edge.training.loop import split
-from mnist_edge.training.recipes import Recipe
-from mnist_edge.training.stream import chunks_of
+
+if TYPE_CHECKING:
+    from mnist_edge.training.recipes import Recipe
 
 SEED = 0
 PER_CLASS = 200
@@ -50,6 +51,9 @@ def calibration_set(dataset: Dataset, recipe: Recipe) -> CalibrationSet:
     Raises:
         BadFileError: a class has fewer than LEAST_PER_CLASS; the ranges of its activations would be unknown.
     """
+    from mnist_edge.training.loop import split
+    from mnist_edge.training.stream import chunks_of
+
     chosen = split(dataset, recipe)[0].numpy()
     images, labels = dataset.train_images, dataset.train_labels
     if isinstance(images, ImageFile):

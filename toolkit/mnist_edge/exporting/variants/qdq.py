@@ -95,7 +95,9 @@ class _Writer:
         prefix = f"layer{number}"
         if exact or self.scale is None:
             weight = self.constant(f"{prefix}_weight", layer.weight.astype(np.float32))
-            bias = self.constant(f"{prefix}_bias", layer.bias.astype(np.float32))
+            # As a row: onnxruntime quantises a Gemm between a dequantiser and a quantiser, whatever its weights, unless
+            # its bias has two axes (WeightBiasQuantization, seen in 1.32).
+            bias = self.constant(f"{prefix}_bias", layer.bias.astype(np.float32)[None])
         else:
             weight, bias = self._quantised(prefix, layer, self.scale)
         return self.node("Gemm", [self.values, weight, bias], name or f"{prefix}_pre_activations")
