@@ -120,7 +120,7 @@ def _open_model(
         others = [other.name for other in bundle.manifest.variants if other != chosen]
         if variant is None and others:
             notify(f"evaluating the variant {chosen.name}; the bundle also has {', '.join(others)} (--variant NAME)")
-        return dataclasses.replace(opened, variant=chosen.name)
+        return dataclasses.replace(opened, variant=chosen.name, dataset=bundle.manifest.dataset)
     if kind == "onnx":
         return _open_onnx(model, settings, normalization, timeout)
     return _open_torch(model, normalization, notify)
