@@ -72,6 +72,8 @@ def export_bundle(request: ExportRequest, notify: Callable[[str], None] = lambda
         UnavailableError: onnxruntime is missing, or the folder cannot be written or is in use.
     """
     require_provider("cpu")
+    if request.student is not None and request.input != "uint8":
+        raise UsageError(f"--input {request.input}: a student takes raw images", hint="leave --input out")
     refuse_unexpected_files(request.output)
     with staging(request.output) as staged:
         origin = graph.Origin(
@@ -111,8 +113,6 @@ def _first_model(request: ExportRequest, origin: graph.Origin) -> tuple[VariantS
     """Return specification and file of the variant that is compared with PyTorch logit by logit."""
     if request.student is None:
         return FP32, graph.export_graph(request.model, request.input, origin, request.opset)
-    if request.input != "uint8":
-        raise UsageError(f"--input {request.input}: a student takes raw images", hint="leave --input out")
     spec = VariantSpec(
         name=variant_name(request.student.name), precision=student_precision(request.student), requirement="exact"
     )

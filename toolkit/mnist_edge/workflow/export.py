@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mnist_edge.contract import OPSET, InputKind, Normalization
 from mnist_edge.errors import UsageError
 from mnist_edge.verification.requirement import MAX_DROP
-from mnist_edge.workflow.folders import EXPORTED, VARIANT_RUNS, newest_run
+from mnist_edge.workflow.folders import EXPORTED, RUNS, VARIANT_RUNS, newest_run
 from mnist_edge.workflow.suspicion import suspect_normalization
 
 if TYPE_CHECKING:
@@ -132,5 +132,6 @@ def variant_context(
         opset=request.opset,
         max_accuracy_drop=max_accuracy_drop,
         runs=VARIANT_RUNS / request.dataset.name,
+        user_runs=RUNS,
         notify=notify,
     )

@@ -89,6 +89,15 @@ def student_precision(network: QuantisedNetwork) -> Precision:
     return names[min(layer.bits for layer in network.layers)]
 
 
+def encoding(network: QuantisedNetwork, opset: int) -> str:
+    """Return how the weights are stored, in one phrase."""
+    stored = {
+        f"INT{bits} initializers" if opset >= INTEGERS[bits][1] else f"{bits} bits, packed into uint8"
+        for bits in (layer.bits for layer in network.layers)
+    }
+    return " and ".join(sorted(stored))
+
+
 def student_graph(network: QuantisedNetwork, opset: int) -> bytes:
     """Return the ONNX file of a student: `image` uint8 (batch, 28, 28) to `logits` float32 (batch, 10).
 
