@@ -36,7 +36,7 @@ def test_the_recipe_seed_is_the_seeds() -> None:
     assert recipe == {
         "name": "seed", "epochs": 100, "small_set_factor": 1, "batch_size": 64, "lr": 0.01, "momentum": 0.0,
         "weight_decay": 0.0, "schedule": "constant", "warmup": 0.0, "label_smoothing": 0.0, "shift": 0, "holdout": 0.0,
-        "rotation": 0.0, "scaling": 0.0, "shear": 0.0, "elastic": 0.0,
+        "rotation": 0.0, "scaling": 0.0, "shear": 0.0, "elastic": 0.0, "undistorted": 0.0,
     }  # fmt: skip
     assert settings_for("seed", dataset="mnist", train_images=60_000).widths == (600, 400, 200, 100)
     assert settings_for("seed", dataset="digits", train_images=1437).recipe == find_recipe("seed")

@@ -218,12 +218,13 @@ def test_the_libraries_of_cuda_are_loaded_first_and_quietly(
         (
             "[E:onnxruntime:Default] Failed to load library /x/cuda.so with error: libcublasLt.so.13: cannot open",
             "libcublasLt.so.13",
-            "install",
+            "onnxruntime-gpu",
         ),
+        ("Failed to load library /x/cuda.so with error: libcuda.so.1: cannot open", "libcuda.so.1", "NVIDIA driver"),
         ("Failed to create CUDAExecutionProvider. Require cuDNN", "cannot create its CUDA provider", "nvidia-smi"),
         ("CUDA failure 35: CUDA driver version is insufficient ; GPU=0", "CUDA failure 35", "nvidia-smi"),
     ],
-    ids=["library", "provider", "driver"],
+    ids=["library", "no driver", "provider", "old driver"],
 )
 def test_the_log_of_onnxruntime_names_what_cuda_lacks(
     log: str, expected: str, hint: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -46,6 +46,8 @@ RequirementKind = Literal["exact", "lossy", "accuracy"]
 """What a variant must prove: `exact`, every logit of its reference to a tolerance; `lossy`, logits whose drift its
 precision explains, and no loss of accuracy; `accuracy`, no loss of accuracy alone, for weights of its own (pruned,
 distilled)."""
+StudentName = Literal["fast", "3k", "6k", "12k", "40k"]
+"""Small networks with low-bit weights: one for latency, and those named by the approximate bytes of their weights."""
 PYTORCH = "pytorch"
 """The reference of a variant that is compared with the PyTorch outputs recorded in the bundle."""
 
@@ -57,7 +59,9 @@ LogName = Literal["tensorboard"]
 """Where a run's loss and accuracy are logged besides its CSV files."""
 ScenarioName = Literal["single-stream", "multi-stream", "server", "offline", "idle"]
 """How requests arrive, named as in MLPerf Inference; `idle` is one request after a pause."""
-
+Objective = Literal["latency", "size", "throughput", "cold-start"]
+"""What `tune` makes as good as the limits allow: p50 of a run, bytes of the file, images per second, or the time from an
+open process to the first output."""
 
 LABELS: dict[DatasetName, tuple[str, ...]] = {
     "mnist": tuple("0123456789"),

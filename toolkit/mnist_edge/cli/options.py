@@ -57,7 +57,8 @@ def recipe_option() -> Any:
     """Return the option `--recipe`: a name, or a TOML file."""
     return typer.Option(
         metavar="NAME|FILE",
-        help="fast (default), best (minutes), seed (100 epochs of plain SGD), or a .toml file of your own.",
+        help="fast (default), best (minutes), seed (100 epochs of plain SGD); for students student (default) and student-best; "
+        "or a .toml file of your own.",
         autocompletion=_complete_recipe,
     )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mnist_edge.cli.options import DataDir, Json, NormalizeStateDict, dataset_option, recipe_option, whole_numbers
-from mnist_edge.contract import MAX_SEED, DeviceName, LogName
+from mnist_edge.contract import MAX_SEED, DeviceName, LogName, StudentName
 from mnist_edge.errors import StoppedError, UsageError
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ def train(
     widths: Annotated[
         str | None, typer.Option(help="Hidden widths, separated by commas. Default: 600,400,200,100.")
     ] = None,
+    student: Annotated[
+        StudentName | None,
+        typer.Option(help="Train a small convolutional network with 4-bit weights, named by their approximate bytes."),
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(min=0, max=MAX_SEED, help="Random seed of initial weights, order and augmentation. Default: 0."),
@@ -58,7 +62,10 @@ def train(
         int | None,
         typer.Option(min=1, help="CPU threads. Default: the faster of one and all, measured at the start."),
     ] = None,
-    run: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/<dataset>, or the resumed run's.")] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="Run folder. Default: runs/<dataset>, runs/<dataset>-student-<name>, or the resumed run's."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another run in the folder.")] = False,
     log: Annotated[LogName | None, typer.Option(help="Also write TensorBoard events into the run folder.")] = None,
     plot: Annotated[
@@ -101,6 +108,8 @@ def train(
             device=device,
             normalization=normalize,
             changes=changes,
+            student=student,
+            processes=processes,
             threads=threads,
             overwrite=overwrite,
             notify=say,

@@ -58,7 +58,11 @@ def unusable_cuda(log: str) -> UnavailableError | None:
     """Return the error for a log that reports that CUDA cannot be used, or None."""
     library = re.search(r"Failed to load library .*? with error: ([^\n]+)", log)
     if library:
-        return UnavailableError(f"CUDA cannot be used: {library[1]}", hint=install_hint("cuda"))
+        driver = library[1].startswith("libcuda.so")  # it comes with the driver, and with no package
+        return UnavailableError(
+            f"CUDA cannot be used: {library[1]}",
+            hint="install the NVIDIA driver, if there is a GPU; --provider cpu" if driver else install_hint("cuda"),
+        )
     failure = re.search(r"CUDA failure \d+: [^;\n]+", log)
     if failure or "Failed to create CUDAExecutionProvider" in log:
         reason = failure[0].strip() if failure else "onnxruntime cannot create its CUDA provider"

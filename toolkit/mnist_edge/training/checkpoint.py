@@ -28,7 +28,7 @@ from mnist_edge.training.checkpoint_checks import (
     check_settings,
     check_values,
 )
-from mnist_edge.training.model import build_model
+from mnist_edge.training.network import build_network
 from mnist_edge.training.recipes import Settings
 from mnist_edge.validation import validated
 
@@ -83,7 +83,7 @@ class Checkpoint:
 
     def model(self) -> nn.Sequential:
         """Return the model with these weights, on the CPU."""
-        model = build_model(self.settings.widths)
+        model = build_network(self.settings)
         model.load_state_dict(self.weights)
         return model
 

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from mnist_edge.contract import CLASSES, PIXELS
 from mnist_edge.training.recipes import Recipe, Settings, range_error
+from mnist_edge.training.student import Student
+from mnist_edge.training.student_shape import StudentShape
 
 if TYPE_CHECKING:
     from mnist_edge.training.checkpoint import Progress
@@ -34,7 +36,10 @@ Declared = tuple[str, tuple[int, ...]]
 
 def check_settings(settings: Settings, raw: Mapping[str, Any]) -> None:
     """Check the ranges of all settings, and that `raw`, the JSON they were read from, has no other setting."""
-    for record, found, where in ((Settings, raw, "settings"), (Recipe, raw["recipe"], "settings.recipe")):
+    parts = [(Settings, raw, "settings"), (Recipe, raw["recipe"], "settings.recipe")]
+    if settings.student is not None:
+        parts.append((StudentShape, raw["student"], "settings.student"))
+    for record, found, where in parts:
         unknown = sorted(set(found) - {field.name for field in fields(record)})
         if unknown:
             raise ValueError(f"{where}.{unknown[0]} is not a setting of this version")
@@ -108,17 +113,31 @@ def check_declared(declared: Mapping[str, Declared], settings: Settings, progres
 
 def _expected(settings: Settings) -> dict[str, Declared]:
     """Return every tensor of a checkpoint with momentum; the shape of `curve` stands for any length."""
-    state: dict[str, Declared] = {}
-    for index, (fan_in, fan_out) in enumerate(pairwise((PIXELS, *settings.widths, CLASSES))):
-        state[f"{2 * index}.weight"] = ("F32", (fan_out, fan_in))
-        state[f"{2 * index}.bias"] = ("F32", (fan_out,))
+    state, trained = _student_state(settings.student) if settings.student else _perceptron_state(settings.widths)
     return {
         **{f"{MODEL}{key}": value for key, value in state.items()},
-        **{f"{MOMENTUM}{key}": value for key, value in state.items()},
+        **{f"{MOMENTUM}{key}": state[key] for key in trained},
         "rng.sampler": ("U8", tuple(torch.Generator().get_state().shape)),
         "epoch.loss_sum": ("F32", ()),
         "curve": ("F32", (0,)),
     }
+
+
+def _perceptron_state(widths: tuple[int, ...]) -> tuple[dict[str, Declared], list[str]]:
+    """Return the tensors of a perceptron, and the keys of those that are trained."""
+    state: dict[str, Declared] = {}
+    for index, (fan_in, fan_out) in enumerate(pairwise((PIXELS, *widths, CLASSES))):
+        state[f"{2 * index}.weight"] = ("F32", (fan_out, fan_in))
+        state[f"{2 * index}.bias"] = ("F32", (fan_out,))
+    return state, list(state)
+
+
+def _student_state(shape: StudentShape) -> tuple[dict[str, Declared], list[str]]:
+    """Return the tensors of a student, and the keys of those that are trained."""
+    with torch.device("meta"):  # takes no memory
+        student = Student(shape)
+    state = {key: ("F32", tuple(value.shape)) for key, value in student.state_dict().items()}
+    return state, [key for key, _ in student.named_parameters()]
 
 
 def check_values(tensors: Mapping[str, Tensor]) -> None:
@@ -126,6 +145,8 @@ def check_values(tensors: Mapping[str, Tensor]) -> None:
     for key, value in tensors.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise ValueError(f"{key.removeprefix(MODEL)} holds NaN or infinite values")
+        if key.endswith(".variance") and bool((value < 0).any()):
+            raise ValueError(f"{key.removeprefix(MODEL)} holds negative values")
     try:
         torch.Generator().set_state(tensors["rng.sampler"])
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""The hand-written step as a CUDA graph: some forty small kernels launched as one.
+"""A step as a CUDA graph: some forty small kernels launched as one.
 
 At batch 64 a GPU finishes a kernel sooner than Python launches the next. The captured step reads its batch
 and learning rate from fixed tensors and writes its loss to one; nothing in it waits for the GPU.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mnist_edge.training.step import WrittenStep
+from mnist_edge.training.step import EagerStep
 
 EAGER_STEPS = 3
 """Eager steps before the capture: libraries initialise themselves in their first calls, which no graph may contain."""
@@ -42,7 +42,7 @@ class GraphStep:
 
     def __init__(
         self,
-        step: WrittenStep,
+        step: EagerStep,
         batch_size: int,
         capture: Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]] = cuda_capture,
     ) -> None:

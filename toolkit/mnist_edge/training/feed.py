@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mnist_edge.contract import CLASSES, SIDE
+from mnist_edge.contract import CLASSES, SIDE, Normalization
 from mnist_edge.pixels import Images
 from mnist_edge.ranks import Rank
 from mnist_edge.training.augment import Deformer
@@ -34,6 +34,7 @@ class Feed:
         recipe: Recipe,
         device: torch.device,
         rank: Rank,
+        normalization: Normalization = "seed",
     ) -> None:
         self.deformer = Deformer(recipe, device) if recipe.deforms else None
         self.choices = 1 if recipe.deforms else 2 * recipe.shift + 1
@@ -45,18 +46,24 @@ class Feed:
         self.recipe = recipe
         self.device = device
         self.rank = rank
+        self.normalization = normalization
         smoothing = recipe.label_smoothing
         self.targets = torch.eye(CLASSES, device=device) * (1 - smoothing) + smoothing / CLASSES
 
-    def epoch(self, sampler: torch.Generator, from_step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(
+        self, sampler: torch.Generator, from_step: int, *, distort: bool = True
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (pixels float32 (n, 784), targets float32 (n, 10)), this rank's share of each batch.
 
-        All randomness is drawn at the start, identically on every rank.
+        All randomness is drawn at the start, identically on every rank. Without `distort` the images are only ordered
+        anew, neither shifted nor deformed.
         """
         count, batch = len(self.chosen), self.recipe.batch_size
         order = self.chosen[torch.randperm(count, generator=sampler)]
         shifts = torch.randint(self.choices, (2, count), generator=sampler)
         draws = [] if self.deformer is None else [*self.deformer.draw(count, sampler)]
+        if not distort:
+            shifts, draws = torch.full_like(shifts, self.choices // 2), []
         if self.rank.size > 1:
             mine = torch.arange(count) % batch % self.rank.size == self.rank.number
             order, shifts, draws = order[mine], shifts[:, mine], [drawn[mine] for drawn in draws]
@@ -72,9 +79,9 @@ class Feed:
                 images = self.images.index_select(0, index)
             else:
                 images = self.windows[index, shifts[0, rows], shifts[1, rows]]
-            if self.deformer is not None:
+            if self.deformer is not None and draws:
                 images = self.deformer.deform(images, *(drawn[rows] for drawn in draws))
-            pixels = normalize_pixels(images.flatten(1))  # (rows, 784)
+            pixels = normalize_pixels(images.flatten(1), self.normalization)  # (rows, 784)
             targets = self.targets[self.labels[index]]  # (rows, 10)
             for step in range(max(0, from_step - first), min(block, steps - first)):
                 part = slice(step * share, (step + 1) * share)

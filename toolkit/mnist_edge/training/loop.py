@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from mnist_edge.contract import Normalization
 from mnist_edge.errors import CheckFailedError
 from mnist_edge.pixels import ImageFile, Images, take_rows
 from mnist_edge.ranks import ALONE, Rank
@@ -19,9 +20,9 @@ from mnist_edge.training.checkpoint import Checkpoint, Progress, environment_of
 from mnist_edge.training.cuda_graph import GraphStep
 from mnist_edge.training.feed import Feed
 from mnist_edge.training.group import SharedStep
-from mnist_edge.training.model import accuracy, build_model
+from mnist_edge.training.network import build_network, deployed_accuracy, normalization_of, step_for
 from mnist_edge.training.recipes import Recipe, Settings, learning_rate
-from mnist_edge.training.step import Step, WrittenStep, momentum_of
+from mnist_edge.training.step import Step, momentum_of
 from mnist_edge.training.stream import Stream, chunks_of
 
 KEEP_LOSS_EVERY = 30
@@ -49,7 +50,7 @@ def new_run(settings: Settings, model: nn.Sequential | None = None) -> Run:
     if model is None:
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
-            model = build_model(settings.widths)
+            model = build_network(settings)
     return Run(settings=settings, model=model, sampler=sampler)
 
 
@@ -110,12 +111,14 @@ def held_out(dataset: Dataset, recipe: Recipe) -> tuple[Images | ImageFile, Imag
     return images[held], labels[held]
 
 
-def feed_for(dataset: Dataset, recipe: Recipe, device: torch.device, rank: Rank) -> Feed | Stream:
+def feed_for(
+    dataset: Dataset, recipe: Recipe, device: torch.device, rank: Rank, normalization: Normalization = "seed"
+) -> Feed | Stream:
     """Return the source of batches of all images that are not held out."""
     images, labels, chosen = dataset.train_images, dataset.train_labels, split(dataset, recipe)[0]
     if isinstance(images, ImageFile):
-        return Stream(images, labels, chunks_of(len(images))[chosen.numpy()], recipe, device, rank)
-    return Feed(images, labels, chosen, recipe, device, rank)
+        return Stream(images, labels, chunks_of(len(images))[chosen.numpy()], recipe, device, rank, normalization)
+    return Feed(images, labels, chosen, recipe, device, rank, normalization)
 
 
 def train(run: Run, dataset: Dataset, device: torch.device, hooks: Hooks, rank: Rank = ALONE) -> bool:
@@ -131,7 +134,7 @@ def train(run: Run, dataset: Dataset, device: torch.device, hooks: Hooks, rank: 
     run.model.to(device)
     run.momentum = momentum_of(run.model, recipe, run.momentum)
     step = _step(run, rank, device)
-    feed = feed_for(dataset, recipe, device, rank)
+    feed = feed_for(dataset, recipe, device, rank, normalization_of(run.model))
     held_images, held_labels = held_out(dataset, recipe)
     steps = steps_per_epoch(dataset, recipe)
     run.loss_sum = run.loss_sum.to(device)
@@ -140,7 +143,7 @@ def train(run: Run, dataset: Dataset, device: torch.device, hooks: Hooks, rank: 
     while progress.epoch < recipe.epochs:
         started = time.perf_counter() - progress.seconds
         at_start = run.sampler.get_state()
-        batches = feed.epoch(run.sampler, from_step=progress.step)
+        batches = feed.epoch(run.sampler, progress.step, distort=recipe.distorts(progress.epoch))
         for pixels, targets in batches:
             done = progress.epoch * steps + progress.step
             rate = learning_rate(recipe, done, recipe.epochs * steps)
@@ -163,7 +166,7 @@ def train(run: Run, dataset: Dataset, device: torch.device, hooks: Hooks, rank: 
         record = EpochRecord(
             epoch=progress.epoch + 1,
             loss=float(run.loss_sum) / steps,
-            holdout_accuracy=accuracy(run.model, held_images, held_labels) if len(held_labels) else None,
+            holdout_accuracy=deployed_accuracy(run.model, held_images, held_labels) if len(held_labels) else None,
             learning_rate=learning_rate(recipe, (progress.epoch + 1) * steps - 1, recipe.epochs * steps),
             seconds=time.perf_counter() - started,
         )
@@ -182,9 +185,8 @@ def _step(run: Run, rank: Rank, device: torch.device) -> Step:
     recipe = run.settings.recipe
     if rank.size > 1:
         return SharedStep(run.model, recipe, run.momentum, rank)
-    if device.type == "cuda":
-        return GraphStep(WrittenStep(run.model, recipe, run.momentum), recipe.batch_size)
-    return WrittenStep(run.model, recipe, run.momentum)
+    step = step_for(run.model, recipe, run.momentum)
+    return GraphStep(step, recipe.batch_size) if device.type == "cuda" else step
 
 
 def _check_finite(values: Tensor, progress: Progress, what: str = "the loss") -> None:

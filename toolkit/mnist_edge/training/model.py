@@ -90,20 +90,27 @@ def reference_logits(
 def reference_pre_activations(
     model: nn.Sequential, images: Images, *, normalization: Normalization = "seed"
 ) -> tuple[NDArray[np.float32], ...]:
-    """Return the pre-activations of each linear layer, float32 (N, width) each, for uint8 images (N, 28, 28)."""
+    """Return the pre-activations of each linear layer or convolution, for uint8 images (N, 28, 28).
+
+    Returns:
+        float32 (N, width) each; of a convolution channel after channel.
+    """
     device = next(model.parameters()).device
     values = normalize_pixels(torch.tensor(images).to(device).flatten(1), normalization)
     pre_activations = []
     for layer in model:
         values = layer(values)
-        if isinstance(layer, nn.Linear):
-            pre_activations.append(values.cpu().numpy())
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            pre_activations.append(values.flatten(1).cpu().numpy())
     return tuple(pre_activations)
 
 
-def accuracy(model: nn.Sequential, images: Images | ImageFile, labels: Images) -> float:
+def accuracy(
+    model: nn.Sequential, images: Images | ImageFile, labels: Images, *, normalization: Normalization = "seed"
+) -> float:
     """Return the share of images, 0 to 1, whose predicted class is their label."""
-    return float((reference_logits(model, images).argmax(axis=1) == labels).mean())
+    logits = reference_logits(model, images, normalization=normalization)
+    return float((logits.argmax(axis=1) == labels).mean())
 
 
 def resolve_device(name: DeviceName) -> torch.device:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from mnist_edge.contract import MAX_SEED, WIDTHS, DatasetName
 from mnist_edge.errors import BadFileError, UsageError
 from mnist_edge.files import require_regular_file
+from mnist_edge.training.student_shape import StudentShape
 from mnist_edge.validation import validated
 
 Schedule = Literal["constant", "one-cycle"]
@@ -36,6 +37,7 @@ class Recipe:
         scaling: share by which each direction is stretched or compressed, at most.
         shear: share of the height, at most.
         elastic: pixels, standard deviation of a smooth displacement field.
+        undistorted: share of the epochs, at the end, on images that are neither shifted nor deformed.
         holdout: share of the training set kept out of training, for choosing settings.
     """
 
@@ -55,11 +57,16 @@ class Recipe:
     scaling: float = 0.0
     shear: float = 0.0
     elastic: float = 0.0
+    undistorted: float = 0.0
 
     @property
     def deforms(self) -> bool:
         """Whether images are deformed, not only shifted by whole pixels."""
         return max(self.rotation, self.scaling, self.shear, self.elastic) > 0
+
+    def distorts(self, epoch: int) -> bool:
+        """Whether images are shifted and deformed in this epoch, counted from 0."""
+        return epoch < round(self.epochs * (1 - self.undistorted))
 
 
 TABLE = Path(__file__).with_name("recipes.toml")
@@ -134,6 +141,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "scaling": (0, 0.9),
     "shear": (0, 1),
     "elastic": (0, 8),
+    "undistorted": (0, 1),
 }
 """Least and greatest value of each setting, in recipes, options and checkpoints."""
 MAX_LAYERS, MAX_WIDTH = 100, 65_536
@@ -165,6 +173,9 @@ def range_error(settings: Settings) -> RangeError | None:
     if len(settings.widths) > MAX_LAYERS or not all(1 <= width <= MAX_WIDTH for width in settings.widths):
         found = ",".join(map(str, settings.widths[: MAX_LAYERS + 1]))
         return RangeError("widths", found, f"at most {MAX_LAYERS} widths of 1 to {MAX_WIDTH}")
+    problem = None if settings.student is None else settings.student.problem()
+    if problem is not None:
+        return RangeError(f"student.{problem[0]}", *problem[1:])
     if not 0 <= settings.seed <= MAX_SEED:
         return RangeError("seed", settings.seed, f"0 to {MAX_SEED}")
     error = _recipe_range_error(settings.recipe)
@@ -177,11 +188,14 @@ class Settings:
 
     Attributes:
         fingerprint: of the dataset where it is a user's folder; see `Dataset`.
+        widths: of the perceptron; empty for a student.
+        student: shape of the student that is trained in its place; None for the perceptron.
     """
 
     dataset: DatasetName
     fingerprint: str = ""
     widths: tuple[int, ...] = WIDTHS
+    student: StudentShape | None = None
     seed: int = 0
     recipe: Recipe
 
@@ -193,6 +207,7 @@ def settings_for(
     train_images: int,
     fingerprint: str = "",
     widths: tuple[int, ...] = WIDTHS,
+    student: StudentShape | None = None,
     seed: int = 0,
     epochs: int | None = None,
     lr: float | None = None,
@@ -216,7 +231,14 @@ def settings_for(
         "batch_size": base.batch_size if batch_size is None else batch_size,
     }
     changed = dataclasses.replace(base, **chosen)  # type: ignore[arg-type]
-    settings = Settings(dataset=dataset, fingerprint=fingerprint, widths=widths, seed=seed, recipe=changed)
+    settings = Settings(
+        dataset=dataset,
+        fingerprint=fingerprint,
+        widths=widths if student is None else (),
+        student=student,
+        seed=seed,
+        recipe=changed,
+    )
     error = range_error(settings)
     if error is not None:  # the recipe itself is in range: an option is not
         option = "--" + error.name.removeprefix("recipe.").replace("_", "-")

@@ -40,7 +40,8 @@ from mnist_edge.training.loop import (
     steps_per_epoch,
     train,
 )
-from mnist_edge.training.model import accuracy, linear_layers, resolve_device, with_seed_normalization
+from mnist_edge.training.model import linear_layers, resolve_device, with_seed_normalization
+from mnist_edge.training.network import deployed_accuracy
 from mnist_edge.training.recipes import Settings
 from mnist_edge.training.state_dict import LoadedModel
 from mnist_edge.training.threads import choose_threads, limited_threads
@@ -162,7 +163,7 @@ def train_run(
             dataset=dataset.name,
             recipe=settings.recipe.name,
             epochs=start.run.progress.epoch,
-            test_accuracy=accuracy(start.run.model, dataset.test_images, dataset.test_labels),
+            test_accuracy=deployed_accuracy(start.run.model, dataset.test_images, dataset.test_labels),
             seconds=seconds,
             seconds_per_epoch=seconds / max(1, len(history)),
             device=environment_of(target)["device"],

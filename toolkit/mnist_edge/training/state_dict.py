@@ -15,15 +15,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mnist_edge.contract import CLASSES, PIXELS, SIDE, WIDTHS, DatasetName, Normalization
 from mnist_edge.errors import BadFileError, UsageError
 from mnist_edge.model_kind import require_model_kind
-from mnist_edge.training.checkpoint import checkpoint_path, load_checkpoint
+from mnist_edge.training.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
 from mnist_edge.training.model import build_model
+from mnist_edge.training.qat import QuantisedNetwork, deployed_network
 from mnist_edge.training.recipes import Recipe
+from mnist_edge.training.student import Student, quantised_network
 from mnist_edge.training.torch_file import SAVE_STATE, State, listed, read_tensors
 
 NORMALIZE_HINT = (
@@ -40,9 +43,10 @@ class LoadedModel:
     """A network, with what its file or the user states about it.
 
     Attributes:
-        network: as `build_model` makes it, on the CPU.
+        network: as `build_model` makes it, on the CPU; of a student, as `deployed_network` does.
         normalization: of the pixels that it was trained on.
         dataset: that it was trained on; None if the file does not state it.
+        student: the integers, scales and biases of a student; None for a perceptron.
         recipe: that it was trained with; None if the file does not state it.
         notes: assumptions and conversions, one line each.
     """
@@ -50,6 +54,7 @@ class LoadedModel:
     network: nn.Sequential
     normalization: Normalization
     dataset: DatasetName | None = None
+    student: QuantisedNetwork | None = None
     recipe: Recipe | None = None
     notes: tuple[str, ...] = ()
 
@@ -70,6 +75,8 @@ def read_model(path: Path, normalization: Normalization | None = None) -> Loaded
     if require_model_kind(file, "checkpoint", "state_dict") == "state_dict":
         return read_state_dict(file, normalization)
     checkpoint = load_checkpoint(file)
+    if checkpoint.settings.student is not None:
+        return _read_student(checkpoint, file, normalization)
     if normalization not in {None, "seed"}:
         raise UsageError(
             f"--normalize {normalization}: {file} was trained by mnist-edge on pixels from -1 to 1 (seed)",
@@ -78,6 +85,28 @@ def read_model(path: Path, normalization: Normalization | None = None) -> Loaded
     settings = checkpoint.settings
     return LoadedModel(
         network=checkpoint.model(), normalization="seed", dataset=settings.dataset, recipe=settings.recipe
+    )
+
+
+def _read_student(checkpoint: Checkpoint, file: Path, normalization: Normalization | None) -> LoadedModel:
+    settings, student = checkpoint.settings, checkpoint.model()
+    assert isinstance(student, Student)
+    if normalization is not None:
+        raise UsageError(
+            f"--normalize {normalization}: {file} is a student, which takes raw pixels", hint="leave --normalize out"
+        )
+    network = quantised_network(student)
+    for number, layer in enumerate(network.layers, 1):
+        if not (np.isfinite(layer.scale).all() and np.isfinite(layer.bias).all()):
+            raise BadFileError(
+                f"{file}: scales or biases of layer {number} are beyond float16", hint="train it with a smaller --lr"
+            )
+    return LoadedModel(
+        network=deployed_network(network),
+        normalization="raw",
+        dataset=settings.dataset,
+        student=network,
+        recipe=settings.recipe,
     )
 
 

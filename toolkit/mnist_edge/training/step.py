@@ -36,6 +36,14 @@ class Step(Protocol):
         ...
 
 
+class EagerStep(Step, Protocol):
+    """A step that reads the learning rate from a number or, for a CUDA graph, from a tensor."""
+
+    def __call__(self, pixels: Tensor, targets: Tensor, lr: float | Tensor) -> Tensor:
+        """Take one step on a batch."""
+        ...
+
+
 def momentum_of(model: nn.Sequential, recipe: Recipe, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a momentum buffer per parameter, under its key and on its device; zeros where none was kept.
 
@@ -45,8 +53,13 @@ def momentum_of(model: nn.Sequential, recipe: Recipe, kept: Mapping[str, Tensor]
         return {}
     return {
         key: kept[key].to(value.device, copy=True) if key in kept else torch.zeros_like(value)
-        for key, value in model.state_dict().items()
+        for key, value in parameters_of(model).items()
     }
+
+
+def parameters_of(model: nn.Sequential) -> dict[str, Tensor]:
+    """Return the tensors that are trained, by key: all of a state_dict but running statistics."""
+    return {key: value.detach() for key, value in model.named_parameters()}
 
 
 def update(model: nn.Sequential, momentum: dict[str, Tensor], recipe: Recipe, lr: float | Tensor) -> None:
@@ -54,13 +67,23 @@ def update(model: nn.Sequential, momentum: dict[str, Tensor], recipe: Recipe, lr
 
     Momentum = mu * momentum + g; parameter -= lr * (g + mu * momentum), with g = gradient + decay * parameter.
     """
-    parameters = list(model.parameters())
+    descend(dict(model.named_parameters()), momentum, recipe, lr, recipe.weight_decay)
+
+
+def descend(
+    parameters: Mapping[str, nn.Parameter],
+    momentum: dict[str, Tensor],
+    recipe: Recipe,
+    lr: float | Tensor,
+    weight_decay: float,
+) -> None:
+    """Update some of a model's parameters, as `update` does, with a weight decay of their own."""
     sgd(
-        [parameter.data for parameter in parameters],
-        [parameter.grad for parameter in parameters if parameter.grad is not None],
-        list(momentum.values()) or [None] * len(parameters),
+        [parameter.data for parameter in parameters.values()],
+        [parameter.grad for parameter in parameters.values() if parameter.grad is not None],
+        [momentum[key] if momentum else None for key in parameters],
         fused=True,  # one pass over memory
-        weight_decay=recipe.weight_decay,
+        weight_decay=weight_decay,
         momentum=recipe.momentum,
         lr=lr,
         dampening=0.0,

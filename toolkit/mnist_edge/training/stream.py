@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnist_edge.contract import Normalization
 from mnist_edge.pixels import ImageFile, Images, RowRanges, take_rows
 from mnist_edge.ranks import Rank
 from mnist_edge.training.feed import Feed
@@ -49,6 +50,7 @@ class Stream:
         recipe: Recipe,
         device: torch.device,
         rank: Rank,
+        normalization: Normalization = "seed",
     ) -> None:
         self.images = images
         self.labels = labels
@@ -56,8 +58,11 @@ class Stream:
         self.recipe = recipe
         self.device = device
         self.rank = rank
+        self.normalization = normalization
 
-    def epoch(self, sampler: torch.Generator, from_step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(
+        self, sampler: torch.Generator, from_step: int, *, distort: bool = True
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (pixels float32 (n, 784), targets float32 (n, 10)).
 
         At the start, the order of the chunks and a seed for each window are drawn from `sampler`. So the windows that
@@ -76,8 +81,10 @@ class Stream:
         for window in range(from_step // steps, windows):
             rows = slice(window * steps * batch, (window + 1) * steps * batch)
             feed = self._window(images[rows], labels[rows])
-            yield from feed.epoch(torch.Generator().manual_seed(seeds[window]), max(0, from_step - window * steps))
+            window_sampler = torch.Generator().manual_seed(seeds[window])
+            yield from feed.epoch(window_sampler, max(0, from_step - window * steps), distort=distort)
             del feed  # before the next is read
 
     def _window(self, images: Images, labels: Images) -> Feed:
-        return Feed(images, labels, torch.arange(len(images)), self.recipe, self.device, self.rank)
+        order = torch.arange(len(images))
+        return Feed(images, labels, order, self.recipe, self.device, self.rank, self.normalization)

@@ -17,7 +17,8 @@ from mnist_edge.ranks import ALONE
 from mnist_edge.records.data import Dataset
 from mnist_edge.training.feed import Feed
 from mnist_edge.training.loop import Run
-from mnist_edge.training.step import WrittenStep, momentum_of
+from mnist_edge.training.network import normalization_of, step_for
+from mnist_edge.training.step import momentum_of
 
 ROUNDS = 2
 """Rounds in which every number of threads is timed, in turn."""
@@ -77,9 +78,9 @@ def _busy(cpus: int) -> list[str]:
 def _seconds_per_step(run: Run, dataset: Dataset, candidates: tuple[int, ...]) -> dict[int, float]:
     """Return the mean time of a step, including the preparation of its batch, by number of threads."""
     model, recipe, cpu = copy.deepcopy(run.model).cpu(), run.settings.recipe, torch.device("cpu")
-    step = WrittenStep(model, recipe, momentum_of(model, recipe, {}))
+    step = step_for(model, recipe, momentum_of(model, recipe, {}))
     images, labels = dataset.train_images[:IMAGES], dataset.train_labels[:IMAGES]
-    feed = Feed(images, labels, torch.arange(len(images)), recipe, cpu, ALONE)
+    feed = Feed(images, labels, torch.arange(len(images)), recipe, cpu, ALONE, normalization_of(model))
     sampler = torch.Generator().manual_seed(0)
     times: dict[int, list[float]] = {number: [] for number in candidates}
     for number in candidates * ROUNDS:

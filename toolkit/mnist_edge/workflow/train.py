@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_edge.contract import WIDTHS, DeviceName, Normalization
+from mnist_edge.contract import WIDTHS, DeviceName, Normalization, StudentName
 from mnist_edge.errors import StoppedError, UsageError
 from mnist_edge.model_kind import require_model_kind
 from mnist_edge.workflow.folders import RUNS
@@ -54,6 +54,8 @@ def prepare_training(
     device: DeviceName = "auto",
     normalization: Normalization | None = None,
     changes: dict[str, Any],
+    student: StudentName | None = None,
+    processes: int = 1,
     threads: int | None = None,
     overwrite: bool = False,
     continue_run: bool = False,
@@ -66,18 +68,20 @@ def prepare_training(
         data_dir: folder in which datasets are looked for first.
         recipe: a name, or a TOML file.
         resume: run folder or checkpoint to continue, or a .pth whose weights are the start.
-        run: run folder; None takes `runs/<dataset>`, or the resumed run's.
+        run: run folder; None takes `runs/<dataset>`, with `-student-<name>` for a student, or the resumed run's.
         device: must be available.
         normalization: of the pixels that a .pth was trained on.
         changes: settings that the user named, None for the others. A resumed run accepts those of its checkpoint,
             and another number of epochs.
+        student: to train in place of the perceptron.
+        processes: that are going to train together.
         threads: to train with on the CPU; None chooses.
         overwrite: replace another run in the folder.
         continue_run: resume the run in the folder, where there is one and it is not to be overwritten.
         notify: takes one plain line about what happens.
 
     Raises:
-        UsageError: an option that does not fit the checkpoint; more threads than CPUs.
+        UsageError: an option that does not fit the checkpoint, or the student; more threads than CPUs.
     """
     from mnist_edge.cpus import require_cpus
     from mnist_edge.data.sources import load_dataset
@@ -95,18 +99,30 @@ def prepare_training(
         resume = run
     path = None if resume is None else checkpoint_path(resume)
     kind = None if path is None else require_model_kind(path, "checkpoint", "state_dict")
+    if student is not None and changes["widths"] is not None:
+        raise UsageError(f"--student {student} has layers of its own", hint="leave --widths out, or --student")
+    if student is not None and kind == "state_dict":
+        raise UsageError(
+            f"--student {student} starts from fresh weights, {path} holds those of a perceptron",
+            hint="leave --resume out, or --student",
+        )
     if normalization is not None and kind != "state_dict":
         raise UsageError("--normalize is for the weights of a .pth (--resume FILE.pth)", hint="leave --normalize out")
     if path is not None and kind == "checkpoint":
         checkpoint = load_checkpoint(path)
-        _refuse_changes(checkpoint.settings, recipe, changes)
+        _refuse_changes(checkpoint.settings, recipe, changes, student)
         data = load_dataset(dataset or checkpoint.settings.dataset, data_dir, notify)
         start = resume_run(path, changes["epochs"])
         folder = run or path.parent
     else:
         data = load_dataset(dataset or "mnist", data_dir, notify)
-        folder = run or RUNS / data.name
-        start = _fresh(path, normalization, recipe, data, changes, notify)
+        folder = run or RUNS / (data.name if student is None else f"{data.name}-student-{student}")
+        start = _fresh(path, normalization, recipe, data, changes, student, notify)
+    if start.run.settings.student is not None and max(processes, this_rank().size) > 1:
+        raise UsageError(
+            "a student is trained by one process: batch normalisation takes the statistics of a whole batch",
+            hint="leave --processes out, or start it without torchrun",
+        )
     if this_rank().restarts:
         start = start_after_restart(folder, start)
     return TrainingRequest(start=start, data=data, folder=folder, threads=threads, overwrite=overwrite)
@@ -160,13 +176,16 @@ def train(
     return report
 
 
-def _refuse_changes(kept: Settings, recipe: str | None, changes: dict[str, Any]) -> None:
+def _refuse_changes(kept: Settings, recipe: str | None, changes: dict[str, Any], student: StudentName | None) -> None:
     """Raise UsageError for an option whose value is not the checkpoint's; the number of epochs may change.
 
     Equal values are accepted, so that the command that started a run works again with `--resume` added.
     """
     from mnist_edge.training.recipes import find_recipe
 
+    found_student = "none" if kept.student is None else kept.student.name
+    if student is not None and student != found_student:
+        raise _changed("--student", student, found_student)
     named = {key: value for key, value in changes.items() if value is not None}
     for key in ("seed", "widths"):
         if key in named and named[key] != getattr(kept, key):
@@ -188,7 +207,7 @@ def _refuse_changes(kept: Settings, recipe: str | None, changes: dict[str, Any])
 
 def _changed(option: str, found: Any, kept: Any) -> UsageError:
     def text(value: Any) -> str:
-        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        return (",".join(map(str, value)) or "none") if isinstance(value, tuple) else str(value)
 
     return UsageError(
         f"{option} {text(found)}: the checkpoint has {text(kept)}, and a resumed run keeps it",
@@ -202,6 +221,7 @@ def _fresh(
     recipe: str | None,
     data: Dataset,
     changes: dict[str, Any],
+    student: StudentName | None,
     notify: Notify,
 ) -> Start:
     """Return the start of a run from initial weights or from those of a .pth."""
@@ -209,12 +229,14 @@ def _fresh(
     from mnist_edge.training.recipes import settings_for
     from mnist_edge.training.run import Start, start_from_weights
     from mnist_edge.training.state_dict import read_state_dict
+    from mnist_edge.training.student_shape import STUDENTS
 
     if weights is not None and changes["widths"] is not None:
         raise UsageError("--widths cannot change: the .pth file has its own", hint="leave --widths out")
     given = {**changes, "seed": changes["seed"] or 0, "widths": changes["widths"] or WIDTHS}
     settings = settings_for(
-        recipe or "fast",
+        recipe or ("fast" if student is None else "student"),
+        student=None if student is None else STUDENTS[student],
         dataset=data.name,
         train_images=len(data.train_images),
         fingerprint=data.fingerprint,

@@ -32,6 +32,7 @@ class VariantContext:
         opset: ONNX operator set of the file.
         max_accuracy_drop: accuracy that the variant may lose, a fraction of 1.
         runs: folder under which a kind that trains keeps its run folder, so that a killed one resumes.
+        user_runs: folder of the user's own runs, which a kind may take a finished one from.
         notify: takes one plain line about what happens.
     """
 
@@ -44,6 +45,7 @@ class VariantContext:
     opset: int
     max_accuracy_drop: float
     runs: Path
+    user_runs: Path
     notify: Callable[[str], None] = lambda _line: None
 
     @property
@@ -67,11 +69,13 @@ class Built:
     Attributes:
         model: content of its ONNX file, with the input and output of the fp32 variant.
         made: how it was made, as JSON values, for the manifest.
+        selection: images to measure its selection accuracy on, where it was trained on some of the context's.
     """
 
     model: bytes
     spec: VariantSpec
     made: dict[str, Any] = field(default_factory=dict)
+    selection: SelectionSplit | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
