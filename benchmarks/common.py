@@ -73,6 +73,23 @@ def make_run(folder: Path) -> Path:
     return folder / "run"
 
 
+def train_or_continue(folder: Path, run: str, options: Sequence[str]) -> dict[str, Any]:
+    """Return the report of `mnist-edge train` in `folder / run`; continue the run that is there, which may be finished."""
+    if (folder / run / "last.safetensors").exists():
+        options = ["--resume", run]
+    command = [MNIST_EDGE, "train", "--dataset", "mnist", *options, "--json"]
+    found: dict[str, Any] = json.loads(run_child(command, folder).output)
+    return found
+
+
+def trained_on(folder: Path) -> str:
+    """Return the devices that the runs in a folder were trained on, as their checkpoints record them."""
+    from mnist_edge.training.checkpoint import load_checkpoint  # imports torch
+
+    files = sorted(folder.glob("*/last.safetensors"))
+    return ", ".join(sorted({load_checkpoint(file).environment["device"] for file in files}))
+
+
 def make_bundle(folder: Path) -> Path:
     """Train for one epoch and export, in child processes; return the bundle folder."""
     make_run(folder)

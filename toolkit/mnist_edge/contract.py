@@ -59,7 +59,9 @@ LogName = Literal["tensorboard"]
 """Where a run's loss and accuracy are logged besides its CSV files."""
 ScenarioName = Literal["single-stream", "multi-stream", "server", "offline", "idle"]
 """How requests arrive, named as in MLPerf Inference; `idle` is one request after a pause."""
-
+Objective = Literal["latency", "size", "throughput", "cold-start"]
+"""What `tune` makes as good as the limits allow: p50 of a run, bytes of the file, images per second, or the time from an
+open process to the first output."""
 
 LABELS: dict[DatasetName, tuple[str, ...]] = {
     "mnist": tuple("0123456789"),

@@ -110,6 +110,11 @@ def percentile(samples: Sequence[float], share: float) -> float | None:
     return float(ordered[math.ceil(share * n) - 1])
 
 
+def geometric_mean(values: Sequence[float]) -> float:
+    """Return the mean in which a difference of logarithms is a ratio; at least one value, each above 0."""
+    return math.exp(float(np.log(np.asarray(values, dtype=np.float64)).mean()))
+
+
 def t_interval(center: float, values: Sequence[float], level: float) -> tuple[float, float]:
     """Return the Student t interval around `center`, on the log scale, from the spread of one value per process.
 

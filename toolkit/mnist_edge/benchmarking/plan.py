@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from mnist_edge.benchmarking.feeds import require_finite_outputs
-from mnist_edge.bundle.folder import Bundle, load_bundle
+from mnist_edge.bundle.folder import Bundle, is_bundle, load_bundle
 from mnist_edge.bundle.golden import GOLDEN
 from mnist_edge.contract import PIXELS, PYTORCH, Normalization, ProviderName
+from mnist_edge.cpus import require_cpus
 from mnist_edge.errors import UnavailableError, UsageError
 from mnist_edge.files import sha256_file
 from mnist_edge.records.benchmark import EXACT, Candidate, OutputRequirement, Scenario
 from mnist_edge.records.bundle import Variant
-from mnist_edge.records.settings import SessionSettings
+from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
 from mnist_edge.runtime.classifier import open_classifier
 from mnist_edge.runtime.trial import free_bytes, require_bounded
 from mnist_edge.verification.requirement import MAX_DROP, with_tf32
@@ -36,7 +38,8 @@ class Plan:
     Attributes:
         variants: names of a bundle's variants; empty for all.
         batches: None for 1, or for the batch size of a fixed-batch model.
-        threads: sizes of the thread pool on the CPU; a candidate on a GPU is timed once, with one thread.
+        threads: sizes of the thread pool on the CPU; None for that of the variant's recorded settings, one where none
+            were recorded. A candidate on a GPU is timed once, with one thread.
         rounds: fresh processes for each candidate.
         normalization: of the pixels of a float model that does not state it.
         tf32: on CUDA, round the factors of fp32 products to 10 bits.
@@ -46,7 +49,7 @@ class Plan:
     variants: tuple[str, ...] = ()
     provider: ProviderName = "cpu"
     batches: tuple[int, ...] | None = None
-    threads: tuple[int, ...] = (1,)
+    threads: tuple[int, ...] | None = None
     rounds: int = ROUNDS
     scenario: Scenario = SINGLE_STREAM
     normalization: Normalization | None = None
@@ -77,6 +80,15 @@ class _Model:
     variant: str
     file: Path
     requirement: OutputRequirement = EXACT
+    recorded: SessionSettings = DEFAULT_SETTINGS
+
+
+def recorded_provider(model: Path) -> ProviderName:
+    """Return the provider that the bundle's choice was tuned for; the CPU for any other model."""
+    if not is_bundle(model):
+        return "cpu"
+    bundle = load_bundle(model)
+    return "cpu" if bundle.manifest.choice is None else bundle.variant(bundle.manifest.choice).settings.provider
 
 
 def resolve_plan(plan: Plan) -> ResolvedPlan:
@@ -111,7 +123,8 @@ def _resolve_bundle(plan: Plan) -> ResolvedPlan:
             engine="onnxruntime",
             variant=variant.name,
             file=bundle.file(variant),
-            requirement=_requirement(variant),
+            requirement=requirement_of(variant),
+            recorded=variant.settings,
         )
         for variant in bundle.select(plan.variants)
     ]
@@ -172,20 +185,46 @@ def _candidates(
     scenarios = [plan.scenario]
     if plan.scenario.name == "idle":  # the same model without pauses, for comparison
         scenarios.append(dataclasses.replace(plan.scenario, name="single-stream", gap_ms=None))
-    cpu = [SessionSettings(threads=threads) for threads in plan.threads]
-    own = cpu if plan.provider == "cpu" else [SessionSettings(provider=plan.provider, tf32=plan.tf32)]
-    graphs = [] if plan.provider == "cpu" else [dataclasses.replace(one, cuda_graph=True) for one in own]
-    beside = [] if plan.provider == "cpu" else cpu
+    groups = _groups(plan, models, baseline)
+    require_cpus(max(settings.threads for group in groups for _, settings in group))
     return tuple(
         _candidate(model, batch, scenario, settings)
         for scenario in scenarios
         for batch in batches
-        for settings in (*own, *graphs, *beside)
-        for model in (*models, *([baseline] if baseline is not None and settings in own else []))
+        for group in groups
+        for model, settings in group
     )
 
 
-def _requirement(variant: Variant) -> OutputRequirement:
+def _groups(
+    plan: Plan, models: Sequence[_Model], baseline: _Model | None
+) -> list[list[tuple[_Model, SessionSettings]]]:
+    """Return what is timed side by side, with the settings of each; the baseline once for each provider and thread count."""
+
+    def with_recorded(provider: ProviderName, **named: Any) -> list[tuple[_Model, SessionSettings]]:
+        return [(model, model.recorded.with_named({"provider": provider, **named})) for model in models]
+
+    counts = [{}] if plan.threads is None else [{"threads": threads} for threads in plan.threads]
+    on_cpu = [with_recorded("cpu", **count) for count in counts]
+    if plan.provider == "cpu":
+        return [group + _baselines(baseline, group) for group in on_cpu]
+    own = with_recorded(plan.provider, tf32=plan.tf32, cuda_graph=False)
+    graphs = with_recorded(plan.provider, tf32=plan.tf32, cuda_graph=True)
+    return [own + _baselines(baseline, own), graphs, *on_cpu]
+
+
+def _baselines(
+    baseline: _Model | None, group: Sequence[tuple[_Model, SessionSettings]]
+) -> list[tuple[_Model, SessionSettings]]:
+    """Return the baseline with the settings that it shares with the candidates of a group, each once."""
+    if baseline is None:
+        return []
+    shared = [SessionSettings(provider=one.provider, threads=one.threads, tf32=one.tf32) for _, one in group]
+    return [(baseline, settings) for settings in dict.fromkeys(shared)]
+
+
+def requirement_of(variant: Variant) -> OutputRequirement:
+    """Return what the outputs of a variant's timed runs must meet."""
     return OutputRequirement(
         kind=variant.requirement, precision=variant.precision, max_accuracy_drop=variant.max_accuracy_drop or 0.0
     )

@@ -11,7 +11,8 @@ from typing import Any
 from mnist_edge.benchmarking.feeds import random_feeds
 from mnist_edge.benchmarking.outputs import load_golden, row_groups
 from mnist_edge.benchmarking.plan import Plan, resolve_plan
-from mnist_edge.records.benchmark import OperatorTime
+from mnist_edge.contract import Normalization
+from mnist_edge.records.benchmark import Candidate, OperatorTime
 from mnist_edge.runtime.classifier import open_classifier
 
 RUNS = 300
@@ -19,26 +20,37 @@ RUNS = 300
 
 
 def profile(plan: Plan) -> tuple[OperatorTime, ...]:
-    """Profile the first candidate of a plan over 300 runs; return the most expensive operator first.
+    """Profile the first candidate of a plan; return the most expensive operator first."""
+    resolved = resolve_plan(plan)
+    return profile_candidate(resolved.candidates[0], resolved.golden, plan.normalization)
+
+
+def profile_candidate(
+    candidate: Candidate, golden: Path | None, normalization: Normalization | None = None
+) -> tuple[OperatorTime, ...]:
+    """Profile a candidate over 300 runs; return the most expensive operator first.
 
     Profiling itself costs about as much time as a small operator: the shares are meaningful, the totals are not.
+
+    Args:
+        candidate: what to run.
+        golden: the golden file whose images are the inputs; None for random inputs.
+        normalization: of the pixels of a float model that does not state it.
     """
-    resolved = resolve_plan(plan)
-    candidate = resolved.candidates[0]
     with tempfile.TemporaryDirectory() as scratch:
         classifier = open_classifier(
             candidate.file,
             candidate.settings,
-            normalization=plan.normalization,
+            normalization=normalization,
             profile_prefix=Path(scratch) / "profile",
             trial=False,
         )
-        golden = load_golden(str(resolved.golden) if resolved.golden else None)
-        if golden is None:
+        reference = load_golden(str(golden) if golden else None)
+        if reference is None:
             feeds = random_feeds(classifier.input, candidate.batch)
         else:
-            groups = row_groups(len(golden.images), candidate.batch)
-            feeds = [classifier.prepare(golden.images[rows]) for rows in groups]
+            groups = row_groups(len(reference.images), candidate.batch)
+            feeds = [classifier.prepare(reference.images[rows]) for rows in groups]
         for turn in range(RUNS):
             classifier.run_for([classifier.output.name], feeds[turn % len(feeds)])
         events = json.loads(Path(classifier.session.end_profiling()).read_text())

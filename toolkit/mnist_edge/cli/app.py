@@ -16,6 +16,7 @@ from mnist_edge.cli.export import export
 from mnist_edge.cli.run import run
 from mnist_edge.cli.sweep import sweep
 from mnist_edge.cli.train import train
+from mnist_edge.cli.tune import tune
 from mnist_edge.cli.variants import variants
 from mnist_edge.cli.verify import verify
 from mnist_edge.errors import UsageError
@@ -74,6 +75,13 @@ _add(
     "Measure latency and throughput on this device.",
     "exported/mnist --batch 1,64 --output result.json",
     "exported/mnist --scenario server --rate 500",
+)
+_add(
+    "tune",
+    tune,
+    "Choose the best variant for this device.",
+    "exported/mnist --max-accuracy-drop 0.1",
+    "exported/mnist --objective size --max-accuracy-drop 0",
 )
 _add("compare", compare, "Compare two results of bench.", "before.json after.json --tolerance 10")
 _add("doctor", doctor, "Show what this machine has, and how to get what it lacks.", "", "--json")

@@ -36,14 +36,21 @@ def bench(
         list[str] | None, typer.Option(metavar="NAME", help="Variant of the bundle; repeatable. Default: all.")
     ] = None,
     provider: Annotated[
-        ProviderName, typer.Option(help="Execution provider; no other is used: exit 4 if it is not available.")
-    ] = "cpu",
+        ProviderName | None,
+        typer.Option(
+            help="Execution provider; no other is used: exit 4 if it is not available. Default: as tuned, else cpu."
+        ),
+    ] = None,
     batch: Annotated[
         str | None, typer.Option(help="Batch sizes, separated by commas. Default: 1, or the model's fixed one.")
     ] = None,
     threads: Annotated[
-        str, typer.Option(help="CPU thread counts, separated by commas; auto times 1, 2, 4 ... and recommends one.")
-    ] = "1",
+        str | None,
+        typer.Option(
+            help="CPU thread counts, separated by commas; auto times 1, 2, 4 ... and recommends one. "
+            "Default: as tuned, else 1."
+        ),
+    ] = None,
     scenario: Annotated[ScenarioName, typer.Option(help="How requests arrive.")] = "single-stream",
     rate: Annotated[
         float | None, typer.Option(min=0.01, max=1e9, help="Requests per second, for --scenario server.")
@@ -76,22 +83,22 @@ def bench(
 ) -> None:
     """Time onnxruntime, and PyTorch eager for comparison, in fresh interleaved processes."""
     from mnist_edge.benchmarking import plan as plans
-    from mnist_edge.benchmarking.threads import thread_counts
-    from mnist_edge.cpus import available_cpus
     from mnist_edge.reporting.console import say
     from mnist_edge.workflow.folders import newest_bundle
 
     require_plot(plot)
-    if tf32 and provider == "cpu":
+    chosen = model or newest_bundle(say)
+    on = provider or plans.recorded_provider(chosen)
+    if tf32 and on == "cpu":
         raise UsageError("--tf32 is for --provider cuda: a CPU has no TF32", hint="leave --tf32 out")
     if self_check and (compare or profile or plot):
         raise UsageError("--self-check is a mode of its own", hint="leave out --compare, --profile and --plot")
     plan = plans.Plan(
-        model=model or newest_bundle(say),
+        model=chosen,
         variants=tuple(variant or ()),
-        provider=provider,
+        provider=on,
         batches=None if batch is None else choices(batch, "--batch"),
-        threads=thread_counts(available_cpus()) if threads == "auto" else choices(threads, "--threads"),
+        threads=_thread_counts(threads),
         rounds=rounds or plans.ROUNDS,
         scenario=_scenario(scenario, rate, gap, duration),
         normalization=normalize,
@@ -105,6 +112,16 @@ def bench(
         _time_and_compare(plan, compare, tolerance / 100, anyway=anyway, profile=profile, results=results)
     else:
         _time(plan, profile=profile, results=results)
+
+
+def _thread_counts(text: str | None) -> tuple[int, ...] | None:
+    """Return the thread counts of `--threads`; None where the option is not given."""
+    from mnist_edge.benchmarking.threads import thread_counts
+    from mnist_edge.cpus import available_cpus
+
+    if text == "auto":
+        return thread_counts(available_cpus())
+    return None if text is None else choices(text, "--threads")
 
 
 def _time(plan: Plan, *, profile: bool, results: _Results) -> None:

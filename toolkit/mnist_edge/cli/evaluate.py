@@ -14,12 +14,16 @@ from mnist_edge.contract import ProviderName
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A run folder, checkpoint, .pth, bundle folder or any ONNX file.")],
     *,
-    variant: Annotated[str | None, typer.Option(help="A model of the bundle, by name. Default: its first.")] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(help="A model of the bundle, by name. Default: the one that tune chose, else its first."),
+    ] = None,
     dataset: Annotated[str | None, dataset_option("Default: the model's.")] = None,
     data_dir: DataDir = None,
     provider: Annotated[
-        ProviderName, typer.Option(help="Execution provider of an ONNX model; no other is used.")
-    ] = "cpu",
+        ProviderName | None,
+        typer.Option(help="Execution provider of an ONNX model; no other is used. Default: as tuned, else cpu."),
+    ] = None,
     normalize: NormalizeModel = None,
     timeout: Timeout = 60.0,
     plot: Annotated[
@@ -30,7 +34,6 @@ def evaluate(
 ) -> None:
     """Report accuracy, calibration, per-class recall and precision, and the confusion matrix on the test set."""
     from mnist_edge.model_kind import model_kind
-    from mnist_edge.records.settings import SessionSettings
     from mnist_edge.reporting.console import emit, say, say_next, status
     from mnist_edge.reporting.tables.evaluation import eval_table
     from mnist_edge.workflow.evaluate import evaluate as evaluate_stage
@@ -42,7 +45,7 @@ def evaluate(
             variant=variant,
             dataset=dataset,
             data_dir=data_dir,
-            settings=SessionSettings(provider=provider),
+            provider=provider,
             normalization=normalize,
             timeout=timeout,
             notify=say,

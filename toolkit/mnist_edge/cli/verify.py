@@ -32,13 +32,18 @@ def verify(
         ),
     ] = None,
     provider: Annotated[
-        ProviderName, typer.Option(help="Execution provider of the deployment; no other is used.")
-    ] = "cpu",
-    optimization: Annotated[Optimization, typer.Option(help="Graph optimisation level of onnxruntime.")] = "all",
+        ProviderName | None,
+        typer.Option(help="Execution provider of the deployment; no other is used. Default: as tuned, else cpu."),
+    ] = None,
+    optimization: Annotated[
+        Optimization | None, typer.Option(help="Graph optimisation level of onnxruntime. Default: as tuned, else all.")
+    ] = None,
     tf32: Annotated[
         bool, typer.Option("--tf32", help="Let CUDA round fp32 products to TF32; the model is then lossy.")
     ] = False,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of onnxruntime.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of onnxruntime. Default: as tuned, else 1.")
+    ] = None,
     batch: Annotated[
         str | None,
         typer.Option(
@@ -67,7 +72,7 @@ def verify(
     """Check hashes, logits, every prediction and accuracy. Exit 1 if a check fails, 3 if a byte was changed."""
     from mnist_edge.cpus import require_cpus
     from mnist_edge.model_kind import require_model_kind
-    from mnist_edge.records.settings import SessionSettings
+    from mnist_edge.records.settings import DEFAULT_SETTINGS
     from mnist_edge.reporting.console import emit, say, say_next, status
     from mnist_edge.reporting.tables.parity import parity_table
     from mnist_edge.runtime.session import require_provider
@@ -77,14 +82,19 @@ def verify(
 
     require_plot(plot)
     if outputs is None:  # with recorded outputs nothing is run, and onnxruntime is not needed
-        require_provider(provider)
-        require_cpus(threads)
+        require_provider(provider or "cpu")
+        require_cpus(threads or 1)
     if tf32 and provider != "cuda":
         raise UsageError("--tf32 is an option of CUDA", hint="--provider cuda, or leave it out")
     if outputs is not None:
-        _refuse_run_options(provider=provider != "cpu", batch=batch is not None, layers=layers, threads=threads != 1)
+        _refuse_run_options(
+            provider=provider is not None, batch=batch is not None, layers=layers, threads=threads is not None
+        )
+    options_of_session = {"provider": provider, "threads": threads, "optimization": optimization, "tf32": tf32 or None}
+    named = {name: value for name, value in options_of_session.items() if value is not None}
     options = VerifyOptions(
-        session=SessionSettings(provider=provider, threads=threads, optimization=optimization, tf32=tf32),
+        session=DEFAULT_SETTINGS.with_named(named),
+        named=named,
         batches=() if batch is None else choices(batch, "--batch"),
         max_drop=max_accuracy_drop / 100,
         layers=layers,

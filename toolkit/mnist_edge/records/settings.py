@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mnist_edge.contract import Optimization, ProviderName
 
@@ -38,6 +41,15 @@ class SessionSettings:
     def described(self) -> str:
         """In one phrase: `cpu, 2 threads, no spinning`, `cuda, 1 thread, TF32, CUDA graph`."""
         return ", ".join([self.provider, f"{self.threads} thread{'s' if self.threads > 1 else ''}", *self.extras])
+
+    def with_named(self, named: Mapping[str, Any]) -> SessionSettings:
+        """Return these settings, as they were recorded, with those that a user names.
+
+        Args:
+            named: values by field. Where the provider is another one, nothing recorded applies.
+        """
+        same = named.get("provider", self.provider) == self.provider
+        return dataclasses.replace(self if same else SessionSettings(), **named)
 
     @property
     def extras(self) -> tuple[str, ...]:

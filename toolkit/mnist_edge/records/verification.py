@@ -133,6 +133,7 @@ class VariantParity:
         batches: batch sizes that were run; none for outputs that were recorded elsewhere.
         layers: on failure or on request, where layer outputs are available.
         reason: why it failed, in a sentence; empty where it passed.
+        settings: of its session; None where recorded outputs were compared.
     """
 
     name: str
@@ -151,6 +152,7 @@ class VariantParity:
     layers: LayerReport | None
     passed: bool
     reason: str
+    settings: SessionSettings | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,13 +161,13 @@ class ParityReport(Report):
 
     Attributes:
         model: bundle folder or file.
-        settings: of the sessions; None where recorded outputs were compared.
+        settings: of all sessions; None where the variants' settings differ, or recorded outputs were compared.
         outputs: the file of recorded outputs that were compared instead of a model's; None otherwise.
         reference: where the outputs come from that variants are compared with by default.
         test_set: whether predictions were compared on the whole test set.
     """
 
-    schema: ClassVar[str] = "mnist-edge/verify/4"
+    schema: ClassVar[str] = "mnist-edge/verify/5"
     passed: bool
     model: str
     dataset: DatasetName

@@ -98,6 +98,7 @@ def open_session(
     name: str = "",
     *,
     profile_prefix: Path | None = None,
+    optimized: Path | None = None,
 ) -> OpenSession:
     """Open a model on one provider, all nodes of it.
 
@@ -106,6 +107,7 @@ def open_session(
         settings: provider, threads and options.
         name: what to call the model in an error; the file's path by default.
         profile_prefix: makes onnxruntime profile itself, into a file whose path begins so.
+        optimized: where onnxruntime writes the graph that it made of the model.
 
     Raises:
         UnavailableError: the provider is not available or would run only some of the nodes; no thread can be started;
@@ -129,6 +131,8 @@ def open_session(
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_prefix)
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
     options.log_severity_level = 4  # errors come as exceptions; warnings have no reader here
     if provider != "cpu":
         preload_libraries(onnxruntime)

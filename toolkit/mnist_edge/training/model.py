@@ -90,14 +90,18 @@ def reference_logits(
 def reference_pre_activations(
     model: nn.Sequential, images: Images, *, normalization: Normalization = "seed"
 ) -> tuple[NDArray[np.float32], ...]:
-    """Return the pre-activations of each linear layer, float32 (N, width) each, for uint8 images (N, 28, 28)."""
+    """Return the pre-activations of each linear layer or convolution, for uint8 images (N, 28, 28).
+
+    Returns:
+        float32 (N, width) each; of a convolution channel after channel.
+    """
     device = next(model.parameters()).device
     values = normalize_pixels(torch.tensor(images).to(device).flatten(1), normalization)
     pre_activations = []
     for layer in model:
         values = layer(values)
-        if isinstance(layer, nn.Linear):
-            pre_activations.append(values.cpu().numpy())
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            pre_activations.append(values.flatten(1).cpu().numpy())
     return tuple(pre_activations)
 
 

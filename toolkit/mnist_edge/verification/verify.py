@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mnist_edge.bundle.folder import Bundle
 from mnist_edge.bundle.golden import NO_LABEL
@@ -35,7 +36,9 @@ class VerifyOptions:
     """Settings that the model will be deployed with, and how much to check.
 
     Attributes:
-        session: how the model is opened.
+        session: how a model is opened.
+        named: settings that the user named. The variants of a bundle are then opened with their recorded settings and
+            these; None opens all of them as `session` says.
         batches: batch sizes to check besides 1, 2, 3, 7, 64 and all.
         max_drop: accuracy that a variant may lose, as a fraction of 1, where it is not exact.
         layers: compare layer outputs also where the logits agree.
@@ -44,11 +47,18 @@ class VerifyOptions:
     """
 
     session: SessionSettings = field(default_factory=SessionSettings)
+    named: Mapping[str, Any] | None = None
     batches: tuple[int, ...] = ()
     max_drop: float = MAX_DROP
     layers: bool = False
     normalization: Normalization | None = None
     timeout: float = TIMEOUT_SECONDS
+
+    def of_variant(self, variant: Variant) -> VerifyOptions:
+        """Return the options with the settings of a variant's session."""
+        if self.named is None:
+            return self
+        return dataclasses.replace(self, session=variant.settings.with_named(self.named), named=None)
 
     def requirement(self, kind: RequirementKind, precision: Precision) -> Requirement:
         """Return the requirement of a model that runs with these settings."""
@@ -74,8 +84,8 @@ def verify_bundle(
         UnavailableError: the provider is not available.
     """
     chosen = bundle.manifest.variants if variants is None else variants
-    found = tuple(_verify_variant(bundle, variant, reference, options) for variant in chosen)
-    return _report(str(bundle.folder), bundle.manifest.dataset, reference, options.session, found)
+    found = tuple(_verify_variant(bundle, variant, reference, options.of_variant(variant)) for variant in chosen)
+    return _report(str(bundle.folder), bundle.manifest.dataset, reference, found)
 
 
 def verify_model(
@@ -91,7 +101,7 @@ def verify_model(
     precision = precision_of(model)
     requirement = options.requirement(requirement_of(precision), precision)
     found = _check(model.stem, model, requirement, reference, options, lambda _: ([], reference))
-    return _report(str(model), dataset, reference, options.session, (found,))
+    return _report(str(model), dataset, reference, (found,))
 
 
 def verify_outputs(
@@ -115,7 +125,7 @@ def verify_outputs(
     compared = dataclasses.replace(reference, test_set=test_set)
     problems = [mismatch(bundle), _accuracy_problem(bundle, reference)]
     found = _with_reasons(dataclasses.replace(found, reference=chosen.description), problems, None)
-    report = _report(str(bundle.folder), bundle.manifest.dataset, compared, None, (found,))
+    report = _report(str(bundle.folder), bundle.manifest.dataset, compared, (found,))
     return dataclasses.replace(report, outputs=outputs.name)
 
 
@@ -144,14 +154,14 @@ def _report(
     model: str,
     dataset: DatasetName,
     reference: ReferenceOutputs,
-    settings: SessionSettings | None,
     variants: tuple[VariantParity, ...],
 ) -> ParityReport:
+    settings = {variant.settings for variant in variants}
     return ParityReport(
         passed=bool(variants) and all(variant.passed for variant in variants),
         model=model,
         dataset=dataset,
-        settings=settings,
+        settings=settings.pop() if len(settings) == 1 else None,
         outputs=None,
         reference=reference.description,
         test_set=reference.test_set is not None,
@@ -201,7 +211,7 @@ def _check(
     except RefusedModelError as error:
         images = len((reference.test_set or reference.golden).images)
         found = failed_parity(name, requirement, error.message, images)
-    found = dataclasses.replace(found, reference=reference.description)
+    found = dataclasses.replace(found, reference=reference.description, settings=options.session)
     return _with_reasons(found, problems, _layers(found, file, requirement, reference, options))
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_edge.contract import CLASSES, SIDE, DatasetName, Normalization
+from mnist_edge.contract import CLASSES, SIDE, DatasetName, Normalization, ProviderName
 from mnist_edge.errors import MnistEdgeError, UsageError
 from mnist_edge.model_kind import require_model_kind
 from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
@@ -55,7 +55,7 @@ def evaluate(
     variant: str | None = None,
     dataset: str | None = None,
     data_dir: Path | None = None,
-    settings: SessionSettings = DEFAULT_SETTINGS,
+    provider: ProviderName | None = None,
     normalization: Normalization | None = None,
     timeout: float = 60.0,
     notify: Notify = lambda _line: None,
@@ -64,10 +64,11 @@ def evaluate(
 
     Args:
         model: run folder, checkpoint, .pth, bundle folder or ONNX file.
-        variant: a model of the bundle, by name; None takes its first, which is the reference of the others.
+        variant: a model of the bundle, by name; None takes the one that `tune` chose, or else its first, which is the
+            reference of the others.
         dataset: a name or a folder; None takes the model's.
         data_dir: folder in which datasets are looked for first.
-        settings: of the session, for an ONNX file.
+        provider: of an ONNX model; None takes that of the variant's recorded settings, or else the CPU.
         normalization: of the pixels of a state_dict or a float ONNX file, which may not state it.
         timeout: seconds that one run of an ONNX file may take.
         notify: called with one plain line about progress, or a warning.
@@ -81,7 +82,8 @@ def evaluate(
     from mnist_edge.data.sources import load_test_set
     from mnist_edge.verification.accuracy import evaluate as compare_with_labels
 
-    opened = _open_model(model, variant, settings, normalization, timeout, notify)
+    named = {} if provider is None else {"provider": provider}
+    opened = _open_model(model, variant, named, normalization, timeout, notify)
     data = load_test_set(dataset or opened.dataset or "mnist", data_dir, notify)
     outputs = opened.predict(data.test_images, opened.normalization)
     report = compare_with_labels(
@@ -102,7 +104,7 @@ def evaluate(
 def _open_model(
     model: Path,
     variant: str | None,
-    settings: SessionSettings,
+    named: Mapping[str, Any],
     normalization: Normalization | None,
     timeout: float,
     notify: Notify,
@@ -115,14 +117,17 @@ def _open_model(
         from mnist_edge.bundle.folder import load_bundle
 
         bundle = load_bundle(model)
-        chosen = bundle.manifest.variants[0] if variant is None else bundle.variant(variant)
-        opened = _open_onnx(bundle.file(chosen), settings, normalization, timeout)
+        chosen = bundle.variant(variant or bundle.manifest.choice or bundle.manifest.variants[0].name)
+        opened = _open_onnx(bundle.file(chosen), chosen.settings.with_named(named), normalization, timeout)
         others = [other.name for other in bundle.manifest.variants if other != chosen]
         if variant is None and others:
-            notify(f"evaluating the variant {chosen.name}; the bundle also has {', '.join(others)} (--variant NAME)")
-        return dataclasses.replace(opened, variant=chosen.name)
+            why = ", which tune chose" if bundle.manifest.choice else ""
+            notify(
+                f"evaluating the variant {chosen.name}{why}; the bundle also has {', '.join(others)} (--variant NAME)"
+            )
+        return dataclasses.replace(opened, variant=chosen.name, dataset=bundle.manifest.dataset)
     if kind == "onnx":
-        return _open_onnx(model, settings, normalization, timeout)
+        return _open_onnx(model, DEFAULT_SETTINGS.with_named(named), normalization, timeout)
     return _open_torch(model, normalization, notify)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_edge.contract import DatasetName
+from mnist_edge.cpus import require_cpus
 from mnist_edge.errors import UnavailableError, UsageError
 from mnist_edge.model_kind import require_model_kind
 from mnist_edge.workflow.suspicion import suspect_normalization
@@ -55,6 +56,8 @@ def verify_folder(
 
     bundle = load_bundle(folder)
     chosen = bundle.select(variants)
+    if outputs is None:
+        require_cpus(max(options.of_variant(variant).session.threads for variant in chosen))
     if outputs is not None and len(chosen) > 1 and variants:
         raise UsageError("--outputs holds the outputs of one variant", hint=f"--variant {chosen[0].name}")
     name = bundle.manifest.dataset

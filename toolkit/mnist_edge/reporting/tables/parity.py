@@ -15,7 +15,8 @@ LISTED = 8
 
 def parity_table(report: ParityReport) -> RenderableType:
     """Return the result for a terminal of 80 columns or more."""
-    where = f"outputs in {report.outputs}" if report.settings is None else f"on {report.settings.described}"
+    where = "each variant with its settings" if report.settings is None else f"on {report.settings.described}"
+    where = f"outputs in {report.outputs}" if report.outputs is not None else where
     lines = [summary_line(report), f"compared with {report.reference}, {where}"]
     details = [line for v in report.variants for line in _details(v, report)]
     if not report.test_set:
@@ -49,7 +50,7 @@ def _variant_table(report: ParityReport) -> Table:
             justify="left" if heading in {"variant", "verdict"} else "right",
             no_wrap=True,
             overflow="ellipsis",
-            max_width=14 if heading == "variant" else None,
+            max_width=19 if heading == "variant" else None,
         )
     for v in report.variants:
         table.add_row(
@@ -68,6 +69,8 @@ def _details(v: VariantParity, report: ParityReport) -> list[str]:
     lines = [f"{v.name}: {v.reason}"] if v.reason else []
     if len(report.variants) > 1 and v.max_abs_error is not None:
         lines.append(f"{v.name}: {_flips(v)}")
+    if report.settings is None and v.settings is not None:
+        lines.append(f"{v.name}: on {v.settings.described}")
     if v.reference not in {"", report.reference}:
         lines.append(f"{v.name}: compared with {v.reference}")
     if v.requirement == "accuracy":

@@ -1,0 +1,1 @@
+"""Choose a variant and its session settings on this machine."""

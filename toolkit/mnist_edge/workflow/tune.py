@@ -1,0 +1,332 @@
+"""Choose the variant and the session settings that are best on this machine within limits."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnist_edge.contract import Objective, ProviderName
+from mnist_edge.errors import CheckFailedError, UnavailableError, UsageError
+from mnist_edge.records.tuning import Limits
+from mnist_edge.verification.requirement import MAX_DROP
+from mnist_edge.workflow.folders import RUNS
+
+if TYPE_CHECKING:
+    from mnist_edge.bundle.folder import Bundle
+    from mnist_edge.records.benchmark import OperatorTime
+    from mnist_edge.records.bundle import FailedVariant
+    from mnist_edge.records.tuning import TuneChoice, TuneReport
+    from mnist_edge.tuning.candidates import Entry
+    from mnist_edge.tuning.journal import Journal
+    from mnist_edge.tuning.search import Search
+    from mnist_edge.workflow.build import Builder
+
+THROUGHPUT_BATCH = 64
+"""Images of a run where throughput is the objective: enough to use the vector units, few enough for a buffer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneRequest:
+    """What to choose for.
+
+    Attributes:
+        bundle: folder of the bundle.
+        batch: images of a run; None for 64 where throughput is the objective, otherwise 1.
+        variants: names of the candidates, which are built where the bundle lacks them; without any, all that can
+            meet the limits at a reasonable cost.
+        run: that the bundle was exported from; None looks for it in `runs/`.
+        dataset: the folder that a bundle of a user's own digits was made with.
+        data_dir: folder in which datasets are looked for first.
+        overwrite: do not use the timings of an earlier call.
+        notify: takes one plain line about what happens.
+    """
+
+    bundle: Path
+    limits: Limits
+    objective: Objective = "latency"
+    provider: ProviderName = "cpu"
+    batch: int | None = None
+    variants: tuple[str, ...] = ()
+    run: Path | None = None
+    dataset: str | None = None
+    data_dir: Path | None = None
+    overwrite: bool = False
+    notify: Callable[[str], None] = field(default=lambda _line: None)
+
+
+def tune(request: TuneRequest) -> TuneReport:
+    """Build what is missing, time variants and settings, choose, confirm the choice, and write it into the manifest.
+
+    Work of an earlier call that was stopped is not repeated.
+
+    Returns:
+        The report; without a choice where no candidate meets the limits. The manifest is then as it was.
+
+    Raises:
+        UsageError: limits that contradict each other; a variant that nothing makes.
+        UnavailableError: no such provider; the bundle or the folder of timings is in use; no memory.
+        BadFileError: the bundle or the journal is damaged.
+        CheckFailedError: the choice does not pass on the test set.
+    """
+    from mnist_edge.benchmarking.environment import environment
+    from mnist_edge.bundle.folder import load_bundle
+    from mnist_edge.records.tuning import TuneReport
+    from mnist_edge.runtime.session import require_provider
+    from mnist_edge.tuning.choose import require_consistent
+    from mnist_edge.tuning.ranking import rank
+    from mnist_edge.tuning.search import Question, Search
+    from mnist_edge.tuning.timing import Stopwatch
+
+    started = time.monotonic()
+    require_provider(request.provider)
+    bundle = load_bundle(request.bundle)
+    sizes = {variant.name: variant.bytes for variant in bundle.manifest.variants}
+    if set(request.variants) <= set(sizes):
+        require_consistent(request.limits, {name: sizes[name] for name in request.variants})
+    with _journal(request) as journal:
+        not_built, notes = _build(request, bundle, journal)
+        bundle = load_bundle(request.bundle)
+        found = environment()
+        batch = request.batch or (THROUGHPUT_BATCH if request.objective == "throughput" else 1)
+        stopwatch = Stopwatch(bundle, journal, request.objective, batch, found)
+        question = Question(
+            bundle=bundle,
+            variants=_names(request, bundle),
+            limits=request.limits,
+            objective=request.objective,
+            provider=request.provider,
+            batch=batch,
+        )
+        request.notify(f"timing {len(question.variants)} variants and their settings in fresh processes")
+        search = Search(question, stopwatch, request.notify)
+        search.run()
+        request.notify("profiling")
+        profiles = _profiles(search, journal, found)
+        choice = None if search.chosen is None else _confirm(request, search)
+    return TuneReport(
+        bundle=request.bundle,
+        objective=request.objective,
+        provider=request.provider,
+        batch=batch,
+        limits=request.limits,
+        environment=found,
+        choice=choice,
+        candidates=rank(search, profiles, found),
+        not_built=tuple(not_built),
+        profiles={entry.variant: lines for entry, lines in profiles.items() if not entry.changes},
+        processes=stopwatch.processes,
+        seconds=time.monotonic() - started,
+        resumed=journal.reused > 0,
+        notes=tuple(notes),
+    )
+
+
+def study_folder(bundle: Path) -> Path:
+    """Return the folder in which the timings of a bundle are kept."""
+    return RUNS / f"tune-{bundle.resolve().name}"
+
+
+@contextlib.contextmanager
+def _journal(request: TuneRequest) -> Iterator[Journal]:
+    """Open the journal of finished work, for this process alone."""
+    from mnist_edge.files import ensure_folder, locked
+    from mnist_edge.tuning.journal import JOURNAL, Journal
+
+    folder = ensure_folder(study_folder(request.bundle))
+    with locked(folder):
+        if request.overwrite:
+            (folder / JOURNAL).unlink(missing_ok=True)
+        yield Journal(folder / JOURNAL)
+
+
+def _names(request: TuneRequest, bundle: Bundle) -> tuple[str, ...]:
+    """Return the names of the candidates that the bundle holds.
+
+    Raises:
+        UnavailableError: it holds none of those that were asked for.
+    """
+    present = [variant.name for variant in bundle.manifest.variants]
+    names = tuple(name for name in present if not request.variants or name in request.variants)
+    if not names:
+        raise UnavailableError(
+            f"{request.bundle} holds none of {', '.join(request.variants)}, and none could be built",
+            hint=f"--variant {present[0]}",
+        )
+    return names
+
+
+def _build(request: TuneRequest, bundle: Bundle, journal: Journal) -> tuple[list[FailedVariant], list[str]]:
+    """Build the variants that the bundle lacks; return those that failed, and a note where nothing can be built.
+
+    Raises:
+        UsageError: a variant is named that nothing makes.
+        UnavailableError: a variant is named that cannot be built here.
+    """
+    from mnist_edge.workflow.build import known_kinds, missing_kinds, open_builder
+
+    present = {variant.name for variant in bundle.manifest.variants}
+    kinds = known_kinds()
+    unknown = [name for name in request.variants if name not in present and kinds and name not in kinds]
+    if unknown:
+        known = [*present, *(kind for kind in kinds if kind not in present)]
+        raise UsageError(f"no variant is called {unknown[0]!r}", hint=f"one of {', '.join(known)}")
+    others, students = missing_kinds(bundle, request.variants)
+    absent = [name for name in request.variants if name not in present]
+    if not others and not students and not absent and kinds:
+        return [], []
+    try:
+        builder = open_builder(
+            bundle,
+            run=request.run,
+            dataset=request.dataset,
+            data_dir=request.data_dir,
+            max_accuracy_drop=max(request.limits.max_accuracy_drop, MAX_DROP),
+            notify=request.notify,
+        )
+    except UnavailableError as error:
+        if absent or request.run is not None:
+            raise
+        return [], [f"only the variants of the bundle are timed: {error.message} ({error.hint})"]
+    return _build_each(request, journal, builder, others, students), []
+
+
+def _build_each(
+    request: TuneRequest, journal: Journal, builder: Builder, others: list[str], students: list[str]
+) -> list[FailedVariant]:
+    """Build variants one after the other; students from the smallest on, until one meets the limits.
+
+    A larger student takes minutes to train, and is slower and larger than one that meets the limits.
+    """
+    failed = [_build_once(request, journal, builder, name) for name in others]
+    if not request.variants and request.objective != "size":
+        students = students[1:] or students  # the smallest is hardly faster than the next, and much less accurate
+    for name in students:
+        if not request.variants and _student_suffices(request):
+            break
+        failed.append(_build_once(request, journal, builder, name))
+    return [one for one in failed if one is not None]
+
+
+def _build_once(request: TuneRequest, journal: Journal, builder: Builder, name: str) -> FailedVariant | None:
+    """Build a variant, unless an earlier call has found that it fails."""
+    from mnist_edge.bundle.folder import load_bundle
+    from mnist_edge.records.bundle import FailedVariant
+
+    manifest = load_bundle(request.bundle).manifest
+    needs = {
+        "build": name,
+        "weights": manifest.weights_sha256,
+        "golden": manifest.golden_sha256,
+        "versions": manifest.versions,
+        "max_accuracy_drop": max(request.limits.max_accuracy_drop, MAX_DROP),
+    }
+    failed = journal.get(FailedVariant, needs)
+    if failed is None:
+        failed = builder.build(name)
+        if failed is not None:
+            journal.add(needs, dataclasses.asdict(failed))
+    return failed
+
+
+def _student_suffices(request: TuneRequest) -> bool:
+    """Return whether the bundle holds a student that meets the limits of accuracy and size."""
+    from mnist_edge.bundle.folder import load_bundle
+    from mnist_edge.tuning.choose import variant_misses
+    from mnist_edge.tuning.search import FP32
+    from mnist_edge.workflow.build import is_student
+
+    variants = load_bundle(request.bundle).manifest.variants
+    fp32 = next((variant.selection_accuracy for variant in variants if variant.name == FP32), None)
+    students = [variant for variant in variants if is_student(variant.name)]
+    return any(not variant_misses(variant, fp32, request.limits) for variant in students)
+
+
+def _profiles(search: Search, journal: Journal, environment: dict[str, Any]) -> dict[Entry, tuple[OperatorTime, ...]]:
+    """Profile the candidates that meet the limits, and default settings; profiles of an earlier call are used again."""
+    from mnist_edge.benchmarking.profile import profile_candidate
+    from mnist_edge.bundle.golden import GOLDEN
+    from mnist_edge.records.benchmark import Candidate, OperatorTime
+    from mnist_edge.tuning.ranking import profiled
+    from mnist_edge.tuning.timing import SCENARIO, lasting
+
+    question = search.question
+    profiles: dict[Entry, tuple[OperatorTime, ...]] = {}
+    for entry in dict.fromkeys(profiled(each) for each in search.stopwatch.timed):
+        variant = search.variants[entry.variant]
+        if entry in search.stopwatch.problems or (entry.changes and search.misses[entry.variant]):
+            continue
+        needs = {
+            "profile": variant.sha256,
+            "golden": question.bundle.manifest.golden_sha256,
+            "batch": question.batch,
+            "settings": dataclasses.asdict(entry.settings),
+            "environment": lasting(environment),
+        }
+        found = journal.get(tuple[OperatorTime, ...], needs)
+        if found is None:
+            candidate = Candidate(
+                engine="onnxruntime",
+                variant=variant.name,
+                file=question.bundle.file(variant),
+                batch=question.batch,
+                scenario=SCENARIO,
+                settings=entry.settings,
+            )
+            found = profile_candidate(candidate, question.bundle.folder / GOLDEN)
+            journal.add(needs, [dataclasses.asdict(line) for line in found])
+        profiles[entry] = found
+    return profiles
+
+
+def _confirm(request: TuneRequest, search: Search) -> TuneChoice:
+    """Verify the choice with its settings, on the test set where it is available, and write it into the manifest.
+
+    Raises:
+        CheckFailedError: it does not pass, or loses more accuracy than the limit there; the manifest stays.
+        UnavailableError: the bundle changed while it was timed.
+    """
+    from mnist_edge.bundle.choice import write_choice
+    from mnist_edge.bundle.folder import load_bundle
+    from mnist_edge.records.tuning import TuneChoice
+    from mnist_edge.tuning.ranking import ratio_to_fp32
+    from mnist_edge.verification.verify import VerifyOptions
+    from mnist_edge.workflow.verify import verify_folder
+
+    chosen, limits = search.chosen, request.limits
+    assert chosen is not None
+    variant, manifest = search.variants[chosen.variant], search.question.bundle.manifest
+    request.notify(f"verifying {variant.name} with {chosen.settings.described}")
+    options = VerifyOptions(session=chosen.settings, max_drop=max(limits.max_accuracy_drop, MAX_DROP))
+    report, _ = verify_folder(
+        request.bundle, None, options, request.dataset, request.data_dir, request.notify, variants=[variant.name]
+    )
+    (found,) = report.variants
+    if not found.passed:
+        raise CheckFailedError(f"{variant.name} was chosen and does not pass: {found.reason}", hint="mnist-edge verify")
+    accuracy = None if found.accuracy is None else found.accuracy.variant
+    if found.accuracy is not None and report.test_set:
+        lost = manifest.accuracy - found.accuracy.variant
+        if lost > limits.max_accuracy_drop + 1e-9:
+            raise CheckFailedError(
+                f"{variant.name} was chosen on held-out images, and loses {100 * lost:.2f} points on the test set; "
+                f"{100 * limits.max_accuracy_drop:g} are allowed",
+                hint=f"--max-accuracy-drop {100 * lost:.2f}, or leave it out with --variant",
+            )
+    if load_bundle(request.bundle).variant(variant.name).sha256 != variant.sha256:
+        raise UnavailableError(f"{request.bundle} changed while it was timed", hint="run mnist-edge tune again")
+    write_choice(request.bundle, variant.name, {variant.name: chosen.settings})
+    return TuneChoice(
+        variant=variant.name,
+        settings=chosen.settings,
+        p50_us=search.p50_us(chosen),
+        bytes=variant.bytes,
+        accuracy=accuracy,
+        selection_accuracy=variant.selection_accuracy,
+        confirmed_images=found.images,
+        ratio=ratio_to_fp32(search, chosen),
+    )
