@@ -128,7 +128,8 @@ def test_a_stop_is_agreed_on_without_the_gpu(monkeypatch: pytest.MonkeyPatch) ->
         stop()
 
 
-def test_more_processes_than_gpus_are_refused_before_they_start(gpus: dict[str, Any]) -> None:
+@pytest.mark.usefixtures("gpus")
+def test_more_processes_than_gpus_are_refused_before_they_start() -> None:
     """On one GPU, the second of two processes failed, and the first waited for it in NCCL until it was killed."""
     require_devices("auto", 4)
     require_devices("cpu", 5)
