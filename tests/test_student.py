@@ -35,7 +35,7 @@ from mnist_edge.training.student import AVERAGING, EPSILON, HiddenLayer, Student
 from mnist_edge.training.student_shape import STUDENTS, LayerShape, StudentShape
 from mnist_edge.training.student_step import StudentStep
 
-TINY = StudentShape(name="3k", convs=((6, 7, 5), (4, 1, 1), (8, 5, 1)), bits=(4, 8, 2, 4))
+TINY = StudentShape(name="3k", convs=((8, 7, 5), (4, 1, 1), (8, 5, 1)), bits=(4, 8, 2, 4))
 """Every number of bits, kernels of one pixel and of the whole feature map; 5x5 outputs, then 1x1."""
 
 
@@ -259,7 +259,7 @@ TENSORS: list[tuple[str, Callable[[Tensor], Tensor | None]]] = [
     ("model.2.gain", lambda value: value.double()),
     ("model.3.mean", lambda _value: torch.zeros(10)),
     ("momentum.0.weight", lambda value: value[:-1]),
-    ("momentum.0.mean", lambda _value: torch.zeros(6)),
+    ("momentum.0.mean", lambda _value: torch.zeros(8)),
     ("momentum.3.bias", lambda _value: torch.zeros(2**16)),
     ("model.0.num_batches_tracked", lambda _value: torch.tensor(3)),
 ]

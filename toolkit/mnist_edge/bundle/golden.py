@@ -42,8 +42,8 @@ class Golden:
         weights_sha256: uint8 (32,), of the weights of that network.
         layer_rows: int64 (K,), rows of `images` for which pre-activations are kept: the first test images (at most
             32), and all that are no test images.
-        layer_widths: int64 (L,), outputs of each linear layer, input side first.
-        pre_activations: float32 (K, sum of the widths), outputs of each linear layer for these rows before its ReLU,
+        layer_widths: int64 (L,), outputs of each linear layer or convolution, input side first.
+        pre_activations: float32 (K, sum of the widths), outputs of each such layer for these rows before its ReLU,
             layer after layer.
     """
 

@@ -20,7 +20,12 @@ def export(
     run: Annotated[
         Path | None, typer.Option(help="Run folder, checkpoint or .pth. Default: the newest folder in runs/.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Bundle folder. Default: exported/<dataset>.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Bundle folder. Default: exported/<dataset>, exported/<dataset>-student-<name> for a student."
+        ),
+    ] = None,
     dataset: Annotated[str | None, dataset_option("Default: the checkpoint's.")] = None,
     data_dir: DataDir = None,
     input: Annotated[  # noqa: A002 - the field's word

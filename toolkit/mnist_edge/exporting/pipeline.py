@@ -28,11 +28,13 @@ from mnist_edge.errors import UsageError
 from mnist_edge.exporting import graph
 from mnist_edge.exporting.kept import keep_variants
 from mnist_edge.exporting.proof import joined, publish_proven, require_parity
+from mnist_edge.exporting.variants.student_graph import student_graph, student_precision, variant_name
 from mnist_edge.files import sha256_bytes
 from mnist_edge.records.bundle import ExportReport, Variant, VariantSpec
 from mnist_edge.records.data import Dataset, EvaluationSet, SelectionSplit
 from mnist_edge.runtime.session import require_provider
 from mnist_edge.training.model import reference_logits, reference_pre_activations
+from mnist_edge.training.qat import QuantisedNetwork
 from mnist_edge.verification.requirement import MAX_DROP
 
 FP32 = VariantSpec(name="fp32", precision="fp32", requirement="exact")
@@ -44,6 +46,7 @@ class ExportRequest:
     """What to export and where to.
 
     Attributes:
+        student: the integers of the network where it is a student, which is then the only variant.
         selection: images to measure the selection accuracy of every variant on.
     """
 
@@ -53,6 +56,7 @@ class ExportRequest:
     input: InputKind
     opset: int
     normalization: Normalization = "seed"
+    student: QuantisedNetwork | None = None
     selection: SelectionSplit | None = None
 
 
@@ -64,10 +68,12 @@ def export_bundle(request: ExportRequest, notify: Callable[[str], None] = lambda
 
     Raises:
         CheckFailedError: the exported graph does not predict as PyTorch does; the previous bundle stays.
-        UsageError: `output` holds something that is not a bundle.
+        UsageError: `output` holds something that is not a bundle, or a student is asked for with float input.
         UnavailableError: onnxruntime is missing, or the folder cannot be written or is in use.
     """
     require_provider("cpu")
+    if request.student is not None and request.input != "uint8":
+        raise UsageError(f"--input {request.input}: a student takes raw images", hint="leave --input out")
     refuse_unexpected_files(request.output)
     with staging(request.output) as staged:
         origin = graph.Origin(
@@ -77,10 +83,10 @@ def export_bundle(request: ExportRequest, notify: Callable[[str], None] = lambda
         )
         notify(f"running PyTorch on {len(request.dataset.test_images):,} test images")
         golden = golden_of(request.model, request.dataset, origin)
-        notify("exporting the graph with torch.onnx")
-        model = graph.export_graph(request.model, request.input, origin, request.opset)
+        notify("exporting the graph")
+        spec, model = _first_model(request, origin)
         packed = golden_bytes(golden)
-        first = _variant(FP32, MODEL_FILE, model)
+        first = _variant(spec, MODEL_FILE, model)
         manifest = Manifest(
             dataset=request.dataset.name,
             input=request.input,
@@ -101,6 +107,16 @@ def export_bundle(request: ExportRequest, notify: Callable[[str], None] = lambda
         parity = require_parity(bundle, [first], request.dataset, "try another --opset, or report this as a bug")
         bundle, kept, dropped = keep_variants(request.output, bundle, request.dataset)
         return publish_proven(bundle, joined([parity, *kept]), request.output, request.selection, dropped)
+
+
+def _first_model(request: ExportRequest, origin: graph.Origin) -> tuple[VariantSpec, bytes]:
+    """Return specification and file of the variant that is compared with PyTorch logit by logit."""
+    if request.student is None:
+        return FP32, graph.export_graph(request.model, request.input, origin, request.opset)
+    spec = VariantSpec(
+        name=variant_name(request.student.name), precision=student_precision(request.student), requirement="exact"
+    )
+    return spec, student_graph(request.student, request.opset)
 
 
 def add_variant(

@@ -90,14 +90,18 @@ def reference_logits(
 def reference_pre_activations(
     model: nn.Sequential, images: Images, *, normalization: Normalization = "seed"
 ) -> tuple[NDArray[np.float32], ...]:
-    """Return the pre-activations of each linear layer, float32 (N, width) each, for uint8 images (N, 28, 28)."""
+    """Return the pre-activations of each linear layer or convolution, for uint8 images (N, 28, 28).
+
+    Returns:
+        float32 (N, width) each; of a convolution channel after channel.
+    """
     device = next(model.parameters()).device
     values = normalize_pixels(torch.tensor(images).to(device).flatten(1), normalization)
     pre_activations = []
     for layer in model:
         values = layer(values)
-        if isinstance(layer, nn.Linear):
-            pre_activations.append(values.cpu().numpy())
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            pre_activations.append(values.flatten(1).cpu().numpy())
     return tuple(pre_activations)
 
 
@@ -127,3 +131,15 @@ def resolve_device(name: DeviceName) -> torch.device:
             hint="--device cpu, or fewer processes",
         )
     return torch.device("cuda", local)
+
+
+def require_devices(name: DeviceName, processes: int) -> None:
+    """Raise UnavailableError unless each of several processes of this machine gets a GPU of its own, or none does.
+
+    To be called before they are started: a process that waits in NCCL for one that has failed ends only when it is killed.
+    """
+    if resolve_device(name).type == "cuda" and torch.cuda.device_count() < processes:
+        raise UnavailableError(
+            f"{processes} processes need as many GPUs, and there are {torch.cuda.device_count()}",
+            hint="--device cpu, or fewer processes",
+        )

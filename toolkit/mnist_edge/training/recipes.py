@@ -188,7 +188,7 @@ class Settings:
 
     Attributes:
         fingerprint: of the dataset where it is a user's folder; see `Dataset`.
-        widths: of the perceptron.
+        widths: of the perceptron; empty for a student.
         student: shape of the student that is trained in its place; None for the perceptron.
     """
 
@@ -232,7 +232,12 @@ def settings_for(
     }
     changed = dataclasses.replace(base, **chosen)  # type: ignore[arg-type]
     settings = Settings(
-        dataset=dataset, fingerprint=fingerprint, widths=widths, student=student, seed=seed, recipe=changed
+        dataset=dataset,
+        fingerprint=fingerprint,
+        widths=widths if student is None else (),
+        student=student,
+        seed=seed,
+        recipe=changed,
     )
     error = range_error(settings)
     if error is not None:  # the recipe itself is in range: an option is not

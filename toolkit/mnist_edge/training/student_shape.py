@@ -87,6 +87,8 @@ class StudentShape:
         if len(self.bits) != len(self.convs) + 1 or not set(self.bits) <= set(BITS):
             expected = f"2, 4 or 8 for each of {len(self.convs) + 1} layers"
             yield "bits", self.bits[: len(self.convs) + 2], expected
+        if any(layer.weights * layer.bits % 8 for layer in self.layers()):
+            yield "convs", self.convs, "weights of each layer that fill whole bytes"
 
 
 def _shape(name: StudentName, *convs: tuple[int, int, int]) -> StudentShape:

@@ -125,7 +125,7 @@ def _open_model(
             notify(
                 f"evaluating the variant {chosen.name}{why}; the bundle also has {', '.join(others)} (--variant NAME)"
             )
-        return dataclasses.replace(opened, variant=chosen.name)
+        return dataclasses.replace(opened, variant=chosen.name, dataset=bundle.manifest.dataset)
     if kind == "onnx":
         return _open_onnx(model, DEFAULT_SETTINGS.with_named(named), normalization, timeout)
     return _open_torch(model, normalization, notify)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_edge.contract import OPSET, InputKind, Normalization
+from mnist_edge.errors import UsageError
 from mnist_edge.verification.requirement import MAX_DROP
-from mnist_edge.workflow.folders import EXPORTED, VARIANT_RUNS, newest_run
+from mnist_edge.workflow.folders import EXPORTED, RUNS, VARIANT_RUNS, newest_run
 from mnist_edge.workflow.suspicion import suspect_normalization
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def export(
 
     Args:
         run: run folder, checkpoint or .pth; None takes the newest run.
-        output: bundle folder; None takes `exported/<dataset>`.
+        output: bundle folder; None takes `exported/<dataset>`, with `-student-<name>` for the run of a student.
         dataset: a name or a folder; None takes the checkpoint's.
         data_dir: folder in which datasets are looked for first.
         input_kind: see `InputKind`.
@@ -57,6 +58,7 @@ def export(
     from mnist_edge.exporting.variants.add import add_kinds
     from mnist_edge.exporting.variants.kind import selection_split
     from mnist_edge.exporting.variants.registry import select_kinds
+    from mnist_edge.exporting.variants.student_graph import variant_name
     from mnist_edge.training.state_dict import read_model
 
     kinds = select_kinds(variants)
@@ -65,7 +67,13 @@ def export(
     for note in loaded.notes:
         notify(note)
     data = load_dataset(dataset or loaded.dataset or "mnist", data_dir, notify)
-    target = output or EXPORTED / data.name
+    if loaded.student is not None and kinds:
+        raise UsageError(
+            f"--variant {kinds[0].name}: variants are made from a perceptron, {source} is a student",
+            hint="leave --variant out, or name the run of a perceptron",
+        )
+    own = "" if loaded.student is None else f"-{variant_name(loaded.student.name)}"
+    target = output or EXPORTED / f"{data.name}{own}"
     newest = "" if run else ", the newest run,"
     notify(f"exporting {source}{newest} to {target}")
     suspect_normalization(loaded, data, notify)
@@ -77,6 +85,7 @@ def export(
         input=input_kind,
         opset=opset,
         normalization=loaded.normalization,
+        student=loaded.student,
         selection=selection_split(data, recipe),
     )
     report = export_bundle(request, notify)
@@ -123,5 +132,6 @@ def variant_context(
         opset=request.opset,
         max_accuracy_drop=max_accuracy_drop,
         runs=VARIANT_RUNS / request.dataset.name,
+        user_runs=RUNS,
         notify=notify,
     )

@@ -207,7 +207,7 @@ def _refuse_changes(kept: Settings, recipe: str | None, changes: dict[str, Any],
 
 def _changed(option: str, found: Any, kept: Any) -> UsageError:
     def text(value: Any) -> str:
-        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        return (",".join(map(str, value)) or "none") if isinstance(value, tuple) else str(value)
 
     return UsageError(
         f"{option} {text(found)}: the checkpoint has {text(kept)}, and a resumed run keeps it",

@@ -23,7 +23,7 @@ def add_kind(folder: Path, kind: VariantKind, context: VariantContext) -> Export
     context.notify(f"building {kind.name}")
     built = kind.build(context)
     context.notify(f"comparing {kind.name} with its reference")
-    selection = context.selection
+    selection = built.selection or context.selection
     return add_variant(folder, built.spec, built.model, context.dataset, made=built.made, selection=selection)
 
 

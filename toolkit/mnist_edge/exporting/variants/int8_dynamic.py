@@ -31,11 +31,7 @@ def build(context: VariantContext) -> Built:
             reduce_range=scheme.reduce_range,
         )
         proto = onnx.load(file)
-    made = {
-        "quantiser": "onnxruntime.quantization.quantize_dynamic",
-        "scheme": scheme.name,
-        "weights": "int8, one scale for each layer" + (", 7 bits" if scheme.reduce_range else ""),
-    }
+    made = scheme.described() | {"activations": "uint8, ranges of each run"}
     return Built(model=proto.SerializeToString(deterministic=True), spec=KIND.spec(context), made=made)
 
 

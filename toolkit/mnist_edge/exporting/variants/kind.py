@@ -32,6 +32,7 @@ class VariantContext:
         opset: ONNX operator set of the file.
         max_accuracy_drop: accuracy that the variant may lose, a fraction of 1.
         runs: folder under which a kind that trains keeps its run folder, so that a killed one resumes.
+        user_runs: folder of the user's own runs, which a kind may take a finished one from.
         notify: takes one plain line about what happens.
     """
 
@@ -44,20 +45,21 @@ class VariantContext:
     opset: int
     max_accuracy_drop: float
     runs: Path
+    user_runs: Path
     notify: Callable[[str], None] = lambda _line: None
 
     @property
-    def selection(self) -> SelectionSplit:
-        """The training images that training held out."""
+    def selection(self) -> SelectionSplit | None:
+        """The training images that training held out; None where there are none."""
         return selection_split(self.dataset, self.recipe)
 
 
-def selection_split(dataset: Dataset, recipe: Recipe) -> SelectionSplit:
-    """Return the training images that a recipe holds out; the same for every run of it."""
+def selection_split(dataset: Dataset, recipe: Recipe) -> SelectionSplit | None:
+    """Return the training images that a recipe holds out, the same for every run of it; None for a tiny set."""
     from mnist_edge.training.loop import held_out
 
     images, labels = held_out(dataset, recipe)
-    return SelectionSplit(images=images, labels=labels)
+    return SelectionSplit(images=images, labels=labels) if len(labels) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +69,13 @@ class Built:
     Attributes:
         model: content of its ONNX file, with the input and output of the fp32 variant.
         made: how it was made, as JSON values, for the manifest.
+        selection: images to measure its selection accuracy on, where it was trained on some of the context's.
     """
 
     model: bytes
     spec: VariantSpec
     made: dict[str, Any] = field(default_factory=dict)
+    selection: SelectionSplit | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

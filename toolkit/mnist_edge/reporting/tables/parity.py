@@ -50,7 +50,7 @@ def _variant_table(report: ParityReport) -> Table:
             justify="left" if heading in {"variant", "verdict"} else "right",
             no_wrap=True,
             overflow="ellipsis",
-            max_width=14 if heading == "variant" else None,
+            max_width=19 if heading == "variant" else None,
         )
     for v in report.variants:
         table.add_row(

@@ -1,0 +1,120 @@
+"""student-*: small convolutional networks with 4-bit weights of their own, which owe accuracy against the labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import TYPE_CHECKING, get_args
+
+from mnist_edge.contract import StudentName
+from mnist_edge.errors import CheckFailedError, UsageError
+from mnist_edge.exporting.variants.kind import Built, VariantContext, VariantKind, selection_split
+from mnist_edge.verification.requirement import TOLERANCE
+
+if TYPE_CHECKING:
+    from mnist_edge.pixels import Images
+    from mnist_edge.training.checkpoint import Checkpoint
+    from mnist_edge.training.qat import QuantisedNetwork
+
+ADVICE: dict[StudentName, str] = {
+    "fast": "the fastest student at batch 1, and the least accurate",
+    "3k": "at most 5 kB, trained anew",
+    "6k": "at most 8 kB, trained anew",
+    "12k": "at most 12.3 kB, trained anew",
+    "40k": "at most 40 kB, trained anew",
+}
+
+
+def build(name: StudentName, context: VariantContext) -> Built:
+    """Return a student's graph, trained here unless a finished run of it is found.
+
+    Raises:
+        UsageError: the bundle takes normalised pixels.
+        CheckFailedError: the graph does not compute what PyTorch does.
+        StoppedError, UnavailableError: as `trained_run` raises them.
+    """
+    from mnist_edge.exporting.variants.student_graph import encoding, student_graph
+    from mnist_edge.training.student import Student, quantised_network
+
+    if context.input != "uint8":
+        raise UsageError(f"student-{name} takes raw images, the bundle {context.input}", hint="leave --input out")
+    checkpoint = _checkpoint(name, context)
+    student, recipe = checkpoint.model(), checkpoint.settings.recipe
+    assert isinstance(student, Student)
+    network = quantised_network(student)
+    model = student_graph(network, context.opset)
+    require_equal_logits(model, network, context.dataset.test_images)
+    made = {
+        "recipe": recipe.name,
+        "epochs": recipe.epochs,
+        "seed": checkpoint.settings.seed,
+        "encoding": encoding(network, context.opset),
+        "weights": sum(layer.integers.size for layer in network.layers),
+    }
+    # A run that held fewer images out was trained on some of those that the others are chosen by.
+    own = recipe.holdout < context.recipe.holdout
+    selection = selection_split(context.dataset, recipe) if own and recipe.holdout else None
+    return Built(model=model, spec=KINDS_BY_NAME[name].spec(context), made=made, selection=selection)
+
+
+def _checkpoint(name: StudentName, context: VariantContext) -> Checkpoint:
+    """Return a finished run of the student: the user's own, or one that is trained for the variant."""
+    from mnist_edge.exporting.variants.trained import finished_run, trained_run
+    from mnist_edge.training.recipes import settings_for
+    from mnist_edge.training.student_shape import STUDENTS
+
+    data = context.dataset
+    settings = settings_for(
+        "student",
+        dataset=data.name,
+        train_images=len(data.train_images),
+        fingerprint=data.fingerprint,
+        student=STUDENTS[name],
+    )
+    found = finished_run(context.user_runs / f"{data.name}-student-{name}", settings)
+    if found is not None:
+        recipe = found.settings.recipe
+        context.notify(f"student-{name}: taking the finished run with the recipe {recipe.name}, {recipe.epochs} epochs")
+        return found
+    # At least the images that the other variants are chosen by are held out.
+    holdout = max(settings.recipe.holdout, context.recipe.holdout)
+    settings = dataclasses.replace(settings, recipe=dataclasses.replace(settings.recipe, holdout=holdout))
+    return trained_run(context.runs / f"student-{name}", settings, data, f"student-{name}", context.notify)
+
+
+def require_equal_logits(model: bytes, network: QuantisedNetwork, images: Images) -> None:
+    """Raise CheckFailedError unless onnxruntime computes PyTorch's logits, to the tolerance of an exact variant.
+
+    Args:
+        model: content of the ONNX file.
+        network: what it was made from.
+        images: uint8 (N, 28, 28).
+    """
+    import numpy as np
+
+    from mnist_edge.runtime.classifier import open_classifier
+    from mnist_edge.training.model import reference_logits
+    from mnist_edge.training.qat import deployed_network
+
+    expected = reference_logits(deployed_network(network), images, normalization="raw")
+    found = open_classifier(model).logits(images, batch=1000)
+    allowed = TOLERANCE * np.maximum(1, np.abs(expected).max(axis=1, keepdims=True))
+    wrong = ~(np.abs(found - expected) <= allowed)  # true for NaN as well
+    if wrong.any():
+        raise CheckFailedError(
+            f"student-{network.name}: onnxruntime and PyTorch differ on {wrong.any(axis=1).sum()} of {len(images)} images",
+            hint="try another --opset, or report this as a bug",
+        )
+
+
+KINDS = tuple(
+    VariantKind(
+        name=f"student-{name}",
+        precision="int4",
+        requirement="accuracy",
+        advice=ADVICE[name],
+        build=partial(build, name),
+    )
+    for name in get_args(StudentName)
+)
+KINDS_BY_NAME = dict(zip(get_args(StudentName), KINDS, strict=True))
