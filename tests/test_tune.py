@@ -224,7 +224,7 @@ def test_overwrite_starts_anew(bundle: Path, timed: Callable[[Speed], list[Task]
     first = ask(bundle)
     assert ask(bundle).processes == 0
     assert ask(bundle, overwrite=True).processes == first.processes > 0
-    for changes in ({"objective": "throughput"}, {"batch": 2}):
+    for changes in ({"objective": "throughput"}, {"objective": "cold-start"}, {"batch": 2}):
         report = ask(bundle, **changes)
         assert (report.processes > 0, report.resumed) == (True, False)
     assert ask(bundle, objective="throughput", batch=64).processes == 0  # its default
@@ -368,9 +368,31 @@ def test_a_choice_that_does_not_pass_is_not_recorded(bundle: Path, timed: Callab
     spec = VariantSpec(name="int8", precision="int8", requirement="lossy", max_accuracy_drop=0.05)
     with_variant(bundle, spec, proto.SerializeToString())
     manifest = load_bundle(bundle).manifest
-    with pytest.raises(CheckFailedError, match="int8 was chosen"):
+    with pytest.raises(CheckFailedError, match="int8 was chosen and does not pass"):
         ask(bundle)
     assert load_bundle(bundle).manifest == manifest
+
+
+def test_a_choice_that_loses_more_on_the_test_set_is_not_recorded(
+    bundle: Path, timed: Callable[[Speed], list[Task]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may pass verify, which asks what the images can show; the limit holds for the accuracy itself as well."""
+    timed(int8_is_faster)
+    truth = load_bundle(bundle).manifest.accuracy
+
+    def verify(*arguments: Any, **more: Any) -> Any:
+        report, reference = verified_once(*arguments, **more)
+        (found,) = report.variants
+        accuracy = dataclasses.replace(found.accuracy, variant=truth - lost)
+        return dataclasses.replace(report, variants=(dataclasses.replace(found, accuracy=accuracy),)), reference
+
+    monkeypatch.setattr(verify_stage, "verify_folder", verify)
+    lost = 0.002
+    with pytest.raises(CheckFailedError, match=r"loses 0\.20 points on the test set; 0\.1 are allowed"):
+        ask(bundle)
+    assert load_bundle(bundle).manifest.choice is None
+    lost = 0.001
+    assert chosen(ask(bundle)) == "int8"
 
 
 def test_a_bundle_or_study_in_use_is_refused_before_anything_is_timed(

@@ -124,7 +124,7 @@ def tune(request: TuneRequest) -> TuneReport:
         profiles={entry.variant: lines for entry, lines in profiles.items() if not entry.changes},
         processes=stopwatch.processes,
         seconds=time.monotonic() - started,
-        resumed=journal.reused > 0,
+        resumed=stopwatch.reused > 0,
         notes=tuple(notes),
     )
 
