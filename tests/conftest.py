@@ -119,6 +119,7 @@ def variant_context(
         opset=20,
         max_accuracy_drop=0.05,
         runs=tmp_path_factory.mktemp("runs"),
+        user_runs=workplace / "runs",
     )
 
 
