@@ -33,6 +33,7 @@ from mnist_edge.records.tuning import Limits, TuneReport
 from mnist_edge.tuning import search, timing
 from mnist_edge.verification.verify import VerifyOptions
 from mnist_edge.workflow import build
+from mnist_edge.workflow import tune as stage
 from mnist_edge.workflow import verify as verify_stage
 from mnist_edge.workflow.tune import TuneRequest, study_folder, tune
 
@@ -101,13 +102,13 @@ def result(us: float, problem: str = "") -> ProcessResult:
     )  # fmt: skip
 
 
-def with_variant(bundle: Path, spec: VariantSpec, model: bytes) -> None:
+def with_variant(bundle: Path, spec: VariantSpec, model: bytes, accuracy: float = 0.95) -> None:
     """Put a model into a bundle, or in place of the one of that name, without any proof."""
     manifest = load_bundle(bundle).manifest
     file = f"{spec.name}.onnx"
     fields = {field.name: getattr(spec, field.name) for field in dataclasses.fields(VariantSpec)}
     variant = Variant(
-        **fields, file=file, bytes=len(model), sha256=sha256_bytes(model), passed=True, selection_accuracy=0.95
+        **fields, file=file, bytes=len(model), sha256=sha256_bytes(model), passed=True, selection_accuracy=accuracy
     )
     others = tuple(other for other in manifest.variants if other.name != spec.name)
     (bundle / file).write_bytes(model)
@@ -481,26 +482,40 @@ def test_what_is_missing_is_built_once(
     assert (again.not_built, again.processes) == (report.not_built, 0)
 
 
-def test_students_are_built_until_one_meets_the_limits(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The smallest is left out unless the size is asked for; named ones are all built."""
-    from mnist_edge.workflow import tune as stage
+STUDENTS = ("student-fast", "student-3k", "student-6k", "student-12k", "student-40k")
 
-    kinds = ("fp16", "student-3k", "student-6k", "student-12k", "student-40k")
-    monkeypatch.setattr(build, "known_kinds", lambda: kinds)
-    assert build.missing_kinds(load_bundle(bundle), ()) == (["fp16"], list(kinds[1:]))
-    assert build.missing_kinds(load_bundle(bundle), ("student-12k", "fp32")) == ([], ["student-12k"])
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ["fp16", "student-fast", "student-6k"]),
+        ({"objective": "size"}, ["fp16", "student-3k", "student-6k"]),
+        ({"variants": ("student-40k", "student-6k", "fp32")}, ["student-6k", "student-40k"]),
+    ],
+    ids=str,
+)
+def test_students_are_built_until_one_meets_the_limits(
+    changes: dict[str, Any], expected: list[str], bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """6k does: the larger ones would take minutes to train, to be slower and larger. Named ones are all built."""
+    monkeypatch.setattr(build, "known_kinds", lambda: ("fp16", "int8", *STUDENTS))
     tried: list[str] = []
     monkeypatch.setattr(stage, "_build_once", lambda _request, _journal, _builder, name: tried.append(name))
     monkeypatch.setattr(stage, "_student_suffices", lambda _request: "student-6k" in tried)
-    for changes, expected in (
-        ({}, ["fp16", "student-6k"]),
-        ({"objective": "size"}, ["fp16", "student-3k", "student-6k"]),
-        ({"variants": kinds}, list(kinds)),
-    ):
-        tried.clear()
-        request = TuneRequest(bundle=bundle, limits=Limits(max_accuracy_drop=0), **changes)
-        stage._build_each(request, None, None, ["fp16"], list(kinds[1:]))
-        assert tried == expected
+    request = TuneRequest(bundle=bundle, limits=Limits(max_accuracy_drop=0), **changes)
+    missing = build.missing_kinds(load_bundle(bundle), request.variants, request.objective)
+    stage._build_each(request, None, None, *missing)
+    assert tried == expected
+
+
+@pytest.mark.parametrize(("accuracy", "suffices"), [(0.95, True), (0.94, False)])
+def test_a_student_suffices_if_it_meets_the_limits(accuracy: float, suffices: bool, bundle: Path) -> None:
+    """Of accuracy and size, on the images held out of training."""
+    spec = VariantSpec(name="student-6k", precision="int4", requirement="accuracy", max_accuracy_drop=0.05)
+    with_variant(bundle, spec, (bundle / "model.onnx").read_bytes(), accuracy)
+    request = TuneRequest(bundle=bundle, limits=Limits(max_accuracy_drop=0.001))
+    assert stage._student_suffices(request) == suffices
+    assert not stage._student_suffices(TuneRequest(bundle=bundle, limits=Limits(max_accuracy_drop=1, max_bytes=10)))
 
 
 @pytest.fixture
