@@ -19,7 +19,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from mnist_edge.benchmarking.environment import environment
+from mnist_edge.cpus import cpu_model
+from mnist_edge.exporting.variants.calibration import CalibrationSet, activation_ranges
+from mnist_edge.exporting.variants.dense import Dense, dense_layers
+from mnist_edge.exporting.variants.qdq import quantised_graph
+from mnist_edge.exporting.variants.schemes import scheme_for
+from mnist_edge.pixels import AFFINE
 
 Array = NDArray[np.float32]
 LAST = -1
@@ -305,7 +310,7 @@ def quantised(proto: ModelProto, golden: Golden, *, keep_relu: bool) -> ModelPro
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 # Without VNNI the sums of two 8-bit products overflow their 16 bits: weights get 7 bits there.
-                reduce_range=not any("vnni" in feature for feature in environment()["cpu_features"]),
+                reduce_range=scheme_for(cpu_model()[1]).reduce_range,
                 extra_options={"QDQKeepRemovableActivations": keep_relu},
             )
             return onnx.load(Path(scratch) / "int8.onnx")
@@ -353,6 +358,40 @@ def narrow_range(proto: ModelProto, golden: Golden) -> ModelProto:
     return changed
 
 
+def to_own_int8(proto: ModelProto, golden: Golden, grown: float = 1.0) -> ModelProto:
+    """Quantise as `export --variant int8` does, every layer.
+
+    Args:
+        grown: factor by which the weights have grown since the ranges of activations were measured.
+    """
+    layers = dense_layers(proto, "uint8", "seed")
+    before = [Dense(layer.weight / grown, layer.bias / grown) for layer in layers]
+    calibration = CalibrationSet(golden.images, np.arange(len(golden.images)))
+    ranges = activation_ranges(before, calibration, AFFINE["seed"][0])
+    return quantised_graph(proto, layers, ranges, scheme_for(cpu_model()[1]), kind="uint8", normalization="seed")
+
+
+def own_wrong_scale(proto: ModelProto, golden: Golden) -> ModelProto:
+    """A weight scale of layer 2 that does not belong to its integers."""
+    changed = to_own_int8(proto, golden)
+    put(changed, "layer2_weight_scale", get(changed, "layer2_weight_scale") * np.float32(1.2))
+    return changed
+
+
+def own_wrong_zero_point(proto: ModelProto, golden: Golden) -> ModelProto:
+    """The activations of layer 2 are read with another zero point than they were written with."""
+    changed = to_own_int8(proto, golden)
+    zero_point = get(changed, "layer2_zero_point")
+    put(changed, "moved_zero_point", (zero_point + 40).astype(zero_point.dtype))
+    _dequantizer(changed, "layer2_activations").input[2] = "moved_zero_point"
+    return changed
+
+
+def stale_calibration(proto: ModelProto, golden: Golden) -> ModelProto:
+    """Ranges from before the last epochs of training, when the weights were a third as large."""
+    return to_own_int8(proto, golden, grown=3)
+
+
 def memorised(proto: ModelProto, golden: Golden) -> ModelProto:
     """No network at all: the stored logits of the nearest golden image, right on each golden one."""
     known = golden.images.reshape(len(golden.images), -1).astype(np.float32) / 255
@@ -388,6 +427,7 @@ CONTROL: tuple[Fault, ...] = (
     Fault("converted to float16, untouched", _graph(to_float16), None, "fp16"),
     Fault("quantised to int8, untouched", to_int8, None, "int8"),
     Fault("quantised to int8 with every ReLU kept", to_int8_with_relu, None, "int8"),
+    Fault("the int8 variant, untouched", to_own_int8, None, "int8"),
 )
 """Models with nothing wrong: whoever reports one of these raises a false alarm."""
 
@@ -411,6 +451,9 @@ FAULTS: tuple[Fault, ...] = (
     Fault("wrong quantisation scale", wrong_scale, 2, "int8"),
     Fault("wrong zero point", wrong_zero_point, 2, "int8"),
     Fault("calibrated range too narrow", narrow_range, 2, "int8"),
+    Fault("int8 variant: wrong scale", own_wrong_scale, 2, "int8"),
+    Fault("int8 variant: wrong zero point", own_wrong_zero_point, 2, "int8"),
+    Fault("int8 variant: stale calibration", stale_calibration, 1, "int8"),
     Fault("sign of one weight flipped", _tensors(3, flipped_sign), 3),
     Fault("one weight NaN", _tensors(2, with_nan), 2),
     # A gain folded in twice, or a rounded scale: too little to change many decisions.

@@ -27,10 +27,11 @@ class Deformer:
         self.recipe = recipe
         line = (torch.arange(SIDE, device=device) + 0.5) * 2 / SIDE - 1
         rows, columns = torch.meshgrid(line, line, indexing="ij")
-        self.places = torch.stack([columns.flatten(), rows.flatten(), torch.ones(SIDE**2, device=device)], dim=1)
+        places = torch.stack([columns.flatten(), rows.flatten(), torch.ones(SIDE**2, device=device)])
         knots = torch.eye(KNOTS**2, device=device).reshape(-1, 1, KNOTS, KNOTS)
         smooth = torch.nn.functional.interpolate(knots, size=(SIDE, SIDE), mode="bicubic", align_corners=True)
-        self.smooth = smooth.reshape(KNOTS**2, SIDE**2)
+        # (3 + 49, 784): where each pixel comes from is linear in an affine map and the displacements of the knots.
+        self.basis = torch.cat([places, smooth.reshape(KNOTS**2, SIDE**2)])
 
     def draw(self, count: int, sampler: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw for `count` images: float32 (count, 6) from -1 to 1, and (count, 98) normal."""
@@ -58,11 +59,10 @@ class Deformer:
         row_x = torch.stack([cosine * scale[:, 0], shear * cosine - sine * scale[:, 1]], dim=1)
         row_y = torch.stack([sine * scale[:, 0], shear * sine + cosine * scale[:, 1]], dim=1)
         affine = torch.cat([torch.stack([row_x, row_y], dim=1), uniform[:, 4:6, None] * recipe.shift * pixel], dim=2)
-        grid = self.places @ affine.transpose(1, 2)  # (n, 784, 2), where each pixel comes from
-        displacement = (normal * (recipe.elastic * pixel)).reshape(
-            2 * count, KNOTS**2
-        ) @ self.smooth  # (2 n, 49) @ (49, 784)
-        grid += displacement.reshape(count, 2, SIDE**2).transpose(1, 2)
+        displacement = normal.reshape(count, 2, KNOTS**2) * (recipe.elastic * pixel)
+        # One product for all images: with one of (784, 3) by (3, 2) for each, deforming took three times as long.
+        places = torch.cat([affine, displacement], dim=2).reshape(2 * count, -1) @ self.basis  # (2 n, 784): x and y
+        grid = places.reshape(count, 2, SIDE, SIDE).permute(0, 2, 3, 1)
         return torch.nn.functional.grid_sample(
-            images[:, None].float(), grid.reshape(count, SIDE, SIDE, 2), padding_mode="zeros", align_corners=False
+            images[:, None].float(), grid, padding_mode="zeros", align_corners=False
         )[:, 0]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +15,9 @@ from mnist_edge.errors import BadFileError
 from mnist_edge.exporting.variants.dense import Dense, hidden_activations
 from mnist_edge.pixels import ImageFile, Images, take_rows
 from mnist_edge.records.data import Dataset
-from mnist_edge.training.loop import split
-from mnist_edge.training.recipes import Recipe
-from mnist_edge.training.stream import chunks_of
+
+if TYPE_CHECKING:
+    from mnist_edge.training.recipes import Recipe
 
 SEED = 0
 PER_CLASS = 200
@@ -49,6 +51,9 @@ def calibration_set(dataset: Dataset, recipe: Recipe) -> CalibrationSet:
     Raises:
         BadFileError: a class has fewer than LEAST_PER_CLASS; the ranges of its activations would be unknown.
     """
+    from mnist_edge.training.loop import split
+    from mnist_edge.training.stream import chunks_of
+
     chosen = split(dataset, recipe)[0].numpy()
     images, labels = dataset.train_images, dataset.train_labels
     if isinstance(images, ImageFile):
@@ -73,9 +78,17 @@ def calibration_set(dataset: Dataset, recipe: Recipe) -> CalibrationSet:
 
 
 def activation_ranges(layers: Sequence[Dense], calibration: CalibrationSet, divisor: float) -> tuple[float, ...]:
-    """Return the largest output of every ReLU on the calibration set, at least 1e-6; the smallest is 0."""
+    """Return the largest output of every ReLU on the calibration set, at least 1e-6; the smallest is 0.
+
+    Rounded up to three digits, so that another machine's rounding of the products does not change the file.
+    """
     largest = np.full(len(layers) - 1, 1e-6)
     for images in calibration.batches():
         found = [values.max() for values in hidden_activations(layers, images, divisor)]
         largest = np.maximum(largest, found) if found else largest
-    return tuple(float(value) for value in largest)
+    return tuple(_rounded_up(float(value)) for value in largest)
+
+
+def _rounded_up(value: float, digits: int = 3) -> float:
+    unit = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
+    return float(f"{math.ceil(value / unit) * unit:.{digits}g}")

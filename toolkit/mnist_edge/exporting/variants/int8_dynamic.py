@@ -31,11 +31,7 @@ def build(context: VariantContext) -> Built:
             reduce_range=scheme.reduce_range,
         )
         proto = onnx.load(file)
-    made = {
-        "quantiser": "onnxruntime.quantization.quantize_dynamic",
-        "scheme": scheme.name,
-        "weights": "int8, one scale for each layer" + (", 7 bits" if scheme.reduce_range else ""),
-    }
+    made = scheme.described() | {"activations": "uint8, ranges of each run"}
     return Built(model=proto.SerializeToString(deterministic=True), spec=KIND.spec(context), made=made)
 
 
@@ -55,6 +51,6 @@ KIND = VariantKind(
     name="int8-dynamic",
     precision="int8",
     requirement="lossy",
-    advice="for comparison: int8 usually is faster and as accurate",
+    advice="for comparison; int8 is usually faster",
     build=build,
 )

@@ -49,17 +49,17 @@ class VariantContext:
     notify: Callable[[str], None] = lambda _line: None
 
     @property
-    def selection(self) -> SelectionSplit:
-        """The training images that training held out."""
+    def selection(self) -> SelectionSplit | None:
+        """The training images that training held out; None where there are none."""
         return selection_split(self.dataset, self.recipe)
 
 
-def selection_split(dataset: Dataset, recipe: Recipe) -> SelectionSplit:
-    """Return the training images that a recipe holds out; the same for every run of it."""
+def selection_split(dataset: Dataset, recipe: Recipe) -> SelectionSplit | None:
+    """Return the training images that a recipe holds out, the same for every run of it; None for a tiny set."""
     from mnist_edge.training.loop import held_out
 
     images, labels = held_out(dataset, recipe)
-    return SelectionSplit(images=images, labels=labels)
+    return SelectionSplit(images=images, labels=labels) if len(labels) else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,7 +95,9 @@ class _Writer:
         prefix = f"layer{number}"
         if exact or self.scale is None:
             weight = self.constant(f"{prefix}_weight", layer.weight.astype(np.float32))
-            bias = self.constant(f"{prefix}_bias", layer.bias.astype(np.float32))
+            # As a row: onnxruntime quantises a Gemm between a dequantiser and a quantiser, whatever its weights, unless
+            # its bias has two axes (WeightBiasQuantization, seen in 1.32).
+            bias = self.constant(f"{prefix}_bias", layer.bias.astype(np.float32)[None])
         else:
             weight, bias = self._quantised(prefix, layer, self.scale)
         return self.node("Gemm", [self.values, weight, bias], name or f"{prefix}_pre_activations")
@@ -107,9 +109,9 @@ class _Writer:
         stored = np.clip(np.rint(layer.weight / scale), -limit, limit).astype(np.int8)
         step = np.float32(input_scale * scale)
         wide = np.iinfo(np.int32)
-        sums = np.clip(np.rint(layer.bias / step), wide.min, wide.max).astype(np.int32)
+        bias = np.clip(np.rint(layer.bias / step), wide.min, wide.max).astype(np.int32)
         names = []
-        for part, value, unit, zero in (("weight", stored, scale, np.int8(0)), ("bias", sums, step, np.int32(0))):
+        for part, value, unit, zero in (("weight", stored, scale, np.int8(0)), ("bias", bias, step, np.int32(0))):
             inputs = [
                 self.constant(f"{prefix}_{part}_quantised", value),
                 self.constant(f"{prefix}_{part}_scale", unit),

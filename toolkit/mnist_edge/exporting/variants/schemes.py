@@ -40,6 +40,15 @@ class Scheme:
         """Of hidden activations: what 0, the smallest output of a ReLU, is stored as."""
         return np.int8(-128) if self.signed else np.uint8(0)
 
+    def described(self) -> dict[str, Any]:
+        """Return it as JSON values, for the manifest."""
+        return {
+            "scheme": self.name,
+            "activations": "int8" if self.signed else "uint8",
+            "weights": "int8",
+            "weight_limit": self.weight_limit,
+        }
+
 
 X86_VNNI = Scheme(name="x86 with VNNI", signed=False, reduce_range=False)
 X86 = Scheme(name="x86 without VNNI", signed=False, reduce_range=True)
