@@ -236,9 +236,7 @@ def test_a_journal_returns_what_was_added_for_equal_needs_only(tmp_path: Path) -
     journal = Journal(path)
     assert journal.get(Figures, {"model": "b", "turn": 1}) is None
     assert journal.get(Figures, {"model": "a", "turn": 2}) is None
-    assert journal.reused == 0
     assert journal.get(Figures, {"turn": 1, "model": "a"}) == Figures(seconds=1.5, p50_us=3.0)
-    assert journal.reused == 1
 
 
 def test_a_line_that_was_cut_is_removed_and_the_rest_is_kept(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def tune(request: TuneRequest) -> TuneReport:
         profiles={entry.variant: lines for entry, lines in profiles.items() if not entry.changes},
         processes=stopwatch.processes,
         seconds=time.monotonic() - started,
-        resumed=journal.reused > 0,
+        resumed=stopwatch.reused > 0,
         notes=tuple(notes),
     )
 
@@ -178,7 +178,7 @@ def _build(request: TuneRequest, bundle: Bundle, journal: Journal) -> tuple[list
     if unknown:
         known = [*present, *(kind for kind in kinds if kind not in present)]
         raise UsageError(f"no variant is called {unknown[0]!r}", hint=f"one of {', '.join(known)}")
-    others, students = missing_kinds(bundle, request.variants)
+    others, students = missing_kinds(bundle, request.variants, request.objective)
     absent = [name for name in request.variants if name not in present]
     if not others and not students and not absent and kinds:
         return [], []
@@ -201,13 +201,8 @@ def _build(request: TuneRequest, bundle: Bundle, journal: Journal) -> tuple[list
 def _build_each(
     request: TuneRequest, journal: Journal, builder: Builder, others: list[str], students: list[str]
 ) -> list[FailedVariant]:
-    """Build variants one after the other; students from the smallest on, until one meets the limits.
-
-    A larger student takes minutes to train, and is slower and larger than one that meets the limits.
-    """
+    """Build variants one after the other; students, unless they were named, until one meets the limits."""
     failed = [_build_once(request, journal, builder, name) for name in others]
-    if not request.variants and request.objective != "size":
-        students = students[1:] or students  # the smallest is hardly faster than the next, and much less accurate
     for name in students:
         if not request.variants and _student_suffices(request):
             break
