@@ -101,6 +101,29 @@ def two_variant_bundle(bundle_folder: Path, digits: Dataset, tmp_path_factory: p
 
 
 @pytest.fixture(scope="session")
+def variant_context(
+    workplace: Path, bundle_folder: Path, digits: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    """What the variants of the bundle of `workplace` are made from (a VariantContext)."""
+    from mnist_edge.exporting.variants.kind import VariantContext
+    from mnist_edge.training.recipes import find_recipe
+    from mnist_edge.training.state_dict import read_model
+
+    return VariantContext(
+        fp32=(bundle_folder / "model.onnx").read_bytes(),
+        network=read_model(workplace / "runs" / "digits").network,
+        dataset=digits,
+        recipe=find_recipe("fast"),
+        normalization="seed",
+        input="uint8",
+        opset=20,
+        max_accuracy_drop=0.05,
+        runs=tmp_path_factory.mktemp("runs"),
+        user_runs=workplace / "runs",
+    )
+
+
+@pytest.fixture(scope="session")
 def mnist_folder() -> Path:
     """The folder of real MNIST, where this machine has it."""
     found = os.environ.get("MNIST_EDGE_DATA")

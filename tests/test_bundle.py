@@ -27,6 +27,7 @@ from mnist_edge.errors import BadFileError, UnavailableError, UsageError
 from mnist_edge.files import sha256_bytes
 from mnist_edge.records.bundle import Variant
 from mnist_edge.records.data import Dataset
+from mnist_edge.records.settings import SessionSettings
 
 FILES = ("model.onnx", GOLDEN, MANIFEST)
 
@@ -169,7 +170,7 @@ def test_a_manifest_of_another_schema_names_both(copy: Path) -> None:
         {"variants": [{"name": "fp32"}]},
         {"variants": [{"name": "a", "precision": "fp64", "file": "model.onnx", "bytes": 1, "sha256": ""}]},
         {"accuracy": float("nan")}, {"accuracy": 1.0001}, {"accuracy": -0.1}, {"accuracy": 97.42},
-        {"weights_sha256": ""}, {"weights_sha256": "no hash"}, {"weights_sha256": "0" * 63}, {"weights_sha256": "0" * 64 + "\n"}, {"parity": {}}, {"parity": {"variants": [3]}},
+        {"choice": "int3"}, {"choice": 3}, {"weights_sha256": ""}, {"weights_sha256": "no hash"}, {"weights_sha256": "0" * 63}, {"weights_sha256": "0" * 64 + "\n"}, {"parity": {}}, {"parity": {"variants": [3]}},
     ],
 )  # fmt: skip
 def test_a_sealed_manifest_with_wrong_fields_names_the_field(copy: Path, change: dict[str, Any]) -> None:
@@ -227,6 +228,12 @@ def with_variants(*changes: dict[str, Any]) -> Callable[[Variant], tuple[Variant
         ([{"name": "b", "file": "b", "requirement": "none"}], "requirement"),
         ([{"name": "b", "file": "b", "precision": "fp8"}], "precision"),
         ([{"name": "b", "file": "b", "format": "pickle"}], "format"),
+        ([{"name": "b", "file": "b", "passed": False}], "b: it did not pass"),
+        ([{"name": "b", "file": "b", "accuracy": 1.01}], "b: accuracy: 1.01 is no fraction of 1"),
+        ([{"name": "b", "file": "b", "selection_accuracy": -0.1}], "b: selection_accuracy: -0.1 is no fraction of 1"),
+        ([{"name": "b", "file": "b", "flips": -1}], "b: flips: -1 is no count"),
+        ([{"name": "b", "file": "b", "settings": SessionSettings(threads=0)}], "b: settings: threads: 0 is not 1 to"),
+        ([{"name": "b", "file": "b", "settings": SessionSettings(threads=10**9)}], "threads: 1000000000 is not 1 to"),
     ],
 )
 def test_variants_have_names_files_and_references_of_their_own(

@@ -140,7 +140,9 @@ def test_a_bundle_verifies_on_cuda(bundle_folder: Path, tmp_path: Path, provider
     (variant,) = done.json["variants"]
     assert (variant["requirement"], variant["flips"]) == ("exact", 0)
     assert variant["max_relative_error"] < 1e-5
-    done = in_process("verify", bundle_folder, "--provider", provider, "--tf32", "--json", cwd=tmp_path)
+    # 360 images cannot show that a lossy model loses at most 0.1 %, the default.
+    lossy = ("--tf32", "--max-accuracy-drop", "2")
+    done = in_process("verify", bundle_folder, "--provider", provider, *lossy, "--json", cwd=tmp_path)
     assert done.code == 0, done.err
     assert done.json["variants"][0]["requirement"] == "lossy"
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from mnist_edge.errors import UnavailableError
 from mnist_edge.ranks import Rank
 from mnist_edge.training import group
 from mnist_edge.training.cuda_graph import EAGER_STEPS, GraphStep
 from mnist_edge.training.feed import Feed
-from mnist_edge.training.model import resolve_device
+from mnist_edge.training.model import require_devices, resolve_device
 from mnist_edge.training.recipes import find_recipe
 
 META = torch.device("meta")
@@ -125,3 +126,13 @@ def test_a_stop_is_agreed_on_without_the_gpu(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(group.dist, "all_reduce", lost)
     with pytest.raises(group.UnavailableError, match="rank 1 of 2 lost another process"):
         stop()
+
+
+@pytest.mark.usefixtures("gpus")
+def test_more_processes_than_gpus_are_refused_before_they_start() -> None:
+    """On one GPU, the second of two processes failed, and the first waited for it in NCCL until it was killed."""
+    require_devices("auto", 4)
+    require_devices("cpu", 5)
+    with pytest.raises(UnavailableError, match="5 processes need as many GPUs, and there are 4") as caught:
+        require_devices("auto", 5)
+    assert caught.value.hint == "--device cpu, or fewer processes"

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.contract import InputKind, Normalization
 from mnist_edge.errors import BadFileError, UsageError
 from mnist_edge.exporting import graph
@@ -30,27 +29,13 @@ from mnist_edge.records.data import Dataset
 from mnist_edge.training.loop import held_out
 from mnist_edge.training.model import build_model, linear_layers, reference_logits
 from mnist_edge.training.recipes import find_recipe
-from mnist_edge.training.state_dict import read_model
 
 FAST = find_recipe("fast")
 
 
-@pytest.fixture(scope="module")
-def context(
-    workplace: Path, bundle_folder: Path, digits: Dataset, tmp_path_factory: pytest.TempPathFactory
-) -> VariantContext:
-    """What the variants of the small bundle are made from."""
-    return VariantContext(
-        fp32=(bundle_folder / "model.onnx").read_bytes(),
-        network=read_model(workplace / "runs" / "digits").network,
-        dataset=digits,
-        recipe=FAST,
-        normalization="seed",
-        input="uint8",
-        opset=20,
-        max_accuracy_drop=0.05,
-        runs=tmp_path_factory.mktemp("runs"),
-    )
+@pytest.fixture
+def context(variant_context: VariantContext) -> VariantContext:
+    return variant_context
 
 
 @functools.cache
@@ -281,12 +266,3 @@ def test_the_scheme_of_another_cpu_is_used_where_it_runs(
     assert (built.made["scheme"], built.made["weight_limit"]) == ("x86 without VNNI", 63)
     stored = [onnx.numpy_helper.to_array(value) for value in onnx.load_model_from_string(built.model).graph.initializer]
     assert max(int(np.abs(value).max()) for value in stored if value.dtype == np.int8 and value.ndim == 2) == 63
-
-
-def test_the_bundle_records_what_it_was_compared_with(bundle_folder: Path) -> None:
-    """The export states accuracy on the test set and on the images held out of training."""
-    (variant,) = load_bundle(bundle_folder).manifest.variants
-    assert variant.passed
-    assert variant.flips == 0
-    assert variant.accuracy is not None
-    assert variant.selection_accuracy is not None

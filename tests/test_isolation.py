@@ -16,7 +16,7 @@ from conftest import ROOT
 WORKSHOP = {"torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "safetensors"}
 # typer itself imports pydantic where it is installed.
 HEAVY = WORKSHOP | {"numpy", "scipy", "onnxruntime", "sklearn", "matplotlib", "PIL"}
-COMMANDS = ("", "run", "train", "sweep", "eval", "export", "verify", "bench", "compare", "doctor")
+COMMANDS = ("", "run", "train", "sweep", "eval", "export", "variants", "verify", "bench", "compare", "doctor")
 TASK = {"batch": 1, "scenario": {"seconds": 0.01}, "settings": {"provider": "cpu", "threads": 1}, "parent": os.getpid()}
 
 
@@ -65,6 +65,13 @@ def test_verify_never_imports_the_workshop(bundle_folder: Path, tmp_path: Path) 
     """A device without torch verifies; one with torch does not pay for it."""
     found = imported("-m", "mnist_edge", "verify", bundle_folder, cwd=tmp_path)
     assert {"mnist_edge", "onnxruntime", "numpy"} <= found
+    assert found & WORKSHOP == set()
+
+
+def test_listing_variants_never_imports_the_workshop(tmp_path: Path) -> None:
+    """A device without torch can see what could be made for it."""
+    found = imported("-m", "mnist_edge", "variants", cwd=tmp_path)
+    assert "mnist_edge" in found
     assert found & WORKSHOP == set()
 
 

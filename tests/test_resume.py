@@ -271,6 +271,17 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(interrupted: Path) -> Non
     assert_same_end(load_checkpoint(interrupted / LAST), before)
 
 
+def test_a_checkpoint_alone_is_a_run(interrupted: Path) -> None:
+    """Whoever copies only last.safetensors to another folder gets its histories back."""
+    command = ["train", "--resume", str(interrupted), "--json"]
+    app(command, standalone_mode=False)
+    histories = {name: (interrupted / name).read_bytes() for name in ("history.csv", "loss.csv")}
+    for name in histories:
+        (interrupted / name).unlink()
+    app(command, standalone_mode=False)
+    assert {name: (interrupted / name).read_bytes() for name in histories} == histories
+
+
 @pytest.mark.parametrize("over", ["fresh", "weights", "another run"])
 def test_an_interrupted_run_is_not_overwritten(interrupted: Path, tmp_path: Path, over: str) -> None:
     """New training into the folder of an interrupted run is refused, and its checkpoint stays."""

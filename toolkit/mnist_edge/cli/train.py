@@ -116,7 +116,9 @@ def train(
         )
     if processes > 1 and size == 1:
         from mnist_edge.training.launch import launch
+        from mnist_edge.training.model import require_devices
 
+        require_devices(device, processes)
         raise typer.Exit(launch(processes, sys.argv[1:], say))
     report = train_with_progress(request, device=device, log=log, plot=plot)
     emit(report, json, train_table)

@@ -135,3 +135,15 @@ def resolve_device(name: DeviceName) -> torch.device:
             hint="--device cpu, or fewer processes",
         )
     return torch.device("cuda", local)
+
+
+def require_devices(name: DeviceName, processes: int) -> None:
+    """Raise UnavailableError unless each of several processes of this machine gets a GPU of its own, or none does.
+
+    To be called before they are started: a process that waits in NCCL for one that has failed ends only when it is killed.
+    """
+    if resolve_device(name).type == "cuda" and torch.cuda.device_count() < processes:
+        raise UnavailableError(
+            f"{processes} processes need as many GPUs, and there are {torch.cuda.device_count()}",
+            hint="--device cpu, or fewer processes",
+        )

@@ -143,6 +143,8 @@ def train_run(
             save(checkpoint_of(start.run, start.run.sampler.get_state(), target), keep=False)
             if rank.leads and (start.checkpoint is None or start.checkpoint.resolve().parent != folder.resolve()):
                 (folder / PREVIOUS).unlink(missing_ok=True)  # of the run that is replaced
+        elif rank.leads:
+            _write_histories(folder, load_checkpoint(start.checkpoint))  # only the checkpoint may have been copied here
         count = _threads(start, dataset, target, rank, threads, notify)
         hooks = Hooks(
             save=save,

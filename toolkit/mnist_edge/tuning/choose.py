@@ -40,7 +40,12 @@ def variant_misses(variant: Variant, fp32_accuracy: float | None, limits: Limits
         text = f"{variant.bytes:,} bytes, {limits.max_bytes:,} allowed"
         misses.append(Miss(size=variant.bytes / limits.max_bytes - 1, text=text))
     if variant.selection_accuracy is None or fp32_accuracy is None:
-        misses.append(Miss(size=math.inf, text="its accuracy on the selection split is not known"))
+        misses.append(
+            Miss(
+                size=math.inf,
+                text="its accuracy on held-out images is not known: export it again where the training set is available",
+            )
+        )
         return misses
     drop = fp32_accuracy - variant.selection_accuracy
     # Accuracies are counts over images: 1e-9 is less than one of them, and more than a rounding error.
@@ -60,12 +65,18 @@ def latency_miss(p50_us: float, limits: Limits) -> list[Miss]:
 
 
 def require_consistent(limits: Limits, named: Mapping[str, int]) -> None:
-    """Raise UsageError where options contradict each other: every variant that was named is larger than --max-bytes.
+    """Check limits before anything is timed.
 
     Args:
         limits: of the options.
-        named: bytes of the variants that `--variant` names, as far as they are in the bundle; all that were named.
+        named: bytes of the variants that `--variant` names, where the bundle holds all of them.
+
+    Raises:
+        UsageError: a limit that is no number; every named variant is larger than --max-bytes.
     """
+    for option, value in (("accuracy-drop", limits.max_accuracy_drop), ("latency-us", limits.max_latency_us)):
+        if value is not None and not math.isfinite(value):  # no accuracy and no latency exceeds NaN
+            raise UsageError(f"--max-{option} {value} is no number", hint=f"--max-{option} 1")
     if limits.max_bytes is not None and named and min(named.values()) > limits.max_bytes:
         smallest = min(named, key=lambda name: named[name])
         raise UsageError(

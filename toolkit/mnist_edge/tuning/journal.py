@@ -33,7 +33,6 @@ class Journal:
             UnavailableError: it cannot be read or written.
         """
         self._path = path
-        self.reused = 0
         with explaining_os_errors(path):
             self._results = _read(path) if path.exists() else {}
 
@@ -44,10 +43,7 @@ class Journal:
             BadFileError: it is no record of this kind.
         """
         found = self._results.get(_key(needs))
-        if found is None:
-            return None
-        self.reused += 1
-        return validated(kind, found, self._path, HINT)
+        return None if found is None else validated(kind, found, self._path, HINT)
 
     def add(self, needs: dict[str, Any], result: Any) -> None:
         """Record a result, a JSON value, and force it to the disk."""

@@ -12,9 +12,9 @@ from mnist_edge.errors import BadFileError
 from mnist_edge.records.bundle import Variant
 from mnist_edge.records.tuning import Limits
 from mnist_edge.stats import geometric_mean
-from mnist_edge.tuning.candidates import Change, Entry, combinations, distinct_levels, single_changes, with_changes
+from mnist_edge.tuning.candidates import Entry, combinations, distinct_levels, single_changes, with_changes
 from mnist_edge.tuning.choose import Chooser, Miss, latency_miss, variant_misses
-from mnist_edge.tuning.racing import Lane, race
+from mnist_edge.tuning.racing import ROUNDS, Lane, race
 from mnist_edge.tuning.timing import SEED, Stopwatch
 
 FP32 = "fp32"
@@ -120,13 +120,13 @@ class Search:
     def _star(self, name: str) -> list[Entry]:
         """Return a variant with default settings and, if it may be chosen, with each single change of them."""
         question = self.question
-        changes: Sequence[Change] = []
-        if not self.misses[name]:
-            try:
-                levels = distinct_levels(question.bundle.file(self.variants[name]), question.provider)
-            except BadFileError:  # the race reports why it does not run
-                levels = ()
-            changes = single_changes(question.objective, question.provider, available_cpus(), levels)
+        if self.misses[name]:
+            return with_changes(name, question.provider, [])
+        try:
+            levels = distinct_levels(question.bundle.file(self.variants[name]), question.provider)
+        except BadFileError:  # the race reports why it does not run
+            levels = ()
+        changes = single_changes(question.objective, question.provider, available_cpus(), levels)
         return with_changes(name, question.provider, changes)
 
     def _race(self, stage: str, entries: list[Entry]) -> dict[Entry, Lane[Entry]]:
@@ -135,6 +135,7 @@ class Search:
             lambda entry, turn: self.stopwatch.measure(stage, entry, turn),
             self._chooser,
             seed=SEED,
+            rounds=ROUNDS,
             stop=lambda: self.stopwatch.seconds > RACE_SECONDS,
             on_round=lambda turn, left: self._notify(f"{stage}: round {turn + 1}, {left} candidates"),
         )

@@ -67,6 +67,7 @@ class Stopwatch:
     Attributes:
         timed: figures of each candidate by stage, in the order of its rounds.
         processes: started by this call.
+        reused: processes of earlier calls.
         seconds: that all processes took, those of earlier calls included.
     """
 
@@ -86,6 +87,7 @@ class Stopwatch:
         self.timed: dict[Entry, dict[str, list[Figures]]] = defaultdict(lambda: defaultdict(list))
         self.problems: dict[Entry, str] = {}
         self.processes = 0
+        self.reused = 0
         self.seconds = 0.0
 
     def measure(self, stage: str, entry: Entry, turn: int) -> float | None:
@@ -119,7 +121,9 @@ class Stopwatch:
             figures = _run(task)
             self.processes += 1
             self._journal.add(needs, dataclasses.asdict(figures))
-        elif not figures.plausible:
+        elif figures.plausible:
+            self.reused += 1
+        else:
             raise BadFileError(f"the journal of {self._bundle.folder} holds an impossible time", hint=HINT)
         self.seconds += figures.seconds
         if figures.problem:

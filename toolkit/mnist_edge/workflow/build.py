@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_edge.contract import Normalization
+from mnist_edge.contract import Normalization, Objective
 from mnist_edge.errors import BadFileError, CheckFailedError, MnistEdgeError, UnavailableError, UsageError
 from mnist_edge.workflow.folders import RUNS
 
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from mnist_edge.training.state_dict import LoadedModel
 
 Notify = Callable[[str], None]
+
+FASTEST_FIRST = ("student-fast", "student-6k", "student-12k", "student-40k")
+STUDENTS: dict[Objective, tuple[str, ...]] = {"size": ("student-3k", "student-6k", "student-12k", "student-40k")}
+"""By objective, the students that are built one after the other until one meets the limits: each is better than the next
+in what is asked for, and less accurate."""
 
 
 class Builder:
@@ -144,16 +149,21 @@ def _trained_normalization(bundle: Bundle) -> Normalization | None:
     return next((name for name in NORMALIZATIONS if name == stated), None)
 
 
-def missing_kinds(bundle: Bundle, named: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the kinds to build: those of any kind, and the students, which are built until one meets the limits.
+def missing_kinds(bundle: Bundle, named: Sequence[str], objective: Objective) -> tuple[list[str], list[str]]:
+    """Return the kinds to build: those that take seconds, and the students, which take minutes to train.
 
     Args:
         bundle: whose variants need not be built.
-        named: kinds that were asked for; without any, all.
+        named: kinds that were asked for; without any, all but the students that STUDENTS leaves out.
+        objective: decides on the order of the students.
     """
     present = {variant.name for variant in bundle.manifest.variants}
-    wanted = [name for name in known_kinds() if name not in present and (not named or name in named)]
-    return [name for name in wanted if not is_student(name)], [name for name in wanted if is_student(name)]
+    kinds = [name for name in known_kinds() if not named or name in named]
+    if not named:
+        order = STUDENTS.get(objective, FASTEST_FIRST)
+        kinds = [name for name in kinds if not is_student(name)] + [name for name in order if name in kinds]
+    missing = [name for name in kinds if name not in present]
+    return [name for name in missing if not is_student(name)], [name for name in missing if is_student(name)]
 
 
 def is_student(name: str) -> bool:

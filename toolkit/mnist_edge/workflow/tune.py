@@ -75,6 +75,7 @@ def tune(request: TuneRequest) -> TuneReport:
     """
     from mnist_edge.benchmarking.environment import environment
     from mnist_edge.bundle.folder import load_bundle
+    from mnist_edge.bundle.publish import staging
     from mnist_edge.records.tuning import TuneReport
     from mnist_edge.runtime.session import require_provider
     from mnist_edge.tuning.choose import require_consistent
@@ -85,9 +86,11 @@ def tune(request: TuneRequest) -> TuneReport:
     started = time.monotonic()
     require_provider(request.provider)
     bundle = load_bundle(request.bundle)
+    with staging(request.bundle):
+        pass  # in use or not writable: now, not when all is timed
     sizes = {variant.name: variant.bytes for variant in bundle.manifest.variants}
-    if set(request.variants) <= set(sizes):
-        require_consistent(request.limits, {name: sizes[name] for name in request.variants})
+    named = {name: sizes[name] for name in request.variants} if set(request.variants) <= set(sizes) else {}
+    require_consistent(request.limits, named)
     with _journal(request) as journal:
         not_built, notes = _build(request, bundle, journal)
         bundle = load_bundle(request.bundle)
@@ -121,7 +124,7 @@ def tune(request: TuneRequest) -> TuneReport:
         profiles={entry.variant: lines for entry, lines in profiles.items() if not entry.changes},
         processes=stopwatch.processes,
         seconds=time.monotonic() - started,
-        resumed=journal.reused > 0,
+        resumed=stopwatch.reused > 0,
         notes=tuple(notes),
     )
 
@@ -169,13 +172,13 @@ def _build(request: TuneRequest, bundle: Bundle, journal: Journal) -> tuple[list
     """
     from mnist_edge.workflow.build import known_kinds, missing_kinds, open_builder
 
-    present = {variant.name for variant in bundle.manifest.variants}
+    present = [variant.name for variant in bundle.manifest.variants]
     kinds = known_kinds()
     unknown = [name for name in request.variants if name not in present and kinds and name not in kinds]
     if unknown:
         known = [*present, *(kind for kind in kinds if kind not in present)]
         raise UsageError(f"no variant is called {unknown[0]!r}", hint=f"one of {', '.join(known)}")
-    others, students = missing_kinds(bundle, request.variants)
+    others, students = missing_kinds(bundle, request.variants, request.objective)
     absent = [name for name in request.variants if name not in present]
     if not others and not students and not absent and kinds:
         return [], []
@@ -198,13 +201,8 @@ def _build(request: TuneRequest, bundle: Bundle, journal: Journal) -> tuple[list
 def _build_each(
     request: TuneRequest, journal: Journal, builder: Builder, others: list[str], students: list[str]
 ) -> list[FailedVariant]:
-    """Build variants one after the other; students from the smallest on, until one meets the limits.
-
-    A larger student takes minutes to train, and is slower and larger than one that meets the limits.
-    """
+    """Build variants one after the other; students, unless they were named, until one meets the limits."""
     failed = [_build_once(request, journal, builder, name) for name in others]
-    if not request.variants and request.objective != "size":
-        students = students[1:] or students  # the smallest is hardly faster than the next, and much less accurate
     for name in students:
         if not request.variants and _student_suffices(request):
             break
@@ -301,7 +299,8 @@ def _confirm(request: TuneRequest, search: Search) -> TuneChoice:
     assert chosen is not None
     variant, manifest = search.variants[chosen.variant], search.question.bundle.manifest
     request.notify(f"verifying {variant.name} with {chosen.settings.described}")
-    options = VerifyOptions(session=chosen.settings, max_drop=max(limits.max_accuracy_drop, MAX_DROP))
+    proven = MAX_DROP if variant.max_accuracy_drop is None else variant.max_accuracy_drop
+    options = VerifyOptions(session=chosen.settings, max_drop=max(limits.max_accuracy_drop, proven))
     report, _ = verify_folder(
         request.bundle, None, options, request.dataset, request.data_dir, request.notify, variants=[variant.name]
     )

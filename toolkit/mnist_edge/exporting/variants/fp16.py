@@ -58,6 +58,6 @@ KIND = VariantKind(
     name="fp16",
     precision="fp16",
     requirement="lossy",
-    advice="half the file; saves size, not time, on the CPU",
+    advice="saves size, not time, on the CPU",
     build=build,
 )

@@ -110,6 +110,6 @@ KIND = VariantKind(
     name="int8",
     precision="int8",
     requirement="lossy",
-    advice="a quarter of the file; fastest on CPUs with VNNI",
+    advice="a quarter of the size; fast with VNNI",
     build=build,
 )

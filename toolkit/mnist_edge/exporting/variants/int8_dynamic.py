@@ -51,6 +51,6 @@ KIND = VariantKind(
     name="int8-dynamic",
     precision="int8",
     requirement="lossy",
-    advice="for comparison: int8 usually is faster and as accurate",
+    advice="for comparison; int8 is usually faster",
     build=build,
 )
