@@ -22,8 +22,9 @@ from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.cli.app import app
 from mnist_edge.errors import BadFileError, CheckFailedError, UsageError
 from mnist_edge.exporting.pipeline import ExportRequest, export_bundle
+from mnist_edge.exporting.proof import require_equal_logits
 from mnist_edge.exporting.variants.kind import Built, VariantContext
-from mnist_edge.exporting.variants.student import build, require_equal_logits
+from mnist_edge.exporting.variants.student import build
 from mnist_edge.exporting.variants.student_graph import pack, student_graph
 from mnist_edge.records.data import Dataset
 from mnist_edge.training.checkpoint import LAST, load_checkpoint, save_checkpoint
@@ -104,15 +105,17 @@ def test_the_precision_is_read_from_the_graph(tmp_path: Path, shape: StudentShap
 def test_a_graph_that_computes_otherwise_is_not_published(digits: Dataset) -> None:
     """Another student's graph, or one with a NaN: found on the whole test set before the bundle is touched."""
     network = quantised_network(student(ALL4))
-    require_equal_logits(student_graph(network, 18), network, digits.test_images)
+    expected = reference_logits(deployed_network(network), digits.test_images, normalization="raw")
+    require_equal_logits("student", student_graph(network, 18), digits.test_images, expected)
+    other = quantised_network(student(ALL4, seed=1))
     with pytest.raises(CheckFailedError, match="differ on 360 of 360"):
-        require_equal_logits(student_graph(quantised_network(student(ALL4, seed=1)), 18), network, digits.test_images)
+        require_equal_logits("student", student_graph(other, 18), digits.test_images, expected)
     scale = network.layers[1].scale.copy()
     scale[0] = np.nan
     broken = dataclasses.replace(network.layers[1], scale=scale)
     changed = dataclasses.replace(network, layers=(network.layers[0], broken, *network.layers[2:]))
     with pytest.raises(CheckFailedError, match="differ on"):
-        require_equal_logits(student_graph(changed, 18), network, digits.test_images)
+        require_equal_logits("student", student_graph(changed, 18), digits.test_images, expected)
 
 
 @pytest.fixture(scope="module")
