@@ -14,6 +14,7 @@ NAMES = (
     "train_epoch",
     "time_to_accuracy",
     "best_accuracy",
+    "variants",
     "processes",
     "compare_power",
     "injected_slowdown",

@@ -71,6 +71,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("convs", {"convs": ((6, 5, 0), (4, 1, 1), (8, 5, 1))}),
     ("convs", {"convs": ((2**40, 5, 3), (4, 1, 1), (8, 5, 1))}),
     ("convs", {"convs": ((6, 5, 8), (4, 3, 1), (8, 2, 1))}),
+    ("convs", {"convs": ((9, 7, 5), (4, 1, 1), (8, 5, 1))}),
     ("bits", {"bits": (4, 8, 2)}),
     ("bits", {"bits": (4, 8, 3, 4)}),
 ]
@@ -226,6 +227,17 @@ def test_the_last_epochs_may_be_undistorted(digits: Dataset) -> None:
         order = torch.randperm(250, generator=torch.Generator().manual_seed(3))
         assert torch.equal(plain, torch.from_numpy(images)[order].flatten(1).float() / 255)
         assert not torch.equal(plain, distorted)
+
+
+def test_a_run_keeps_to_its_undistorted_epochs(tmp_path: Path, digits: Dataset) -> None:
+    """With a share of 1 it trains as if the recipe shifted nothing, to the last bit."""
+    plain = dataclasses.replace(settings_of(epochs=1).recipe, rotation=0, scaling=0, shear=0, elastic=0, shift=0)
+    ends = []
+    for name, recipe in (("never", dataclasses.replace(plain, shift=2, undistorted=1.0)), ("none", plain)):
+        run = new_run(dataclasses.replace(settings_of(), recipe=recipe))
+        assert trained(run, digits, tmp_path / name)
+        ends.append(run.model.state_dict())
+    assert all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())
 
 
 @pytest.mark.parametrize("stops", [{1}, {11, 12}, {5, 22, 30}], ids=str)

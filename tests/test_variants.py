@@ -29,8 +29,11 @@ from mnist_edge.exporting.variants.kind import Built, VariantContext
 from mnist_edge.exporting.variants.registry import KINDS, select_kinds
 from mnist_edge.files import sha256_bytes
 from mnist_edge.records.bundle import VariantSpec
+from mnist_edge.records.data import Dataset
 from mnist_edge.records.settings import SessionSettings
 from mnist_edge.reporting.tables.variants import variants_table
+from mnist_edge.verification.reference import recorded_reference
+from mnist_edge.verification.verify import VerifyOptions, verify_bundle
 from mnist_edge.workflow.variants import list_variants
 
 pytestmark = pytest.mark.xdist_group("exporting")
@@ -273,3 +276,21 @@ def test_an_old_variant_that_contradicts_its_manifest_is_dropped(folder: Path, v
     report = export_bundle(request_of(variant_context, folder))
     assert "its graph has image uint8 (batch, 28, 28) to scores" in report.dropped["odd"]
     assert [variant.name for variant in report.variants] == ["fp32"]
+
+
+def test_a_manifest_that_praises_a_variant_is_caught(with_variants: Path, digits: Dataset, tmp_path: Path) -> None:
+    """Every hash is right: the stated accuracy is compared with what the test set shows; one image is rounding."""
+    manifest = load_bundle(with_variants).manifest
+    for images, passed in ((1, True), (3, False), (-3, False)):
+        changed = tuple(
+            dataclasses.replace(variant, accuracy=variant.accuracy + images / 360)
+            if variant.name == "int8" and variant.accuracy is not None
+            else variant
+            for variant in manifest.variants
+        )
+        folder = shutil.copytree(with_variants, tmp_path / str(images))
+        (folder / MANIFEST).write_bytes(manifest_bytes(dataclasses.replace(manifest, variants=changed)))
+        bundle = load_bundle(folder)
+        report = verify_bundle(bundle, recorded_reference(bundle, digits), VerifyOptions(max_drop=0.05))
+        assert [variant.passed for variant in report.variants] == [True, True, passed]
+        assert passed or "manifest.json states an accuracy of" in report.variants[2].reason

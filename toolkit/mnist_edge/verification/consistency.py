@@ -14,6 +14,7 @@ from mnist_edge.contract import INPUTS, LABELS, OUTPUT_NAME
 from mnist_edge.errors import BadFileError
 from mnist_edge.pixels import Images
 from mnist_edge.records.bundle import Variant
+from mnist_edge.records.verification import PairedAccuracy
 from mnist_edge.runtime.classifier import Classifier
 from mnist_edge.runtime.images import describe
 from mnist_edge.verification.precision import precision_of
@@ -106,6 +107,25 @@ def misstated_accuracy(bundle: Bundle, labels: Images) -> str:
     return (
         f"manifest.json states an accuracy of {bundle.manifest.accuracy:.2%}, {stated} of {len(logits)} test images, "
         f"but PyTorch's outputs in golden.npz are right on {right} of {len(labels)}"
+    )
+
+
+def misstated_variant(variant: Variant, accuracy: PairedAccuracy | None) -> str:
+    """Return why a variant's stated accuracy cannot be what it has on the test set, or an empty string.
+
+    Args:
+        variant: states an accuracy, or None.
+        accuracy: as measured here on the whole test set; None where it is not available.
+    """
+    if accuracy is None or variant.accuracy is None:
+        return ""
+    # Another CPU may round otherwise: two images of a small test set, one in a thousand of a large one.
+    allowed = max(2 / accuracy.images, 0.001)
+    if abs(variant.accuracy - accuracy.variant) <= allowed:
+        return ""
+    return (
+        f"manifest.json states an accuracy of {variant.accuracy:.2%} for {variant.name}, "
+        f"it is {accuracy.variant:.2%} on the {accuracy.images:,} test images"
     )
 
 

@@ -21,6 +21,7 @@ from mnist_edge.verification.consistency import (
     mismatch,
     misstated_accuracy,
     misstated_precision,
+    misstated_variant,
     model_mismatch,
     require_contract,
 )
@@ -185,7 +186,11 @@ def _verify_variant(
         return problems, reference_of(bundle, variant, reference)
 
     requirement = options.requirement(variant.requirement, variant.precision)
-    return _check(variant.name, file, requirement, reference, options, prepare)
+    found = _check(variant.name, file, requirement, reference, options, prepare)
+    if found.passed and reference.test_set is not None:
+        problem = misstated_variant(variant, found.accuracy)
+        found = dataclasses.replace(found, passed=not problem, reason=problem)
+    return found
 
 
 def _check(
