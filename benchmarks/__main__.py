@@ -17,6 +17,8 @@ NAMES = (
     "variants",
     "processes",
     "compare_power",
+    "race_error",
+    "tune_regret",
     "injected_slowdown",
     "fault_detection",
 )

@@ -24,6 +24,7 @@ from mnist_edge.bundle.choice import write_choice
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.bundle.manifest import MANIFEST, manifest_bytes
 from mnist_edge.bundle.publish import staging
+from mnist_edge.data import sources
 from mnist_edge.errors import BadFileError, CheckFailedError, UnavailableError, UsageError
 from mnist_edge.files import locked, sha256_bytes
 from mnist_edge.records.benchmark import Scenario
@@ -46,7 +47,7 @@ CANDIDATE = {
     "selection_accuracy", "meets_limits", "reason",
 }  # fmt: skip
 CHOICE = {
-    "variant", "settings", "p50_us", "bytes", "accuracy", "selection_accuracy", "confirmed_images", "ratio",
+    "variant", "settings", "p50_us", "bytes", "accuracy", "selection_accuracy", "confirmed_images", "test_set", "ratio",
 }  # fmt: skip
 Speed = Callable[[Task], float]
 
@@ -149,7 +150,7 @@ def test_the_fastest_candidate_is_chosen_and_recorded(bundle: Path, timed: Calla
     assert (report.choice.variant, report.choice.settings) == ("int8", bound)
     assert report.choice.p50_us == pytest.approx(18.0, rel=0.01)
     assert report.choice.ratio == pytest.approx(0.36, rel=0.01)
-    assert report.choice.confirmed_images == 360
+    assert (report.choice.confirmed_images, report.choice.test_set) == (360, True)
     after = load_bundle(bundle).manifest
     assert (after.choice, after.variants[1].settings) == ("int8", bound)
     recorded = dataclasses.replace(after.variants[1], settings=SessionSettings())
@@ -394,6 +395,51 @@ def test_a_choice_that_loses_more_on_the_test_set_is_not_recorded(
     assert load_bundle(bundle).manifest.choice is None
     lost = 0.001
     assert chosen(ask(bundle)) == "int8"
+
+
+def test_without_the_test_set_the_choice_rests_on_what_export_recorded(
+    bundle: Path, timed: Callable[[Speed], list[Task]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device without the dataset: the golden inputs are run, and the recorded accuracy must meet the limit."""
+    timed(int8_is_faster)
+
+    def unavailable(*_: Any, **__: Any) -> None:
+        raise UnavailableError("no dataset here")
+
+    monkeypatch.setattr(verify_stage, "verify_folder", really_verify)
+    monkeypatch.setattr(sources, "load_test_set", unavailable)
+    manifest = load_bundle(bundle).manifest
+
+    def with_int8(**changes: Any) -> None:
+        """360 golden images cannot show that int8 loses at most 0.1 points."""
+        int8 = dataclasses.replace(manifest.variants[1], max_accuracy_drop=0.001, **changes)
+        changed = dataclasses.replace(manifest, variants=(manifest.variants[0], int8))
+        (bundle / MANIFEST).write_bytes(manifest_bytes(changed))
+
+    with_int8()
+    report = ask(bundle)
+    assert report.choice is not None
+    assert (report.choice.variant, report.choice.test_set) == ("int8", False)
+    assert report.choice.accuracy == manifest.variants[1].accuracy
+    assert report.choice.confirmed_images == len(load_bundle(bundle).golden.images)
+    with_int8(accuracy=manifest.accuracy - 0.002)
+    with pytest.raises(CheckFailedError, match=r"loses 0\.20 points on the test set"):
+        ask(bundle)
+    with_int8(accuracy=None)
+    with pytest.raises(CheckFailedError, match="does not pass: 360 images cannot show"):
+        ask(bundle)
+
+
+def test_a_race_that_ran_out_of_time_is_reported(
+    bundle: Path, timed: Callable[[Speed], list[Task]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy machine leaves more candidates undecided than an idle one."""
+    random = np.random.default_rng(1)
+    tasks = timed(lambda task: int8_is_faster(task) * float(random.uniform(1, 2)))
+    monkeypatch.setattr(search, "RACE_SECONDS", 0.0)
+    report = ask(bundle)
+    assert len(tasks) == 2 * len(report.candidates)
+    assert "ended early" in report.notes[-1]
 
 
 def test_a_bundle_or_study_in_use_is_refused_before_anything_is_timed(

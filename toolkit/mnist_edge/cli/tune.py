@@ -83,4 +83,4 @@ def tune(
     if report.choice is None:
         say(f"mnist-edge: {failure(report)}")
         raise typer.Exit(1)
-    say_next("verify", chosen, as_json=json)
+    say_next("verify" if report.choice.test_set else "bench", chosen, as_json=json)

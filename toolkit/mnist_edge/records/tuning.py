@@ -64,8 +64,9 @@ class TuneChoice:
     """The chosen candidate.
 
     Attributes:
-        accuracy: on the images that confirmed the choice, a fraction of 1.
-        confirmed_images: how many those were: the test set where it is available, else the golden inputs.
+        accuracy: on the test set, a fraction of 1: measured with these settings, or as export recorded it.
+        confirmed_images: images whose predictions confirmed the choice.
+        test_set: whether those were the test set; else the golden inputs.
         ratio: p50 over that of fp32 with default settings; None where fp32 is not a candidate.
     """
 
@@ -76,6 +77,7 @@ class TuneChoice:
     accuracy: float | None
     selection_accuracy: float | None
     confirmed_images: int
+    test_set: bool
     ratio: float | None
 
 

@@ -21,7 +21,7 @@ FP32 = "fp32"
 """The variant whose accuracy the others are compared with."""
 OVERVIEW_ROUNDS = 3
 """Processes of each variant where only bytes are compared, so that the table has a latency for each."""
-RACE_SECONDS = 240.0
+RACE_SECONDS = 300.0
 """Time of all processes after which no further round is begun; those of earlier calls count."""
 
 
@@ -48,6 +48,7 @@ class Search:
     Attributes:
         chosen: the choice, or None where no candidate meets the limits.
         lanes: of every candidate that was raced, by the last race that it took part in.
+        notes: what a reader should know, one sentence each.
         misses: limits that a variant misses whatever its settings, by name; empty for one that may be chosen.
     """
 
@@ -59,6 +60,7 @@ class Search:
         self._notify = notify
         self.chosen: Entry | None = None
         self.lanes: dict[Entry, Lane[Entry]] = {}
+        self.notes: list[str] = []
         bundle = question.bundle
         self.variants: Mapping[str, Variant] = {name: bundle.variant(name) for name in question.variants}
         known = {variant.name: variant.selection_accuracy for variant in bundle.manifest.variants}
@@ -136,11 +138,19 @@ class Search:
             self._chooser,
             seed=SEED,
             rounds=ROUNDS,
-            stop=lambda: self.stopwatch.seconds > RACE_SECONDS,
+            stop=lambda: self._time_is_up(stage),
             on_round=lambda turn, left: self._notify(f"{stage}: round {turn + 1}, {left} candidates"),
         )
         self.lanes |= lanes
         return lanes
+
+    def _time_is_up(self, stage: str) -> bool:
+        up = self.stopwatch.seconds > RACE_SECONDS
+        if up:
+            self.notes.append(
+                f"{stage}: ended early, as all processes took {self.stopwatch.seconds:,.0f} s; on an idle machine less is left open"
+            )
+        return up
 
     def _picked(self, lanes: Mapping[Entry, Lane[Entry]]) -> Entry | None:
         left = _left(lanes)

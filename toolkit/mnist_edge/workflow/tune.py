@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_edge.contract import Objective, ProviderName
-from mnist_edge.errors import CheckFailedError, UnavailableError, UsageError
+from mnist_edge.errors import UnavailableError, UsageError
 from mnist_edge.records.tuning import Limits
 from mnist_edge.verification.requirement import MAX_DROP
 from mnist_edge.workflow.folders import RUNS
@@ -19,9 +19,8 @@ from mnist_edge.workflow.folders import RUNS
 if TYPE_CHECKING:
     from mnist_edge.bundle.folder import Bundle
     from mnist_edge.records.bundle import FailedVariant
-    from mnist_edge.records.tuning import TuneChoice, TuneReport
+    from mnist_edge.records.tuning import TuneReport
     from mnist_edge.tuning.journal import Journal
-    from mnist_edge.tuning.search import Search
     from mnist_edge.workflow.build import Builder
 
 THROUGHPUT_BATCH = 64
@@ -81,6 +80,7 @@ def tune(request: TuneRequest) -> TuneReport:
     from mnist_edge.tuning.ranking import rank
     from mnist_edge.tuning.search import Question, Search
     from mnist_edge.tuning.timing import Stopwatch
+    from mnist_edge.workflow.confirm import confirm
 
     started = time.monotonic()
     require_provider(request.provider)
@@ -109,7 +109,7 @@ def tune(request: TuneRequest) -> TuneReport:
         search.run()
         request.notify("profiling")
         profiles = profile_candidates(search, journal, found)
-        choice = None if search.chosen is None else _confirm(request, search)
+        choice = None if search.chosen is None else confirm(request, search)
     return TuneReport(
         bundle=request.bundle,
         objective=request.objective,
@@ -124,7 +124,7 @@ def tune(request: TuneRequest) -> TuneReport:
         processes=stopwatch.processes,
         seconds=time.monotonic() - started,
         resumed=stopwatch.reused > 0,
-        notes=tuple(notes),
+        notes=(*notes, *search.notes),
     )
 
 
@@ -178,7 +178,8 @@ def _build(request: TuneRequest, bundle: Bundle, journal: Journal) -> tuple[list
         known = [*present, *(kind for kind in kinds if kind not in present)]
         raise UsageError(f"no variant is called {unknown[0]!r}", hint=f"one of {', '.join(known)}")
     absent = [name for name in request.variants if name not in present]
-    if kinds and not absent and next(_to_build(request), None) is None:
+    nothing_named = request.variants and not absent
+    if nothing_named or (kinds and next(_to_build(request), None) is None):
         return [], []
     try:
         builder = open_builder(
@@ -245,53 +246,3 @@ def _build_once(request: TuneRequest, journal: Journal, builder: Builder, name: 
         if failed is not None:
             journal.add(needs, dataclasses.asdict(failed))
     return failed
-
-
-def _confirm(request: TuneRequest, search: Search) -> TuneChoice:
-    """Verify the choice with its settings, on the test set where it is available, and write it into the manifest.
-
-    Raises:
-        CheckFailedError: it does not pass, or loses more accuracy than the limit there; the manifest stays.
-        UnavailableError: the bundle changed while it was timed.
-    """
-    from mnist_edge.bundle.choice import write_choice
-    from mnist_edge.bundle.folder import load_bundle
-    from mnist_edge.records.tuning import TuneChoice
-    from mnist_edge.tuning.ranking import ratio_to_fp32
-    from mnist_edge.verification.verify import VerifyOptions
-    from mnist_edge.workflow.verify import verify_folder
-
-    chosen, limits = search.chosen, request.limits
-    assert chosen is not None
-    variant, manifest = search.variants[chosen.variant], search.question.bundle.manifest
-    request.notify(f"verifying {variant.name} with {chosen.settings.described}")
-    proven = MAX_DROP if variant.max_accuracy_drop is None else variant.max_accuracy_drop
-    options = VerifyOptions(session=chosen.settings, max_drop=max(limits.max_accuracy_drop, proven))
-    report, _ = verify_folder(
-        request.bundle, None, options, request.dataset, request.data_dir, request.notify, variants=[variant.name]
-    )
-    (found,) = report.variants
-    if not found.passed:
-        raise CheckFailedError(f"{variant.name} was chosen and does not pass: {found.reason}", hint="mnist-edge verify")
-    accuracy = None if found.accuracy is None else found.accuracy.variant
-    if found.accuracy is not None and report.test_set:
-        lost = manifest.accuracy - found.accuracy.variant
-        if lost > limits.max_accuracy_drop + 1e-9:
-            raise CheckFailedError(
-                f"{variant.name} was chosen on held-out images, and loses {100 * lost:.2f} points on the test set; "
-                f"{100 * limits.max_accuracy_drop:g} are allowed",
-                hint=f"--max-accuracy-drop {100 * lost:.2f}, or leave it out with --variant",
-            )
-    if load_bundle(request.bundle).variant(variant.name).sha256 != variant.sha256:
-        raise UnavailableError(f"{request.bundle} changed while it was timed", hint="run mnist-edge tune again")
-    write_choice(request.bundle, variant.name, {variant.name: chosen.settings})
-    return TuneChoice(
-        variant=variant.name,
-        settings=chosen.settings,
-        p50_us=search.p50_us(chosen),
-        bytes=variant.bytes,
-        accuracy=accuracy,
-        selection_accuracy=variant.selection_accuracy,
-        confirmed_images=found.images,
-        ratio=ratio_to_fp32(search, chosen),
-    )

@@ -25,6 +25,11 @@ def tune_table(report: TuneReport) -> RenderableType:
         others = [one for one in report.candidates if one.variant == report.choice.variant and one not in best]
         parts += [f"{one.variant}, {_changed(one.settings)}: {one.reason}" for one in others]
     parts += [f"{one.name} was not built: {one.message}" for one in report.not_built]
+    if report.choice is not None and not report.choice.test_set:
+        parts.append(
+            f"the test set is not available here: its accuracy is as export recorded it, and {report.choice.confirmed_images:,} "
+            "golden inputs show no loss with these settings"
+        )
     parts += report.notes
     seconds = f"{report.processes:,} processes in {report.seconds:,.0f} s"
     parts.append(f"{seconds}{', continued from an earlier call' if report.resumed else ''}")
@@ -40,7 +45,7 @@ def headline(report: TuneReport) -> str:
     ratio = "" if choice.ratio is None else f", {ratio_words(choice.ratio)} than fp32"
     return (
         f"{choice.variant} with {choice.settings.described}: p50 {micro(choice.p50_us)} us{ratio}, {choice.bytes:,} bytes, "
-        f"{percent(choice.accuracy)} on {choice.confirmed_images:,} images ({asked})"
+        f"{percent(choice.accuracy)} on the test set ({asked})"
     )
 
 
