@@ -366,7 +366,9 @@ def to_own_int8(proto: ModelProto, golden: Golden, grown: float = 1.0) -> ModelP
     """
     layers = dense_layers(proto, "uint8", "seed")
     before = [Dense(layer.weight / grown, layer.bias / grown) for layer in layers]
-    calibration = CalibrationSet(golden.images, np.arange(len(golden.images)))
+    calibration = CalibrationSet(
+        golden.images, np.arange(len(golden.images)), golden.logits.argmax(axis=1).astype(np.uint8)
+    )
     ranges = activation_ranges(before, calibration, AFFINE["seed"][0])
     return quantised_graph(proto, layers, ranges, scheme_for(cpu_model()[1]), kind="uint8", normalization="seed")
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from test_cli import in_process, one_line
 from test_cuda_graph import trained as steps_of
 from test_resume import assert_same_end, trained
+from test_student import TINY
 
 from mnist_edge.benchmarking.gpu import BoundRun
 from mnist_edge.contract import DeviceName, ProviderName
@@ -66,7 +67,10 @@ def test_a_captured_step_is_the_eager_one(changes: dict[str, float], digits: Dat
 
 
 def run_of(recipe: str, epochs: int = 4) -> Run:
-    return new_run(settings_for(recipe, dataset="digits", train_images=1437, widths=(16, 12), epochs=epochs))
+    student = TINY if recipe.startswith("student") else None
+    return new_run(
+        settings_for(recipe, dataset="digits", train_images=1437, widths=(16, 12), student=student, epochs=epochs)
+    )
 
 
 @pytest.mark.parametrize("recipe", ["seed", "fast", "best"])
@@ -82,7 +86,7 @@ def test_training_on_cuda_learns_what_the_cpu_learns(
     assert losses[device] == pytest.approx(losses["cpu"], rel=1e-2)
 
 
-@pytest.mark.parametrize("recipe", ["seed", "fast"])
+@pytest.mark.parametrize("recipe", ["seed", "fast", "student"])
 def test_a_stopped_run_goes_on_bit_for_bit_on_cuda(
     recipe: str, tmp_path: Path, digits: Dataset, device: DeviceName
 ) -> None:

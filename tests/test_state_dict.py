@@ -32,7 +32,7 @@ from mnist_edge.training.model import (
     normalize_pixels,
     reference_logits,
     rescale_input,
-    with_seed_normalization,
+    with_normalization,
 )
 from mnist_edge.training.state_dict import read_model, read_state_dict
 
@@ -422,11 +422,15 @@ def test_weights_are_rescaled_in_float64_and_rounded_once(normalization: Normali
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_weights_for_training_give_the_same_logits(normalization: Normalization, digits: Dataset) -> None:
-    """A network of another normalisation, converted to the seed's, predicts the same."""
+    """A network of another normalisation, converted to the seed's, predicts the same; converted back as well."""
     torch.manual_seed(3)
     model = build_model((16,))
     expected = reference_logits(model, digits.test_images, normalization=normalization)
-    found = reference_logits(with_seed_normalization(model, normalization), digits.test_images)
+    converted = with_normalization(model, normalization, "seed")
+    found = reference_logits(converted, digits.test_images)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    back = with_normalization(converted, "seed", normalization)
+    found = reference_logits(back, digits.test_images, normalization=normalization)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 

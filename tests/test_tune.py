@@ -486,36 +486,40 @@ STUDENTS = ("student-fast", "student-3k", "student-6k", "student-12k", "student-
 
 
 @pytest.mark.parametrize(
-    ("changes", "expected"),
+    ("changes", "present", "expected"),
     [
-        ({}, ["fp16", "student-fast", "student-6k"]),
-        ({"objective": "size"}, ["fp16", "student-3k", "student-6k"]),
-        ({"variants": ("student-40k", "student-6k", "fp32")}, ["student-6k", "student-40k"]),
+        ({}, (), ["fp16", "student-fast", "student-6k"]),
+        ({}, ("fp16", "student-6k"), ["student-fast"]),
+        ({}, ("fp16", "student-fast"), ["student-6k"]),
+        ({"objective": "size"}, (), ["fp16", "student-3k", "student-6k"]),
+        ({"objective": "size"}, ("student-6k",), ["fp16", "student-3k"]),
+        ({"variants": ("student-40k", "student-6k", "fp32")}, (), ["student-6k", "student-40k"]),
+        ({"variants": ("student-40k", "student-6k")}, ("student-6k",), ["student-40k"]),
     ],
     ids=str,
 )
 def test_students_are_built_until_one_meets_the_limits(
-    changes: dict[str, Any], expected: list[str], bundle: Path, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any],
+    present: tuple[str, ...],
+    expected: list[str],
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """6k does: the larger ones would take minutes to train, to be slower and larger. Named ones are all built."""
     monkeypatch.setattr(build, "known_kinds", lambda: ("fp16", "int8", *STUDENTS))
-    tried: list[str] = []
-    monkeypatch.setattr(stage, "_build_once", lambda _request, _journal, _builder, name: tried.append(name))
-    monkeypatch.setattr(stage, "_student_suffices", lambda _request: "student-6k" in tried)
-    request = TuneRequest(bundle=bundle, limits=Limits(max_accuracy_drop=0), **changes)
-    missing = build.missing_kinds(load_bundle(bundle), request.variants, request.objective)
-    stage._build_each(request, None, None, *missing)
-    assert tried == expected
+    model = (bundle / "model.onnx").read_bytes()
 
+    def make(name: str) -> None:
+        spec = VariantSpec(name=name, precision="int4", requirement="accuracy", max_accuracy_drop=0.05)
+        with_variant(bundle, spec, model, 0.95 if name in {"student-6k", "student-12k", "student-40k"} else 0.94)
 
-@pytest.mark.parametrize(("accuracy", "suffices"), [(0.95, True), (0.94, False)])
-def test_a_student_suffices_if_it_meets_the_limits(accuracy: float, suffices: bool, bundle: Path) -> None:
-    """Of accuracy and size, on the images held out of training."""
-    spec = VariantSpec(name="student-6k", precision="int4", requirement="accuracy", max_accuracy_drop=0.05)
-    with_variant(bundle, spec, (bundle / "model.onnx").read_bytes(), accuracy)
-    request = TuneRequest(bundle=bundle, limits=Limits(max_accuracy_drop=0.001))
-    assert stage._student_suffices(request) == suffices
-    assert not stage._student_suffices(TuneRequest(bundle=bundle, limits=Limits(max_accuracy_drop=1, max_bytes=10)))
+    for name in present:
+        make(name)
+    built = []
+    for name in stage._to_build(TuneRequest(bundle=bundle, limits=Limits(max_accuracy_drop=0.001), **changes)):
+        built.append(name)
+        make(name)
+    assert built == expected
 
 
 @pytest.fixture

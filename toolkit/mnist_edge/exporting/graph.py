@@ -28,7 +28,7 @@ from mnist_edge.contract import (
     Normalization,
 )
 from mnist_edge.pixels import AFFINE
-from mnist_edge.training.model import build_model, linear_layers, rescale_input
+from mnist_edge.training.model import build_model, rescale_input, widths_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class NormalizedPixels(nn.Module):
 
     def __init__(self, model: nn.Sequential) -> None:
         super().__init__()
-        self.layers = build_model([layer.out_features for layer in linear_layers(model)[:-1]])
+        self.layers = build_model(widths_of(model))
         self.layers.load_state_dict(model.state_dict())
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -6,16 +6,19 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from mnist_edge.bundle.folder import Bundle
 from mnist_edge.bundle.manifest import MANIFEST, manifest_bytes
 from mnist_edge.bundle.publish import publish, write_files
 from mnist_edge.errors import CheckFailedError
+from mnist_edge.pixels import Images, Logits
 from mnist_edge.records.bundle import ExportReport, Variant
 from mnist_edge.records.data import EvaluationSet, SelectionSplit
 from mnist_edge.records.verification import ParityReport
 from mnist_edge.runtime.classifier import open_classifier
 from mnist_edge.verification.reference import recorded_reference
-from mnist_edge.verification.requirement import MAX_DROP
+from mnist_edge.verification.requirement import MAX_DROP, TOLERANCE
 from mnist_edge.verification.verify import VerifyOptions, verify_bundle
 
 BATCH = 1000
@@ -102,6 +105,25 @@ def _measured(bundle: Bundle, variant: Variant, parity: ParityReport, selection:
         flips=found.flips if on_test_set else None,
         selection_accuracy=chosen_by,
     )
+
+
+def require_equal_logits(name: str, model: bytes, images: Images, expected: Logits) -> None:
+    """Raise CheckFailedError unless onnxruntime computes a network's logits, to the tolerance of an exact variant.
+
+    Args:
+        name: of the variant.
+        model: content of its ONNX file.
+        images: uint8 (N, 28, 28).
+        expected: float32 (N, 10), PyTorch's.
+    """
+    found = open_classifier(model).logits(images, batch=BATCH)
+    allowed = TOLERANCE * np.maximum(1, np.abs(expected).max(axis=1, keepdims=True))
+    wrong = ~(np.abs(found - expected) <= allowed)  # true for NaN as well
+    if wrong.any():
+        raise CheckFailedError(
+            f"{name}: onnxruntime and PyTorch differ on {wrong.any(axis=1).sum()} of {len(images)} images",
+            hint="try another --opset, or report this as a bug",
+        )
 
 
 def selection_accuracy(model: Path | bytes, selection: SelectionSplit) -> float:

@@ -34,6 +34,11 @@ def linear_layers(model: nn.Sequential) -> list[nn.Linear]:
     return [layer for layer in model if isinstance(layer, nn.Linear)]
 
 
+def widths_of(model: nn.Sequential) -> tuple[int, ...]:
+    """Return the hidden widths, input side first."""
+    return tuple(layer.out_features for layer in linear_layers(model)[:-1])
+
+
 def normalize_pixels(pixels: Tensor, normalization: Normalization = "seed") -> Tensor:
     """Return uint8 pixels of any shape as normalised float32; step by step as `pixels.normalize` in numpy."""
     values = pixels.float()
@@ -51,7 +56,7 @@ def rescale_input(model: nn.Sequential, divisor: float, shift: float) -> nn.Sequ
     `W (x / d + s) + b = (W / d) x + (b + s W 1)`, computed in float64 and rounded to float32 once.
     """
     layers = linear_layers(model)
-    rescaled = build_model([layer.out_features for layer in layers[:-1]])
+    rescaled = build_model(widths_of(model))
     rescaled.load_state_dict(model.state_dict())
     first = linear_layers(rescaled)[0]
     weight, bias = layers[0].weight.detach().double().cpu(), layers[0].bias.detach().double().cpu()
@@ -60,17 +65,16 @@ def rescale_input(model: nn.Sequential, divisor: float, shift: float) -> nn.Sequ
     return rescaled
 
 
-def with_seed_normalization(model: nn.Sequential, normalization: Normalization) -> nn.Sequential:
-    """Return a network that computes from pixels normalised as the seed's what `model` computes from its own.
+def with_normalization(model: nn.Sequential, old: Normalization, new: Normalization) -> nn.Sequential:
+    """Return a network that computes from pixels normalised as `new` what `model` computes from `old`.
 
     Training normalises as the seed does, so weights of another origin are converted before they are trained further.
     """
-    if normalization == "seed":
+    if old == new:
         return model
-    divisor, shift = AFFINE[normalization]
-    seed_divisor, seed_shift = AFFINE["seed"]
-    # x = seed_divisor (z - seed_shift) for normalised pixels z; the network takes x / divisor + shift.
-    return rescale_input(model, divisor / seed_divisor, shift - seed_shift * seed_divisor / divisor)
+    (divisor, shift), (new_divisor, new_shift) = AFFINE[old], AFFINE[new]
+    # x = new_divisor (z - new_shift) for normalised pixels z; the network takes x / divisor + shift.
+    return rescale_input(model, divisor / new_divisor, shift - new_shift * new_divisor / divisor)
 
 
 @torch.no_grad()

@@ -40,7 +40,7 @@ from mnist_edge.training.loop import (
     steps_per_epoch,
     train,
 )
-from mnist_edge.training.model import linear_layers, resolve_device, with_seed_normalization
+from mnist_edge.training.model import resolve_device, widths_of, with_normalization
 from mnist_edge.training.network import deployed_accuracy
 from mnist_edge.training.recipes import Settings
 from mnist_edge.training.state_dict import LoadedModel
@@ -84,9 +84,8 @@ def resume_run(path: Path, epochs: int | None) -> Start:
 
 def start_from_weights(loaded: LoadedModel, path: Path, settings: Settings) -> Start:
     """Start with the weights of a bare state_dict; it has no optimiser state and no progress."""
-    model = with_seed_normalization(loaded.network, loaded.normalization)
-    widths = tuple(layer.out_features for layer in linear_layers(model)[:-1])
-    settings = dataclasses.replace(settings, widths=widths)
+    model = with_normalization(loaded.network, loaded.normalization, "seed")
+    settings = dataclasses.replace(settings, widths=widths_of(model))
     note = f"{path} is a bare state_dict: the optimiser starts fresh, at epoch 0"
     if loaded.normalization != "seed":
         note += f"; its first layer was converted from {loaded.normalization} to the seed's normalisation"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from mnist_edge.records.tuning import TunedCandidate
 from mnist_edge.stats import geometric_mean, t_interval
 from mnist_edge.tuning.candidates import Entry
+from mnist_edge.tuning.profiles import profiled
 from mnist_edge.tuning.reasons import Profile, Side, slower, slower_start, time_ratio
 from mnist_edge.tuning.search import FP32, Search
 
@@ -27,11 +27,6 @@ def rank(
     """
     entries = sorted({**search.stopwatch.timed, **search.stopwatch.problems}, key=lambda entry: _order(search, entry))
     return tuple(_candidate(search, entry, profiles, environment) for entry in entries)
-
-
-def profiled(entry: Entry) -> Entry:
-    """Return the candidate whose profile is that of `entry`: IO binding changes no operator."""
-    return dataclasses.replace(entry, settings=dataclasses.replace(entry.settings, io_binding=False))
 
 
 def objective_value(search: Search, entry: Entry) -> float:

@@ -149,21 +149,18 @@ def _trained_normalization(bundle: Bundle) -> Normalization | None:
     return next((name for name in NORMALIZATIONS if name == stated), None)
 
 
-def missing_kinds(bundle: Bundle, named: Sequence[str], objective: Objective) -> tuple[list[str], list[str]]:
-    """Return the kinds to build: those that take seconds, and the students, which take minutes to train.
+def wanted_kinds(named: Sequence[str], objective: Objective) -> tuple[list[str], list[str]]:
+    """Return the kinds that may be candidates: those that take seconds to build, and the students, which take minutes.
 
     Args:
-        bundle: whose variants need not be built.
-        named: kinds that were asked for; without any, all but the students that STUDENTS leaves out.
-        objective: decides on the order of the students.
+        named: kinds that were asked for; without any, all but some students, see STUDENTS.
+        objective: decides on the students and their order.
     """
-    present = {variant.name for variant in bundle.manifest.variants}
     kinds = [name for name in known_kinds() if not named or name in named]
+    students = [name for name in kinds if is_student(name)]
     if not named:
-        order = STUDENTS.get(objective, FASTEST_FIRST)
-        kinds = [name for name in kinds if not is_student(name)] + [name for name in order if name in kinds]
-    missing = [name for name in kinds if name not in present]
-    return [name for name in missing if not is_student(name)], [name for name in missing if is_student(name)]
+        students = [name for name in STUDENTS.get(objective, FASTEST_FIRST) if name in students]
+    return [name for name in kinds if not is_student(name)], students
 
 
 def is_student(name: str) -> bool:

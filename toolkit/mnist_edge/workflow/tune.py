@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mnist_edge.contract import Objective, ProviderName
 from mnist_edge.errors import CheckFailedError, UnavailableError, UsageError
@@ -18,10 +18,8 @@ from mnist_edge.workflow.folders import RUNS
 
 if TYPE_CHECKING:
     from mnist_edge.bundle.folder import Bundle
-    from mnist_edge.records.benchmark import OperatorTime
     from mnist_edge.records.bundle import FailedVariant
     from mnist_edge.records.tuning import TuneChoice, TuneReport
-    from mnist_edge.tuning.candidates import Entry
     from mnist_edge.tuning.journal import Journal
     from mnist_edge.tuning.search import Search
     from mnist_edge.workflow.build import Builder
@@ -79,6 +77,7 @@ def tune(request: TuneRequest) -> TuneReport:
     from mnist_edge.records.tuning import TuneReport
     from mnist_edge.runtime.session import require_provider
     from mnist_edge.tuning.choose import require_consistent
+    from mnist_edge.tuning.profiles import profile_candidates
     from mnist_edge.tuning.ranking import rank
     from mnist_edge.tuning.search import Question, Search
     from mnist_edge.tuning.timing import Stopwatch
@@ -109,7 +108,7 @@ def tune(request: TuneRequest) -> TuneReport:
         search = Search(question, stopwatch, request.notify)
         search.run()
         request.notify("profiling")
-        profiles = _profiles(search, journal, found)
+        profiles = profile_candidates(search, journal, found)
         choice = None if search.chosen is None else _confirm(request, search)
     return TuneReport(
         bundle=request.bundle,
@@ -170,7 +169,7 @@ def _build(request: TuneRequest, bundle: Bundle, journal: Journal) -> tuple[list
         UsageError: a variant is named that nothing makes.
         UnavailableError: a variant is named that cannot be built here.
     """
-    from mnist_edge.workflow.build import known_kinds, missing_kinds, open_builder
+    from mnist_edge.workflow.build import known_kinds, open_builder
 
     present = [variant.name for variant in bundle.manifest.variants]
     kinds = known_kinds()
@@ -178,9 +177,8 @@ def _build(request: TuneRequest, bundle: Bundle, journal: Journal) -> tuple[list
     if unknown:
         known = [*present, *(kind for kind in kinds if kind not in present)]
         raise UsageError(f"no variant is called {unknown[0]!r}", hint=f"one of {', '.join(known)}")
-    others, students = missing_kinds(bundle, request.variants, request.objective)
     absent = [name for name in request.variants if name not in present]
-    if not others and not students and not absent and kinds:
+    if kinds and not absent and next(_to_build(request), None) is None:
         return [], []
     try:
         builder = open_builder(
@@ -195,19 +193,37 @@ def _build(request: TuneRequest, bundle: Bundle, journal: Journal) -> tuple[list
         if absent or request.run is not None:
             raise
         return [], [f"only the variants of the bundle are timed: {error.message} ({error.hint})"]
-    return _build_each(request, journal, builder, others, students), []
+    failed = [_build_once(request, journal, builder, name) for name in _to_build(request)]
+    return [one for one in failed if one is not None], []
 
 
-def _build_each(
-    request: TuneRequest, journal: Journal, builder: Builder, others: list[str], students: list[str]
-) -> list[FailedVariant]:
-    """Build variants one after the other; students, unless they were named, until one meets the limits."""
-    failed = [_build_once(request, journal, builder, name) for name in others]
+def _to_build(request: TuneRequest) -> Iterator[str]:
+    """Yield the kinds that the bundle lacks; of students, unless they were named, only until one in it meets the limits.
+
+    The bundle is read again before each student, as the one before may have been built meanwhile.
+    """
+    from mnist_edge.workflow.build import wanted_kinds
+
+    others, students = wanted_kinds(request.variants, request.objective)
+    yield from [name for name in others if _meets(request, name) is None]
     for name in students:
-        if not request.variants and _student_suffices(request):
-            break
-        failed.append(_build_once(request, journal, builder, name))
-    return [one for one in failed if one is not None]
+        if _meets(request, name) is None:
+            yield name
+        if _meets(request, name) and not request.variants:
+            return
+
+
+def _meets(request: TuneRequest, name: str) -> bool | None:
+    """Return whether a variant meets the limits of accuracy and size; None where the bundle does not hold it."""
+    from mnist_edge.bundle.folder import load_bundle
+    from mnist_edge.tuning.choose import variant_misses
+    from mnist_edge.tuning.search import FP32
+
+    variants = {variant.name: variant for variant in load_bundle(request.bundle).manifest.variants}
+    if name not in variants:
+        return None
+    fp32 = variants[FP32].selection_accuracy if FP32 in variants else None
+    return not variant_misses(variants[name], fp32, request.limits)
 
 
 def _build_once(request: TuneRequest, journal: Journal, builder: Builder, name: str) -> FailedVariant | None:
@@ -229,56 +245,6 @@ def _build_once(request: TuneRequest, journal: Journal, builder: Builder, name: 
         if failed is not None:
             journal.add(needs, dataclasses.asdict(failed))
     return failed
-
-
-def _student_suffices(request: TuneRequest) -> bool:
-    """Return whether the bundle holds a student that meets the limits of accuracy and size."""
-    from mnist_edge.bundle.folder import load_bundle
-    from mnist_edge.tuning.choose import variant_misses
-    from mnist_edge.tuning.search import FP32
-    from mnist_edge.workflow.build import is_student
-
-    variants = load_bundle(request.bundle).manifest.variants
-    fp32 = next((variant.selection_accuracy for variant in variants if variant.name == FP32), None)
-    students = [variant for variant in variants if is_student(variant.name)]
-    return any(not variant_misses(variant, fp32, request.limits) for variant in students)
-
-
-def _profiles(search: Search, journal: Journal, environment: dict[str, Any]) -> dict[Entry, tuple[OperatorTime, ...]]:
-    """Profile the candidates that meet the limits, and default settings; profiles of an earlier call are used again."""
-    from mnist_edge.benchmarking.profile import profile_candidate
-    from mnist_edge.bundle.golden import GOLDEN
-    from mnist_edge.records.benchmark import Candidate, OperatorTime
-    from mnist_edge.tuning.ranking import profiled
-    from mnist_edge.tuning.timing import SCENARIO, lasting
-
-    question = search.question
-    profiles: dict[Entry, tuple[OperatorTime, ...]] = {}
-    for entry in dict.fromkeys(profiled(each) for each in search.stopwatch.timed):
-        variant = search.variants[entry.variant]
-        if entry in search.stopwatch.problems or (entry.changes and search.misses[entry.variant]):
-            continue
-        needs = {
-            "profile": variant.sha256,
-            "golden": question.bundle.manifest.golden_sha256,
-            "batch": question.batch,
-            "settings": dataclasses.asdict(entry.settings),
-            "environment": lasting(environment),
-        }
-        found = journal.get(tuple[OperatorTime, ...], needs)
-        if found is None:
-            candidate = Candidate(
-                engine="onnxruntime",
-                variant=variant.name,
-                file=question.bundle.file(variant),
-                batch=question.batch,
-                scenario=SCENARIO,
-                settings=entry.settings,
-            )
-            found = profile_candidate(candidate, question.bundle.folder / GOLDEN)
-            journal.add(needs, [dataclasses.asdict(line) for line in found])
-        profiles[entry] = found
-    return profiles
 
 
 def _confirm(request: TuneRequest, search: Search) -> TuneChoice:

@@ -28,15 +28,17 @@ BATCH = 250
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """Images that a quantiser measures ranges on; they stay in their file, if that is where they are.
+    """Images that activations are measured on; they stay in their file, if that is where they are.
 
     Attributes:
         images: uint8 (N, 28, 28), the training images that training did not hold out.
         rows: int64 (K,), those of them that were drawn, sorted.
+        labels: uint8 (K,), of those that were drawn.
     """
 
     images: Images | ImageFile
     rows: NDArray[np.int64]
+    labels: Images
 
     def batches(self) -> Iterator[Images]:
         """Yield the images that were drawn, uint8 (at most BATCH, 28, 28)."""
@@ -74,7 +76,8 @@ def calibration_set(dataset: Dataset, recipe: Recipe) -> CalibrationSet:
         generator.choice(np.flatnonzero(labels == label), min(PER_CLASS, counts[label]), replace=False)
         for label in range(CLASSES)
     ]
-    return CalibrationSet(images=images, rows=np.sort(np.concatenate(drawn)))
+    rows = np.sort(np.concatenate(drawn))
+    return CalibrationSet(images=images, rows=rows, labels=labels[rows])
 
 
 def activation_ranges(layers: Sequence[Dense], calibration: CalibrationSet, divisor: float) -> tuple[float, ...]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mnist_edge.errors import UsageError
-from mnist_edge.exporting.variants import fp16, int8, int8_dynamic, student
+from mnist_edge.exporting.variants import fp16, int8, int8_dynamic, pruned, student
 from mnist_edge.exporting.variants.kind import VariantKind
 
-KINDS: tuple[VariantKind, ...] = (fp16.KIND, int8.KIND, int8_dynamic.KIND, *student.KINDS)
+KINDS: tuple[VariantKind, ...] = (fp16.KIND, int8.KIND, int8_dynamic.KIND, pruned.KIND, *student.KINDS)
 ALL = "all"
 RESERVED = {"int8-exact": "integer arithmetic that is the same on every CPU is not built yet"}
 """Names that a later version makes, and why this one does not."""

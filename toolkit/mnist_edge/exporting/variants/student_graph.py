@@ -108,12 +108,12 @@ def student_graph(network: QuantisedNetwork, opset: int) -> bytes:
     graph = Graph()
     weights, biases = _weights(graph, network.layers, opset)
     values = graph.node("Unsqueeze", graph.floats(INPUT_NAMES["uint8"]), graph.shape([1]))  # (n, 1, 28, 28)
-    for index, layer in enumerate(network.layers):
-        if index:
-            values = graph.node("Relu", values)
+    for layer, weight, bias in zip(network.layers[:-1], weights, biases, strict=False):
         strides: dict[str, Any] = {"strides": [layer.stride] * 2} if layer.stride > 1 else {}
-        values = graph.node("Conv", values, weights[index], biases[index], **strides)
-    graph.node("Flatten", values, output=OUTPUT_NAME)  # (n, 10, 1, 1) to (n, 10)
+        values = graph.node("Relu", graph.node("Conv", values, weight, bias, **strides))
+    # The last layer covers the whole feature map. As a Conv it takes 32 bytes less, and `fast` a third more time at batch 64.
+    features, matrix = graph.node("Flatten", values), graph.node("Flatten", weights[-1])
+    graph.node("Gemm", features, matrix, biases[-1], output=OUTPUT_NAME, transB=1)
     image = helper.make_tensor_value_info(INPUT_NAMES["uint8"], TensorProto.UINT8, [BATCH_AXIS, SIDE, SIDE])
     logits = helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, [BATCH_AXIS, CLASSES])
     operators = onnx.OperatorSetIdProto(version=opset)

@@ -10,6 +10,8 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+from torch import nn
+
 from mnist_edge.errors import BadFileError, StoppedError
 from mnist_edge.interrupts import stop_requests
 from mnist_edge.records.data import Dataset
@@ -37,7 +39,12 @@ def finished_run(folder: Path, settings: Settings) -> Checkpoint | None:
 
 
 def trained_run(
-    folder: Path, settings: Settings, dataset: Dataset, name: str, notify: Callable[[str], None]
+    folder: Path,
+    settings: Settings,
+    dataset: Dataset,
+    name: str,
+    notify: Callable[[str], None],
+    initial: nn.Sequential | None = None,
 ) -> Checkpoint:
     """Return the finished checkpoint of a run with these settings: the one in the folder, continued if need be.
 
@@ -47,6 +54,7 @@ def trained_run(
         dataset: to train on.
         name: of the variant, for the user.
         notify: takes one plain line about what happens.
+        initial: the network to start from, which the settings must identify, or None for the weights of their seed.
 
     Raises:
         StoppedError: a signal arrived; the last finished step is saved.
@@ -56,7 +64,7 @@ def trained_run(
     kept = _checkpoint(folder)
     resumes = kept is not None and kept.settings == settings
     if not resumes or kept is None or kept.progress.epoch < settings.recipe.epochs:
-        start = resume_run(folder / LAST, None) if resumes else Start(run=new_run(settings))
+        start = resume_run(folder / LAST, None) if resumes else Start(run=new_run(settings, initial))
         notify(f"training {name} in {folder}: {settings.recipe.epochs} epochs")
 
         def on_epoch(record: EpochRecord) -> None:
