@@ -28,7 +28,7 @@ from mnist_edge.bundle.publish import staging
 from mnist_edge.errors import BadFileError, CheckFailedError, UnavailableError, UsageError
 from mnist_edge.exporting.pipeline import ExportRequest, add_variant, export_bundle
 from mnist_edge.exporting.variants import fp16, int8, int8_dynamic, registry
-from mnist_edge.exporting.variants.add import add_kind
+from mnist_edge.exporting.variants.add import add_kind, add_kinds
 from mnist_edge.exporting.variants.kind import Built, VariantContext
 from mnist_edge.exporting.variants.registry import KINDS, select_kinds
 from mnist_edge.files import sha256_bytes
@@ -212,6 +212,13 @@ def test_settings_and_choice_are_written_and_survive_other_changes(
     assert (again.choice, again.variants[2].settings, again.variants[2]) == ("int8", TWO, before.variants[2])
     again = export_bundle(request_of(variant_context, tuned))
     assert (again.choice, again.variants[0], again.variants[2]) == ("int8", before.variants[0], before.variants[2])
+    again = add_kinds(again, [int8.KIND], variant_context)
+    assert [entry.name for entry in again.parity.variants] == [
+        "fp32",
+        "fp16",
+        "more",
+        "int8",
+    ]  # each once, the newest last
 
 
 def test_another_file_of_the_chosen_variant_is_no_longer_chosen(tuned: Path, variant_context: VariantContext) -> None:
