@@ -67,7 +67,7 @@ def test_every_variant_has_a_ratio_to_the_one_baseline(
 @pytest.mark.parametrize(
     ("asked", "timed"),
     [(("int8",), {"int8"}), (("fp32", "int8"), {"fp32", "int8"}), (("int8", "int8"), {"int8"}), ((), {"fp32", "int8"})],
-    ids=str,
+    ids=["one", "both", "one twice", "none named"],
 )
 def test_variant_selects_and_the_baseline_stays(
     asked: tuple[str, ...], timed: set[str], two_variant_bundle: Path

@@ -19,6 +19,8 @@ from mnist_edge.benchmarking import comparable, plan, rounds, sampling
 from mnist_edge.benchmarking.process import ProcessResult, Task
 from mnist_edge.cli.app import app
 from mnist_edge.errors import UnavailableError
+from mnist_edge.records.benchmark import Scenario
+from mnist_edge.tuning import search, timing
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -94,6 +96,10 @@ def quick(words: list[str]) -> list[str]:
         words += ["--epochs", "1"] + (["--dataset", "digits"] if "--dataset" not in words else [])
     if name == "sweep":
         words += ["--dataset", "digits", "--epochs", "1", "--trials", "1", "--batch-size", "128", "--seeds", "0"]
+    if name == "tune":  # the 360 test images of the digits cannot show a smaller loss
+        words += ["--max-accuracy-drop", "5"] + ([] if "--variant" in words else ["--variant", "fp32"])
+    if name == "verify" and "exported/small" in words:
+        words += ["--max-accuracy-drop", "5"]
     if name == "bench" and "offline" not in words:
         words += ["--duration", "0.02"]  # of an option given twice the last one counts
     if "--tolerance" in words:  # two short rounds on busy cores prove nothing
@@ -119,6 +125,12 @@ def test_every_command_of_a_page_works(
     monkeypatch.setattr(plan, "ROUNDS", 2)
     monkeypatch.setattr(comparable, "MIN_PROCESSES", 2)
     monkeypatch.setattr(rounds, "run_process", in_this_process)
+    monkeypatch.setattr(timing, "run_process", in_this_process)
+    monkeypatch.setattr(timing, "SCENARIO", Scenario(seconds=0.01))
+    monkeypatch.setattr(search, "ROUNDS", 2)
+    monkeypatch.setattr(
+        search, "single_changes", lambda *_: [{"io_binding": True}]
+    )  # tests/test_tuning.py has the others
     monkeypatch.setattr(sampling, "WARMUP_LIMIT_NS", 50_000_000)
     monkeypatch.setattr(plan, "find_spec", lambda _name: None)  # PyTorch is timed in tests/test_bench.py
     for language, content in blocks(page):

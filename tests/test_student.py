@@ -334,6 +334,7 @@ def here(*arguments: str | Path) -> None:
 def test_a_student_is_trained_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`--student 3k` has a run folder and a recipe of its own, and resumes with the command that started it."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mnist_edge.reporting.plots.loss.loss_curve", lambda *_args: None)
     here("--student", "3k", "--epochs", "1")
     run = Path("runs/digits-student-3k")
     settings = load_checkpoint(run / LAST).settings

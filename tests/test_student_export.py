@@ -15,7 +15,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from test_student import TINY, student
+from test_student import TINY, checkpoint, student
 
 from benchmarks.planted_students import FAULTS
 from mnist_edge.bundle.folder import load_bundle
@@ -41,6 +41,14 @@ from mnist_edge.verification.verify import VerifyOptions, verify_bundle
 ALL4 = dataclasses.replace(TINY, bits=(4, 4, 4, 4))
 ALL2 = dataclasses.replace(TINY, bits=(2, 2, 2, 2))
 FORMS = [(TINY, 18), (TINY, 25), (ALL4, 18), (ALL4, 20), (ALL4, 21), (ALL4, 23), (ALL2, 18), (ALL2, 25)]
+
+
+@pytest.fixture(autouse=True)
+def without_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are not run first in a process of their own, which tests/test_attack.py covers."""
+    monkeypatch.setattr("mnist_edge.runtime.trial.require_bounded", lambda *_args: None)
+
+
 RUNTIME = {"Cast", "Unsqueeze", "Conv", "FusedConv", "Flatten", "Gemm", "ReorderInput", "ReorderOutput", "Relu"}
 """All that may run on each call; of these only the Cast and the reorderings of the image do not multiply."""
 
@@ -293,7 +301,8 @@ def test_options_that_no_student_has_are_refused(tmp_path: Path, monkeypatch: py
     """Normalised pixels, and variants of a student's own run: exit code 2, and nothing is trained or published."""
     monkeypatch.chdir(tmp_path)
     small(monkeypatch)
-    here("train", "--dataset", "digits", "--student", "3k", "--run", "runs/student", "--epochs", "1")
+    Path("runs/student").mkdir(parents=True)
+    save_checkpoint(Path("runs/student"), checkpoint(ALL4))
     with pytest.raises(UsageError, match="takes raw images"):
         here("export", "--run", "runs/student", "--input", "float")
     with pytest.raises(UsageError, match="is a student"):
