@@ -1,6 +1,7 @@
 """The fastest variant within 0.1 points of fp32's accuracy, at batch 1 on one thread, against fp32 and an empty graph.
 
 The bundle is `mnist-edge train` (recipe `fast`, seed 0) and `mnist-edge export --variant` of every kind that can be fast.
+Students are trained with recipe `student-best`, or taken from the folder named with `--runs` (`mnist-student-NAME`).
 Which variants are within 0.1 points is decided by their accuracy on the held-out images. Each is timed by
 peers/plain_loop.py in fresh processes that take turns, on the same golden images; so is a graph of three nodes that
 computes nothing (Slice, Cast, Reshape), and OpenVINO (peers/openvino_loop.py, fixed batch) where the interpreter named with
@@ -22,7 +23,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.common import MNIST_EDGE, PEERS, pairs, report, row, run_child, take_turns, target
+from benchmarks.common import MNIST_EDGE, PEERS, pairs, report, row, run_child, take_turns, target, train_or_continue
 
 KINDS = ("int8", "pruned", "student-fast", "student-3k", "student-6k")
 MAX_DROP = 0.001
@@ -56,7 +57,10 @@ def empty_graph() -> bytes:
 
 def make_bundle(folder: Path) -> dict[str, dict[str, float]]:
     """Train and export into `folder / "bundle"`; return path, bytes and accuracies by variant."""
-    run_child([MNIST_EDGE, "train", "--dataset", "mnist", "--run", "runs/mnist"], folder)
+    train_or_continue(folder, "runs/mnist", ["--run", "runs/mnist"])
+    for student in (kind.removeprefix("student-") for kind in KINDS if kind.startswith("student-")):
+        run = f"runs/mnist-student-{student}"
+        train_or_continue(folder, run, ["--student", student, "--recipe", "student-best", "--run", run])
     variants = [word for kind in KINDS for word in ("--variant", kind)]
     export = [MNIST_EDGE, "export", "--run", "runs/mnist", "--output", "bundle", *variants, "--json"]
     return {entry["name"]: entry for entry in json.loads(run_child(export, folder).output)["variants"]}
@@ -72,9 +76,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peers", default=sys.executable, help="Python of an environment with openvino and numpy")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--runs", type=Path, help="folder that keeps the runs; those that it holds are continued")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
+        if options.runs is not None:
+            (folder / "runs").symlink_to(options.runs.resolve())
         variants = make_bundle(folder)
         empty, golden = folder / "empty.onnx", str(folder / "bundle" / "golden.npz")
         empty.write_bytes(empty_graph())

@@ -50,7 +50,7 @@ def rewrite_bundle(
         (variant,) = manifest.variants
         kind = requirement or ("exact" if precision == "fp32" else "lossy")
         variant = dataclasses.replace(
-            variant, precision=precision, requirement=kind, bytes=len(model), sha256=sha256_bytes(model)
+            variant, precision=precision, requirement=kind, bytes=len(model), sha256=sha256_bytes(model), accuracy=None
         )
         manifest = dataclasses.replace(manifest, variants=(variant,))
     if golden is not None:

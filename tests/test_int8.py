@@ -83,6 +83,11 @@ def test_a_session_computes_what_integers_give(scheme: Scheme, kind: InputKind, 
     divisor = AFFINE[normalization][0]
     ranges = (4.0, 2.0)
     proto = quantised_graph(fp32, layers, ranges, scheme, kind=kind, normalization=normalization)
+    stored = {value.name: onnx.numpy_helper.to_array(value) for value in proto.graph.initializer}
+    assert stored["image_zero_point"].dtype == np.uint8
+    assert (stored["layer1_zero_point"].dtype, int(stored["layer1_zero_point"])) == (
+        (np.int8, -128) if scheme is ARM else (np.uint8, 0)
+    )
     expected = by_integers(layers, ranges, images, divisor, scheme.weight_limit)
     own = images if kind == "uint8" else normalize(images, normalization).reshape(64, -1)
     for level in (

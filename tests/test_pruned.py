@@ -24,10 +24,12 @@ from mnist_edge.exporting import graph
 from mnist_edge.exporting.graph import Origin, export_graph, weights_sha256
 from mnist_edge.exporting.variants import pruned
 from mnist_edge.exporting.variants.add import add_kind
+from mnist_edge.exporting.variants.calibration import calibration_set
 from mnist_edge.exporting.variants.kind import Built, VariantContext
 from mnist_edge.files import sha256_bytes
 from mnist_edge.records.bundle import Variant, VariantSpec
 from mnist_edge.records.data import Dataset
+from mnist_edge.runtime.classifier import open_classifier
 from mnist_edge.stats import paired_drop_upper95
 from mnist_edge.training.checkpoint import LAST
 from mnist_edge.training.model import build_model, linear_layers, reference_logits, with_normalization
@@ -37,6 +39,8 @@ from mnist_edge.training.state_dict import read_model
 
 pytestmark = pytest.mark.xdist_group("exporting")
 
+STILL = 'base = "pruned"\nepochs = 1\nlr = 0.0\n'
+"""A recipe that changes no weight."""
 DROP = 0.04
 """Accuracy that the variant may lose: the 360 test images of the digits can show 0.83 % at best."""
 
@@ -219,6 +223,17 @@ def test_where_none_is_shown_to_keep_it_the_most_accurate_is_left_to_the_test_se
     assert len(tried) == 2
 
 
+def test_training_starts_from_the_neurons_that_stay(
+    context: VariantContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a learning rate of 0 the candidate is the pruned network itself."""
+    (tmp_path / "still.toml").write_text(STILL)
+    monkeypatch.setattr(pruned, "RECIPE", str(tmp_path / "still.toml"))
+    neurons = measure_neurons(context.network, context.dataset.train_images, context.dataset.train_labels)
+    found, _ = search(context, (32, 24))
+    assert weights_sha256(found.model) == weights_sha256(prune(context.network, neurons, (32, 24)))
+
+
 class KilledError(Exception):
     """Stands for a process that ends."""
 
@@ -262,14 +277,21 @@ def test_a_training_of_other_weights_is_not_continued(context: VariantContext) -
     assert weights_sha256(again.model) == weights_sha256(second.model)
 
 
-def test_weights_of_another_normalisation_are_pruned_for_it(context: VariantContext) -> None:
-    """The file takes pixels as its parent does; its logits are compared with PyTorch's before it is returned."""
+def test_weights_of_another_normalisation_are_pruned_for_it(
+    context: VariantContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file takes pixels as its parent does, and computes what the same parent gives under the seed's normalisation."""
+    (tmp_path / "still.toml").write_text(STILL)
+    monkeypatch.setattr(pruned, "RECIPE", str(tmp_path / "still.toml"))
     network = with_normalization(context.network, "seed", "mnist")
     found = pruned.build(dataclasses.replace(context, network=network, normalization="mnist", input="float"))
+    images = context.dataset.test_images
     stated = {entry.key: entry.value for entry in onnx.load_model_from_string(found.model).metadata_props}
     assert stated["mnist_edge.normalization"] == "mnist"
-    (entry,) = found.made["tried"]
-    assert entry["selection_accuracy"] > 0.9
+    calibration = calibration_set(context.dataset, context.recipe)
+    neurons = measure_neurons(context.network, np.concatenate(list(calibration.batches())), calibration.labels)
+    expected = reference_logits(prune(context.network, neurons, (32, 32)), images)
+    np.testing.assert_allclose(open_classifier(found.model).logits(images), expected, atol=1e-3)
 
 
 # Faults ---------------------------------------------------------------------------------------------------------------

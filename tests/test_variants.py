@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import random
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,7 +28,7 @@ from mnist_edge.bundle.publish import staging
 from mnist_edge.errors import BadFileError, CheckFailedError, UnavailableError, UsageError
 from mnist_edge.exporting.pipeline import ExportRequest, add_variant, export_bundle
 from mnist_edge.exporting.variants import fp16, int8, int8_dynamic, registry
-from mnist_edge.exporting.variants.add import add_kind
+from mnist_edge.exporting.variants.add import add_kind, add_kinds
 from mnist_edge.exporting.variants.kind import Built, VariantContext
 from mnist_edge.exporting.variants.registry import KINDS, select_kinds
 from mnist_edge.files import sha256_bytes
@@ -208,6 +212,13 @@ def test_settings_and_choice_are_written_and_survive_other_changes(
     assert (again.choice, again.variants[2].settings, again.variants[2]) == ("int8", TWO, before.variants[2])
     again = export_bundle(request_of(variant_context, tuned))
     assert (again.choice, again.variants[0], again.variants[2]) == ("int8", before.variants[0], before.variants[2])
+    again = add_kinds(again, [int8.KIND], variant_context)
+    assert [entry.name for entry in again.parity.variants] == [
+        "fp32",
+        "fp16",
+        "more",
+        "int8",
+    ]  # each once, the newest last
 
 
 def test_another_file_of_the_chosen_variant_is_no_longer_chosen(tuned: Path, variant_context: VariantContext) -> None:
@@ -294,3 +305,47 @@ def test_a_manifest_that_praises_a_variant_is_caught(with_variants: Path, digits
         report = verify_bundle(bundle, recorded_reference(bundle, digits), VerifyOptions(max_drop=0.05))
         assert [variant.passed for variant in report.variants] == [True, True, passed]
         assert passed or "manifest.json states an accuracy of" in report.variants[2].reason
+
+
+ADDING = """
+import sys
+from pathlib import Path
+from mnist_edge.bundle.choice import write_choice
+from mnist_edge.bundle.folder import load_bundle
+from mnist_edge.data.digits import load_digits
+from mnist_edge.exporting.pipeline import add_variant
+from mnist_edge.records.bundle import VariantSpec
+from mnist_edge.records.settings import SessionSettings
+
+folder, digits = Path(sys.argv[1]), load_digits()
+models = [(folder / file).read_bytes() for file in ("int8.onnx", "fp16.onnx")]
+while True:
+    for name, precision, model in (("more", "int8", models[0]), ("other", "fp16", models[1])):
+        spec = VariantSpec(name=name, precision=precision, requirement="lossy", max_accuracy_drop=0.05)
+        print("adding", flush=True)
+        add_variant(folder, spec, model, digits)
+        print("choosing", flush=True)
+        write_choice(folder, name, {name: SessionSettings(optimization="basic")})
+        write_choice(folder, None, {})
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_leaves_the_old_or_the_new_bundle(with_variants: Path, tmp_path: Path) -> None:
+    """No half-written variant, choice or manifest is ever read; the next run removes what the killed one left."""
+    folder = shutil.copytree(with_variants, tmp_path / "place" / "digits")
+    generator = random.Random(0)
+    for steps in (1, 2, 3, 4, 6):
+        process = subprocess.Popen([sys.executable, "-c", ADDING, folder], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(steps)]
+        assert lines[-1] in {"adding\n", "choosing\n"}
+        time.sleep(generator.uniform(0, 0.3))
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        names = [variant.name for variant in load_bundle(folder).manifest.variants]
+        assert names[:3] == ["fp32", "fp16", "int8"]
+    assert names == ["fp32", "fp16", "int8", "more", "other"]
+    write_choice(folder, "int8", {})
+    assert [path.name for path in folder.parent.iterdir()] == ["digits"]

@@ -93,7 +93,7 @@ def _pairs(found: Intermediates, reference: ReferenceLayers, rows: NDArray[np.in
             name = found.layers[number].input
             places.append((number, "activations", name, found.inputs[number], reference.activations[number - 1]))
         elif found.output_name != layer.pre_activation:
-            places.append((number, "output", found.output_name, found.output, expected))
+            places.append((number, "output", found.output_name, found.output, reference.output))
     return [
         _Pair(
             layer=number,

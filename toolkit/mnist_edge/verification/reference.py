@@ -48,12 +48,14 @@ class ReferenceLayers:
             model was calibrated for.
         pre_activations: floats (N, units) for each layer; None where unknown.
         activations: the same after the activation function, the input of the next layer; one fewer.
+        output: (N, 10); a quantised model may round the last pre-activations.
     """
 
     images: Images
     real: NDArray[np.bool_]
     pre_activations: tuple[Floats | None, ...]
     activations: tuple[Floats | None, ...]
+    output: Floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +99,7 @@ def golden_layers(bundle: Bundle) -> ReferenceLayers:
         real=golden.labels[golden.layer_rows] != NO_LABEL,
         pre_activations=by_layer,
         activations=with_relu(by_layer)[1],
+        output=golden.logits[golden.layer_rows],
     )
 
 
@@ -147,7 +150,11 @@ def live_reference(
         layers=None
         if values is None
         else ReferenceLayers(
-            images=images[rows], real=labels[rows] != NO_LABEL, pre_activations=values[0], activations=values[1]
+            images=images[rows],
+            real=labels[rows] != NO_LABEL,
+            pre_activations=values[0],
+            activations=values[1],
+            output=logits(images[rows]),
         ),
         description=description,
     )
