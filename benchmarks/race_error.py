@@ -87,7 +87,7 @@ def main() -> None:
             regret = float(np.quantile([one.regret for one in outcomes], 0.95))
             targets.append(target(f"95 % quantile of the regret: {what}", [regret], at_most=0.05))
             bound = upper_bound95(dropped, len(outcomes))
-            targets.append(target(f"upper bound on dropping the best: {what}", [bound], at_most=0.05))
+            targets.append(target(f"upper bound on dropping the best: {what}", [bound], at_most=ALPHA))
             print(f"  {what}", file=sys.stderr, flush=True)
     report("race_error", measured=str(__doc__), rows=rows, targets=targets)
 

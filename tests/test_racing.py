@@ -24,7 +24,7 @@ def test_the_best_is_rarely_dropped(kind: str) -> None:
 
 def test_without_the_correction_the_best_would_be_dropped() -> None:
     """The control of the test above: at the level of one comparison, the same candidate goes in most races."""
-    outcomes = simulate("equal", "best varies", 40, seed=1, alpha=47 * 9 * 0.05)
+    outcomes = simulate("equal", "best waits", 40, seed=1, alpha=47 * 9 * 0.05)
     assert sum(outcome.dropped for outcome in outcomes) > 10
 
 
@@ -119,7 +119,7 @@ def test_two_candidates_are_compared_by_the_paired_t_test() -> None:
 
 
 def test_a_variance_is_moderated_by_the_typical_one() -> None:
-    """Three rounds, three others: variance (4 typical + 2 own) / 6, on 6 degrees of freedom, by hand."""
+    """Three rounds, three others: variance (3 typical + 2 own) / 5, on 5 degrees of freedom, by hand."""
     logs = {"a": [0.0, 0.0, 0.0], "b": [0.0, 0.1, -0.1], "c": [0.0, 0.3, -0.3], "d": [1.0, 1.2, 0.8]}
     times = {name: np.exp(values).tolist() for name, values in logs.items()}
     found = ratios(times, "a")

@@ -32,8 +32,9 @@ MARGIN = 0.02
 """Candidates whose times differ by less are equally good: neither is dropped for the other."""
 REGRET = 0.05
 """A race ends when its choice is shown to be at most this much slower than any candidate that is left."""
-PRIOR = 4
-"""Degrees of freedom that the variance of all candidates has in that of one."""
+PRIOR = 3
+"""Degrees of freedom that the typical variance has in that of one candidate. With 4, a candidate that varies ten times as
+much as the others and is as fast was dropped in 3.7 % of simulated races, with 3 in 1.3 %."""
 
 K = TypeVar("K", bound=Hashable)
 Times = Mapping[K, Sequence[float]]
