@@ -29,9 +29,9 @@ from mnist_edge.exporting.variants.student_graph import pack, student_graph
 from mnist_edge.records.data import Dataset
 from mnist_edge.training.checkpoint import LAST, load_checkpoint, save_checkpoint
 from mnist_edge.training.loop import Hooks, new_run, train
-from mnist_edge.training.model import build_model, reference_logits
+from mnist_edge.training.model import reference_logits
 from mnist_edge.training.qat import QuantisedNetwork, deployed_network
-from mnist_edge.training.recipes import find_recipe, settings_for
+from mnist_edge.training.recipes import settings_for
 from mnist_edge.training.student import quantised_network
 from mnist_edge.training.student_shape import STUDENTS, StudentShape
 from mnist_edge.verification.precision import precision_of
@@ -212,22 +212,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def context(bundle_folder: Path, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VariantContext:
+def context(variant_context: VariantContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VariantContext:
     """What variants of the bundle of the digits are made from, in a folder without runs."""
     monkeypatch.chdir(tmp_path)
     small(monkeypatch)
-    return VariantContext(
-        fp32=(bundle_folder / "model.onnx").read_bytes(),
-        network=build_model((48, 32)),
-        dataset=digits,
-        recipe=find_recipe("fast"),
-        normalization="seed",
-        input="uint8",
-        opset=20,
-        max_accuracy_drop=0.1,
-        runs=Path("runs/variants/digits"),
-        user_runs=Path("runs"),
-    )
+    own = {"runs": Path("runs/variants/digits"), "user_runs": Path("runs"), "max_accuracy_drop": 0.1}
+    return dataclasses.replace(variant_context, **own)
 
 
 def built(context: VariantContext) -> tuple[Built, list[str]]:

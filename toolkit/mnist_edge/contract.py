@@ -76,3 +76,8 @@ LABELS: dict[DatasetName, tuple[str, ...]] = {
 
 MAX_SEED = 2**63 - 1
 """The largest seed that PyTorch, NumPy and a checkpoint all hold."""
+
+
+def variant_name(student: StudentName) -> str:
+    """Return what the variant of a student is called."""
+    return f"student-{student}"

@@ -13,6 +13,7 @@ from typing import Any
 from mnist_edge.benchmarking.feeds import require_finite_outputs
 from mnist_edge.bundle.folder import Bundle, is_bundle, load_bundle
 from mnist_edge.bundle.golden import GOLDEN
+from mnist_edge.bundle.manifest import MANIFEST, read_manifest
 from mnist_edge.contract import PIXELS, PYTORCH, Normalization, ProviderName
 from mnist_edge.cpus import require_cpus
 from mnist_edge.errors import UnavailableError, UsageError
@@ -87,8 +88,8 @@ def recorded_provider(model: Path) -> ProviderName:
     """Return the provider that the bundle's choice was tuned for; the CPU for any other model."""
     if not is_bundle(model):
         return "cpu"
-    bundle = load_bundle(model)
-    return "cpu" if bundle.manifest.choice is None else bundle.variant(bundle.manifest.choice).settings.provider
+    manifest = read_manifest(model / MANIFEST)  # the files themselves are checked when the plan is resolved
+    return next((one.settings.provider for one in manifest.variants if one.name == manifest.choice), "cpu")
 
 
 def resolve_plan(plan: Plan) -> ResolvedPlan:

@@ -9,10 +9,6 @@ import typer
 
 from mnist_edge.cli.options import DataDir, Json, NormalizeStateDict, dataset_option
 from mnist_edge.contract import OPSET, OPSETS, InputKind
-from mnist_edge.errors import BadFileError, CheckFailedError, UsageError
-
-FAILURES = (CheckFailedError, UsageError, BadFileError)
-"""Why a variant may be missing while the others are published."""
 
 
 def export(
@@ -71,6 +67,6 @@ def export(
         first = report.failed[0]
         hint = f" ({first.hint})" if first.hint else ""
         say(f"mnist-edge: {first.name} is not in {report.bundle}: {first.message}{hint}")
-        raise typer.Exit(next(error.exit_code for error in FAILURES if error.kind == first.kind))
+        raise typer.Exit(first.exit_code)
     own_data = ("--dataset", dataset) if dataset is not None and Path(dataset).is_dir() else ()
     say_next("verify", report.bundle, *own_data, as_json=json)

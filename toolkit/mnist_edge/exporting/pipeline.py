@@ -23,12 +23,12 @@ from mnist_edge.bundle.golden import (
 )
 from mnist_edge.bundle.manifest import Manifest, is_variant_name
 from mnist_edge.bundle.publish import MODEL_FILE, refuse_unexpected_files, staging, write_files
-from mnist_edge.contract import INPUTS, LABELS, PYTORCH, InputKind, Normalization
+from mnist_edge.contract import INPUTS, LABELS, PYTORCH, InputKind, Normalization, variant_name
 from mnist_edge.errors import UsageError
 from mnist_edge.exporting import graph
 from mnist_edge.exporting.kept import keep_variants
 from mnist_edge.exporting.proof import joined, publish_proven, require_parity
-from mnist_edge.exporting.variants.student_graph import student_graph, student_precision, variant_name
+from mnist_edge.exporting.variants.student_graph import student_graph, student_precision
 from mnist_edge.files import sha256_bytes
 from mnist_edge.records.bundle import ExportReport, Variant, VariantSpec
 from mnist_edge.records.data import Dataset, EvaluationSet, SelectionSplit

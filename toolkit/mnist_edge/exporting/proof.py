@@ -128,9 +128,5 @@ def require_equal_logits(name: str, model: bytes, images: Images, expected: Logi
 
 def selection_accuracy(model: Path | bytes, selection: SelectionSplit) -> float:
     """Return a model's accuracy on images held out of training, a fraction of 1."""
-    classifier, images = open_classifier(model), selection.images
-    right = 0
-    for start in range(0, len(images), BATCH):
-        predicted = classifier.logits(images[start : start + BATCH]).argmax(axis=1)
-        right += int((predicted == selection.labels[start : start + BATCH]).sum())
-    return right / len(images)
+    predicted = open_classifier(model).logits(selection.images, batch=BATCH).argmax(axis=1)
+    return float((predicted == selection.labels).mean())

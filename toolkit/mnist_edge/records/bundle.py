@@ -14,6 +14,7 @@ from mnist_edge.contract import (
     RequirementKind,
     VariantFormat,
 )
+from mnist_edge.errors import BadFileError, CheckFailedError, MnistEdgeError, UsageError
 from mnist_edge.records.report import Report
 from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
 from mnist_edge.records.verification import ParityReport
@@ -64,6 +65,10 @@ class Variant(VariantSpec):
     made: dict[str, Any] = field(default_factory=dict)
 
 
+VARIANT_ERRORS = (CheckFailedError, UsageError, BadFileError)
+"""Errors of one variant alone: the others are still published."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FailedVariant:
     """A requested variant that is not in the bundle.
@@ -76,6 +81,16 @@ class FailedVariant:
     kind: str
     message: str
     hint: str
+
+    @classmethod
+    def of(cls, name: str, error: MnistEdgeError) -> FailedVariant:
+        """Return the record of one of VARIANT_ERRORS."""
+        return cls(name=name, kind=error.kind, message=error.message, hint=error.hint)
+
+    @property
+    def exit_code(self) -> int:
+        """Of the error."""
+        return next(error.exit_code for error in VARIANT_ERRORS if error.kind == self.kind)
 
 
 @dataclass(frozen=True, kw_only=True)

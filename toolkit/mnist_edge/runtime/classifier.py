@@ -12,7 +12,7 @@ import numpy as np
 
 from mnist_edge.contract import LABELS, NORMALIZATIONS, DatasetName, Normalization, ProviderName
 from mnist_edge.errors import BadFileError, CheckFailedError
-from mnist_edge.pixels import Images, Logits
+from mnist_edge.pixels import ImageFile, Images, Logits
 from mnist_edge.records.model import ModelInput, ModelOutput
 from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
 from mnist_edge.runtime.images import Feed, prepare_images
@@ -53,11 +53,11 @@ class Classifier:
         """The only batch size that the graph takes, or None when it takes any."""
         return self.input.shape[0]
 
-    def logits(self, images: Images, batch: int | None = None) -> Logits:
+    def logits(self, images: Images | ImageFile, batch: int | None = None) -> Logits:
         """Run images through the model.
 
         Args:
-            images: uint8 (N, 28, 28).
+            images: uint8 (N, 28, 28); those in a file are read a batch at a time.
             batch: images a run; all at once by default. A fixed-batch graph takes only its own.
 
         Returns:

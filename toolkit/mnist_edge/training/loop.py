@@ -104,11 +104,20 @@ def steps_per_epoch(dataset: Dataset, recipe: Recipe) -> int:
 
 def held_out(dataset: Dataset, recipe: Recipe) -> tuple[Images | ImageFile, Images]:
     """Return the images and labels that are held out of training, for choosing settings."""
-    images, labels, held = dataset.train_images, dataset.train_labels, split(dataset, recipe)[1].numpy()
+    return _part(dataset, split(dataset, recipe)[1])
+
+
+def trained_on(dataset: Dataset, recipe: Recipe) -> tuple[Images | ImageFile, Images]:
+    """Return the images and labels that are not held out."""
+    return _part(dataset, split(dataset, recipe)[0])
+
+
+def _part(dataset: Dataset, positions: Tensor) -> tuple[Images | ImageFile, Images]:
+    images, labels, chosen = dataset.train_images, dataset.train_labels, positions.numpy()
     if isinstance(images, ImageFile):
-        chunks = chunks_of(len(images))[held]
+        chunks = chunks_of(len(images))[chosen]
         return images.take(chunks), take_rows(labels, chunks)
-    return images[held], labels[held]
+    return images[chosen], labels[chosen]
 
 
 def feed_for(

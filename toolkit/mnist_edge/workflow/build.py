@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_edge.contract import Normalization, Objective
-from mnist_edge.errors import BadFileError, CheckFailedError, MnistEdgeError, UnavailableError, UsageError
+from mnist_edge.errors import MnistEdgeError, UnavailableError, UsageError
 from mnist_edge.workflow.folders import RUNS
 
 if TYPE_CHECKING:
@@ -38,16 +38,12 @@ class Builder:
         Raises:
             UnavailableError, StoppedError: as the export raises them.
         """
-        from mnist_edge.exporting.variants.add import add_kind
+        from mnist_edge.exporting.variants.add import try_kind
         from mnist_edge.exporting.variants.registry import select_kinds
         from mnist_edge.records.bundle import FailedVariant
 
-        try:
-            add_kind(self._folder, select_kinds([name])[0], self._context)
-        except (BadFileError, CheckFailedError, UsageError) as error:
-            self._context.notify(f"{name} failed: {error.message}")
-            return FailedVariant(name=name, kind=error.kind, message=error.message, hint=error.hint)
-        return None
+        added = try_kind(self._folder, select_kinds([name])[0], self._context)
+        return added if isinstance(added, FailedVariant) else None
 
 
 def known_kinds() -> tuple[str, ...]:

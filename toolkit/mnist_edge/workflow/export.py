@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_edge.contract import OPSET, InputKind, Normalization
+from mnist_edge.contract import OPSET, InputKind, Normalization, variant_name
 from mnist_edge.errors import UsageError
 from mnist_edge.verification.requirement import MAX_DROP
 from mnist_edge.workflow.folders import EXPORTED, RUNS, VARIANT_RUNS, newest_run
@@ -58,7 +58,6 @@ def export(
     from mnist_edge.exporting.variants.add import add_kinds
     from mnist_edge.exporting.variants.kind import selection_split
     from mnist_edge.exporting.variants.registry import select_kinds
-    from mnist_edge.exporting.variants.student_graph import variant_name
     from mnist_edge.training.state_dict import read_model
 
     kinds = select_kinds(variants)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_edge.contract import WIDTHS, DeviceName, Normalization, StudentName
+from mnist_edge.contract import WIDTHS, DeviceName, Normalization, StudentName, variant_name
 from mnist_edge.errors import StoppedError, UsageError
 from mnist_edge.model_kind import require_model_kind
 from mnist_edge.workflow.folders import RUNS
@@ -116,7 +116,7 @@ def prepare_training(
         folder = run or path.parent
     else:
         data = load_dataset(dataset or "mnist", data_dir, notify)
-        folder = run or RUNS / (data.name if student is None else f"{data.name}-student-{student}")
+        folder = run or RUNS / (data.name if student is None else f"{data.name}-{variant_name(student)}")
         start = _fresh(path, normalization, recipe, data, changes, student, notify)
     if start.run.settings.student is not None and max(processes, this_rank().size) > 1:
         raise UsageError(

@@ -216,11 +216,11 @@ def _to_build(request: TuneRequest) -> Iterator[str]:
 
 def _meets(request: TuneRequest, name: str) -> bool | None:
     """Return whether a variant meets the limits of accuracy and size; None where the bundle does not hold it."""
-    from mnist_edge.bundle.folder import load_bundle
+    from mnist_edge.bundle.manifest import MANIFEST, read_manifest
     from mnist_edge.tuning.choose import variant_misses
     from mnist_edge.tuning.search import FP32
 
-    variants = {variant.name: variant for variant in load_bundle(request.bundle).manifest.variants}
+    variants = {variant.name: variant for variant in read_manifest(request.bundle / MANIFEST).variants}
     if name not in variants:
         return None
     fp32 = variants[FP32].selection_accuracy if FP32 in variants else None
@@ -229,10 +229,10 @@ def _meets(request: TuneRequest, name: str) -> bool | None:
 
 def _build_once(request: TuneRequest, journal: Journal, builder: Builder, name: str) -> FailedVariant | None:
     """Build a variant, unless an earlier call has found that it fails."""
-    from mnist_edge.bundle.folder import load_bundle
+    from mnist_edge.bundle.manifest import MANIFEST, read_manifest
     from mnist_edge.records.bundle import FailedVariant
 
-    manifest = load_bundle(request.bundle).manifest
+    manifest = read_manifest(request.bundle / MANIFEST)
     needs = {
         "build": name,
         "weights": manifest.weights_sha256,

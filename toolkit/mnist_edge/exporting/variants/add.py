@@ -6,11 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from mnist_edge.errors import BadFileError, CheckFailedError, UsageError
 from mnist_edge.exporting.pipeline import add_variant
 from mnist_edge.exporting.proof import joined
 from mnist_edge.exporting.variants.kind import VariantContext, VariantKind
-from mnist_edge.records.bundle import ExportReport, FailedVariant
+from mnist_edge.records.bundle import VARIANT_ERRORS, ExportReport, FailedVariant
 
 
 def add_kind(folder: Path, kind: VariantKind, context: VariantContext) -> ExportReport:
@@ -27,6 +26,19 @@ def add_kind(folder: Path, kind: VariantKind, context: VariantContext) -> Export
     return add_variant(folder, built.spec, built.model, context.dataset, made=built.made, selection=selection)
 
 
+def try_kind(folder: Path, kind: VariantKind, context: VariantContext) -> ExportReport | FailedVariant:
+    """Build one variant and add it to a bundle, or return why that failed.
+
+    Raises:
+        UnavailableError, StoppedError: the environment lacks something, or a signal came.
+    """
+    try:
+        return add_kind(folder, kind, context)
+    except VARIANT_ERRORS as error:
+        context.notify(f"{kind.name} failed: {error.message}")
+        return FailedVariant.of(kind.name, error)
+
+
 def add_kinds(report: ExportReport, kinds: Sequence[VariantKind], context: VariantContext) -> ExportReport:
     """Add variants to the bundle that `report` is about; one that fails leaves the others.
 
@@ -38,13 +50,11 @@ def add_kinds(report: ExportReport, kinds: Sequence[VariantKind], context: Varia
     """
     failed: list[FailedVariant] = []
     for kind in kinds:
-        try:
-            added = add_kind(report.bundle, kind, context)
-        except (BadFileError, CheckFailedError, UsageError) as error:
-            context.notify(f"{kind.name} failed: {error.message}")
-            failed.append(FailedVariant(name=kind.name, kind=error.kind, message=error.message, hint=error.hint))
-            continue
-        report = _merged(report, added)
+        added = try_kind(report.bundle, kind, context)
+        if isinstance(added, FailedVariant):
+            failed.append(added)
+        else:
+            report = _merged(report, added)
     return dataclasses.replace(report, failed=tuple(failed))
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mnist_edge.contract import CLASSES
 from mnist_edge.errors import BadFileError
 from mnist_edge.exporting.variants.dense import Dense, hidden_activations
-from mnist_edge.pixels import ImageFile, Images, take_rows
+from mnist_edge.pixels import ImageFile, Images
 from mnist_edge.records.data import Dataset
 
 if TYPE_CHECKING:
@@ -53,16 +53,9 @@ def calibration_set(dataset: Dataset, recipe: Recipe) -> CalibrationSet:
     Raises:
         BadFileError: a class has fewer than LEAST_PER_CLASS; the ranges of its activations would be unknown.
     """
-    from mnist_edge.training.loop import split
-    from mnist_edge.training.stream import chunks_of
+    from mnist_edge.training.loop import trained_on
 
-    chosen = split(dataset, recipe)[0].numpy()
-    images, labels = dataset.train_images, dataset.train_labels
-    if isinstance(images, ImageFile):
-        chunks = chunks_of(len(images))[chosen]
-        images, labels = images.take(chunks), take_rows(labels, chunks)
-    else:
-        images, labels = images[chosen], labels[chosen]
+    images, labels = trained_on(dataset, recipe)
     counts = np.bincount(labels, minlength=CLASSES)[:CLASSES]
     scarce = int(counts.argmin())
     if counts[scarce] < LEAST_PER_CLASS:

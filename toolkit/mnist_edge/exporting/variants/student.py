@@ -6,7 +6,7 @@ import dataclasses
 from functools import partial
 from typing import TYPE_CHECKING, get_args
 
-from mnist_edge.contract import StudentName
+from mnist_edge.contract import StudentName, variant_name
 from mnist_edge.errors import UsageError
 from mnist_edge.exporting.variants.kind import Built, VariantContext, VariantKind, selection_split
 
@@ -37,7 +37,7 @@ def build(name: StudentName, context: VariantContext) -> Built:
     from mnist_edge.training.student import Student, quantised_network
 
     if context.input != "uint8":
-        raise UsageError(f"student-{name} takes raw images, the bundle {context.input}", hint="leave --input out")
+        raise UsageError(f"{variant_name(name)} takes raw images, the bundle {context.input}", hint="leave --input out")
     checkpoint = _checkpoint(name, context)
     student, recipe = checkpoint.model(), checkpoint.settings.recipe
     assert isinstance(student, Student)
@@ -45,7 +45,7 @@ def build(name: StudentName, context: VariantContext) -> Built:
     model = student_graph(network, context.opset)
     images = context.dataset.test_images
     expected = reference_logits(deployed_network(network), images, normalization="raw")
-    require_equal_logits(f"student-{name}", model, images, expected)
+    require_equal_logits(variant_name(name), model, images, expected)
     made = {
         "recipe": recipe.name,
         "epochs": recipe.epochs,
@@ -57,7 +57,7 @@ def build(name: StudentName, context: VariantContext) -> Built:
     own = recipe.holdout < context.recipe.holdout
     selection = selection_split(context.dataset, recipe) if own else None
     if own and selection is None:
-        context.notify(f"student-{name}: its run held no images out, so its held-out accuracy is too high")
+        context.notify(f"{variant_name(name)}: its run held no images out, so its held-out accuracy is too high")
     return Built(model=model, spec=KINDS_BY_NAME[name].spec(context), made=made, selection=selection)
 
 
@@ -75,20 +75,22 @@ def _checkpoint(name: StudentName, context: VariantContext) -> Checkpoint:
         fingerprint=data.fingerprint,
         student=STUDENTS[name],
     )
-    found = finished_run(context.user_runs / f"{data.name}-student-{name}", settings)
+    found = finished_run(context.user_runs / f"{data.name}-{variant_name(name)}", settings)
     if found is not None:
         recipe = found.settings.recipe
-        context.notify(f"student-{name}: taking the finished run with the recipe {recipe.name}, {recipe.epochs} epochs")
+        context.notify(
+            f"{variant_name(name)}: taking the finished run with the recipe {recipe.name}, {recipe.epochs} epochs"
+        )
         return found
     # At least the images that the other variants are chosen by are held out.
     holdout = max(settings.recipe.holdout, context.recipe.holdout)
     settings = dataclasses.replace(settings, recipe=dataclasses.replace(settings.recipe, holdout=holdout))
-    return trained_run(context.runs / f"student-{name}", settings, data, f"student-{name}", context.notify)
+    return trained_run(context.runs / variant_name(name), settings, data, variant_name(name), context.notify)
 
 
 KINDS = tuple(
     VariantKind(
-        name=f"student-{name}",
+        name=variant_name(name),
         precision="int4",
         requirement="accuracy",
         advice=ADVICE[name],

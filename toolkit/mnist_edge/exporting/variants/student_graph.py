@@ -23,7 +23,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from mnist_edge.contract import BATCH_AXIS, CLASSES, INPUT_NAMES, OUTPUT_NAME, SIDE, Precision, StudentName
+from mnist_edge.contract import BATCH_AXIS, CLASSES, INPUT_NAMES, OUTPUT_NAME, SIDE, Precision
 from mnist_edge.training.qat import QuantisedLayer, QuantisedNetwork
 
 INTEGERS: dict[int, tuple[int, int]] = {8: (TensorProto.INT8, 1), 4: (TensorProto.INT4, 21), 2: (TensorProto.INT2, 25)}
@@ -76,11 +76,6 @@ class Graph:
             TensorProto(name=name, data_type=TensorProto.INT64, dims=[len(values)], int64_data=values)
         )
         return name
-
-
-def variant_name(student: StudentName) -> str:
-    """Return what the variant of a student is called."""
-    return f"student-{student}"
 
 
 def student_precision(network: QuantisedNetwork) -> Precision:
