@@ -32,15 +32,17 @@ class Target:
 
     Attributes:
         devices: where its folders can be run here, the default first.
-        build: writes a variant of a bundle into a folder, atomically; returns facts about it by name. Raises UsageError
-            for a variant that the target cannot express.
-        open: starts the folder's program on a device; seconds that one run may take.
-            Raises UnavailableError where a tool is missing, RefusedModelError where the folder cannot be run.
+        require_expressible: raises UsageError for a variant that the target cannot express.
+        build: writes a variant of a bundle into a folder, atomically; returns facts about it, bytes by name. Raises
+            UsageError for a variant that the target cannot express.
+        open: starts the program of a folder on a device; its runs may take that many seconds each. Raises UnavailableError
+            where a tool is missing, RefusedModelError where the folder cannot be run.
         golden_only: devices that run only the images of the self-test.
     """
 
     name: TargetName
     devices: tuple[str, ...]
+    require_expressible: Callable[[Bundle, Variant], object]
     build: Callable[[Bundle, Variant, Path], dict[str, int]]
     open: Callable[[Path, str, float], AbstractContextManager[TargetProgram]]
     golden_only: frozenset[str] = frozenset()

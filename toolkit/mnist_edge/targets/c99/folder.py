@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.resources import files
 
 import numpy as np
@@ -11,11 +10,10 @@ from mnist_edge.contract import CLASSES, PIXELS
 from mnist_edge.files import sha256_bytes
 from mnist_edge.integer_network import IntegerNetwork
 from mnist_edge.pixels import Images, Logits
-from mnist_edge.targets.c99.source import Network, array, hex_floats, model_files, template
+from mnist_edge.targets.c99.source import Network, array, hex_floats, model_files
 
 GENERATED = {"model.h", "floats.c", "integers.c"}
 """Files of `files/` that are parts of model.h and model.c."""
-SUMS = "SHA256SUMS"
 
 
 def folder_files(network: Network, images: Images, logits: Logits) -> dict[str, bytes]:
@@ -27,12 +25,12 @@ def folder_files(network: Network, images: Images, logits: Logits) -> dict[str, 
         logits: float32 (n, 10), what the network returns for them; of an integer network, exactly.
     """
     copied = {
-        entry.name: entry.read_text() for entry in (files(__package__) / "files").iterdir() if entry.name not in GENERATED
+        entry.name: entry.read_text()
+        for entry in (files(__package__) / "files").iterdir()
+        if entry.name not in GENERATED
     }
     texts = copied | model_files(network) | {"golden.h": golden_header(network, images, logits)}
-    found = {name: text.encode() for name, text in sorted(texts.items())}
-    sums = "".join(f"{sha256_bytes(data)}  {name}\n" for name, data in found.items())
-    return found | {SUMS: sums.encode()}
+    return {name: text.encode() for name, text in sorted(texts.items())}
 
 
 def golden_header(network: Network, images: Images, logits: Logits) -> str:

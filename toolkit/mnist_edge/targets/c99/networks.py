@@ -22,7 +22,9 @@ def read_network(model: Path, name: str) -> Network:
     try:
         chain = read_linear_chain(model)
     except NotLinearChainError as error:
-        raise UsageError(f"C cannot be generated for the variant {name}: {error.message}", hint=_instead(name)) from error
+        raise UsageError(
+            f"C cannot be generated for the variant {name}: {error.message}", hint=_instead(name)
+        ) from error
     _require_expressible(chain, name)
     return chain
 

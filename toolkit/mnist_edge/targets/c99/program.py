@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mnist_edge.contract import CLASSES, PIXELS
+from mnist_edge.contract import CLASSES
 from mnist_edge.errors import UnavailableError
 from mnist_edge.files import explaining_os_errors
 from mnist_edge.pixels import Images, Logits

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-
 from mnist_edge.integer_network import IntegerLayer, IntegerNetwork
 from mnist_edge.verification.linear_chain import LinearChain
 
@@ -95,7 +94,9 @@ def _integers(network: IntegerNetwork) -> str:
             f"{layer.shift}, {layer.bits}, {int(number == last)}}},"
         )
         source = "image" if number == 0 else "ab"[(number - 1) % 2]
-        calls.append(f"    run(&layers[{number}], {source}, {layer.size}, {layer.output_size}, {'ab'[number % 2]}, logits);")
+        calls.append(
+            f"    run(&layers[{number}], {source}, {layer.size}, {layer.output_size}, {'ab'[number % 2]}, logits);"
+        )
     layers = "\n".join(["static const layer layers[] = {", *rows, "};", ""])
     block = f"#define BLOCK {BLOCK} /* outputs whose sums are in memory at a time */\n"
     return "\n".join([block, template("integers.c"), *tables, layers, _model("uint8_t", _outputs(network), calls)])
