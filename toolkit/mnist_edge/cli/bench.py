@@ -110,7 +110,11 @@ def bench(
     require_output(output, "--output")
     results = _Results(output=output, plot=plot, verbose=verbose, json=json)
     if on is not None:
-        words = words_for(context, here={"model", "provider", "tolerance", "anyway", "output", "on", "verbose", "json"})
+        words = words_for(
+            context,
+            here={"model", "variant", "provider", "tolerance", "anyway", "output", "on", "verbose", "json"},
+            there={"batch", "threads", "scenario", "rate", "gap", "duration", "rounds", "tf32", "normalize", "profile"},
+        )
         _time_there(on, plan, words, results)
     elif self_check:
         _self_check(plan, results)
@@ -149,7 +153,9 @@ def _time_there(on: str, plan: Plan, words: tuple[str, ...], results: _Results) 
     from mnist_edge.workflow.remote import bench_on
 
     with status(f"timing {plan.model} on {on}"):
-        report = bench_on(on, plan.model, words, provider=plan.provider, output=results.output, notify=say)
+        report = bench_on(
+            on, plan.model, words, provider=plan.provider, variants=plan.variants, output=results.output, notify=say
+        )
     _finish_files(report, results)
     emit(report, results.json, lambda shown: bench_table(shown, verbose=results.verbose))
     if results.output is None:

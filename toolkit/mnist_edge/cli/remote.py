@@ -17,15 +17,16 @@ On = Annotated[
 ]
 
 
-def words_for(context: typer.Context, *, here: Collection[str]) -> tuple[str, ...]:
+def words_for(context: typer.Context, *, here: Collection[str], there: Collection[str]) -> tuple[str, ...]:
     """Return the options that were given on the command line, as words for the same command on another machine.
 
     Args:
         context: of the command.
         here: names of the parameters that are handled on this machine.
+        there: names of those that are sent.
 
     Raises:
-        UsageError: an option names a file of this machine, or its result cannot be brought back.
+        UsageError: another option was given: it names a file of this machine, or its result is not brought back.
     """
     words: list[str] = []
     for parameter in context.command.params:
@@ -33,15 +34,8 @@ def words_for(context: typer.Context, *, here: Collection[str]) -> tuple[str, ..
         source = context.get_parameter_source(name)
         if name in here or source is None or source.name != "COMMANDLINE":
             continue
-        if parameter.type.name in {"path", "file"} or name in _HERE_ONLY:  # type: ignore[attr-defined] # an attribute of every parameter
+        if name not in there:
             raise UsageError(f"{option} does not go with --on", hint=f"leave out {option}, or --on")
         value = context.params[name]
-        if isinstance(value, bool):
-            words.append(option)
-        else:
-            values = value if isinstance(value, list | tuple) else [value]
-            words += [f"{option}={one}" for one in values]
+        words.append(option if value is True else f"{option}={value}")
     return tuple(words)
-
-
-_HERE_ONLY = {"self_check"}

@@ -107,7 +107,11 @@ def verify(
     )
     chosen = model or newest_bundle(say)
     if on is not None:
-        words = words_for(context, here={"model", "variant", "provider", "dataset", "data_dir", "on", "plot", "json"})
+        words = words_for(
+            context,
+            here={"model", "variant", "provider", "dataset", "data_dir", "on", "plot", "json"},
+            there={"optimization", "tf32", "threads", "batch", "layers", "max_accuracy_drop", "timeout"},
+        )
         with status(f"verifying {chosen} on {on}"):
             report, reference = verify_on(
                 on,

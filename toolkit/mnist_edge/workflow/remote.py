@@ -57,7 +57,7 @@ def verify_on(
     data, reference = recorded_outputs(bundle, dataset, data_dir, notify)
     providers = {provider} if provider else {variant.settings.provider for variant in chosen}
     words = ["verify", _sent_as(folder), "--json", *_provider_words(provider), *options]
-    words += [word for name in variants for word in ("--variant", name)]
+    words += _variant_words(variants)
     files = _folder_files(folder)
     if data is not None:
         files |= _test_files(data)
@@ -75,6 +75,7 @@ def bench_on(
     options: Sequence[str] = (),
     *,
     provider: ProviderName,
+    variants: Sequence[str] = (),
     output: Path | None = None,
     notify: Notify = lambda _line: None,
 ) -> BenchReport:
@@ -85,12 +86,12 @@ def bench_on(
     from mnist_edge.remote.run import Job, run_there
 
     if model.is_dir():
-        load_bundle(model)
+        load_bundle(model).select(variants)
         files = _folder_files(model)
     else:
         require_regular_file(model, "an ONNX file")
         files = {_sent_as(model): model.read_bytes()}
-    words = ("bench", _sent_as(model), "--json", *_provider_words(provider), *options)
+    words = ("bench", _sent_as(model), "--json", *_provider_words(provider), *_variant_words(variants), *options)
     document = run_there(Job(on=on, words=words, files=files, extra=_extra({provider})), notify)
     report = replace(checked_result(document, Path(on)), model=str(model), host=on)
     if output is not None:
@@ -124,6 +125,10 @@ def _test_folder(data: EvaluationSet) -> str:
 
 def _provider_words(provider: ProviderName | None) -> tuple[str, ...]:
     return () if provider is None else ("--provider", provider)
+
+
+def _variant_words(variants: Sequence[str]) -> list[str]:
+    return [f"--variant={name}" for name in variants]
 
 
 def _extra(providers: set[ProviderName]) -> Literal["cpu", "cuda"]:
