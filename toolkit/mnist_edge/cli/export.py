@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from mnist_edge.cli.options import DataDir, Json, NormalizeStateDict, dataset_option
+from mnist_edge.cli.remote import refuse_options
 from mnist_edge.contract import OPSET, OPSETS, InputKind, TargetName
 from mnist_edge.errors import UsageError
 
 
 def export(
+    context: typer.Context,
     *,
     run: Annotated[
         Path | None, typer.Option(help="Run folder, checkpoint or .pth. Default: the newest folder in runs/.")
@@ -55,8 +57,7 @@ def export(
     Exit 1 if a variant fails; the others are published. With --target, generate code from a variant of a bundle.
     """
     if target is not None:
-        of_run = {"run": run, "dataset": dataset, "data-dir": data_dir, "normalize": normalize}
-        _refuse(**of_run, input=None if input == "uint8" else input, opset=None if opset == OPSET else opset)
+        refuse_options(context, "--target", {"target", "bundle", "variant", "output", "json"})
         _export_target(target, bundle, variant or [], output, json=json)
         return
     if bundle is not None:
@@ -86,13 +87,6 @@ def export(
         raise typer.Exit(first.exit_code)
     own_data = ("--dataset", dataset) if dataset is not None and Path(dataset).is_dir() else ()
     say_next("verify", report.bundle, *own_data, as_json=json)
-
-
-def _refuse(**given: object) -> None:
-    """Raise UsageError for an option of the export of a run; None stands for one that was not given."""
-    for name, value in given.items():
-        if value is not None:
-            raise UsageError(f"--{name} has no effect with --target", hint=f"leave out --{name}")
 
 
 def _export_target(

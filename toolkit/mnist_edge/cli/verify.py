@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mnist_edge.cli.options import DataDir, Json, NormalizeModel, Timeout, choices, dataset_option, require_plot
+from mnist_edge.cli.remote import On, refuse_options, words_for
 from mnist_edge.contract import Optimization, ProviderName, TargetName
 from mnist_edge.errors import UsageError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def verify(
+    context: typer.Context,
     model: Annotated[
         Path | None, typer.Argument(help="Bundle folder, or any ONNX file. Default: the newest in exported/.")
     ] = None,
@@ -82,6 +84,7 @@ def verify(
     ] = None,
     normalize: NormalizeModel = None,
     timeout: Timeout = 60.0,
+    on: On = None,
     data_dir: DataDir = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw the images with the smallest margins.")] = None,
     json: Json = False,
@@ -90,20 +93,18 @@ def verify(
     from mnist_edge.cpus import require_cpus
     from mnist_edge.model_kind import require_model_kind
     from mnist_edge.records.settings import DEFAULT_SETTINGS
-    from mnist_edge.reporting.console import say, status
+    from mnist_edge.reporting.console import say, say_next, status
     from mnist_edge.runtime.session import require_provider
     from mnist_edge.verification.verify import VerifyOptions
     from mnist_edge.workflow.folders import newest_bundle
+    from mnist_edge.workflow.remote import verify_on
     from mnist_edge.workflow.verify import verify_file, verify_folder, verify_target
 
     require_plot(plot)
     chosen = model or newest_bundle(say)
-    if target is None:
-        _refuse("without --target", device=device, built=built, images=images)
-    else:
-        of_run: dict[str, object] = {"against": against, "outputs": outputs, "provider": provider, "batch": batch}
-        of_run |= {"optimization": optimization, "tf32": tf32 or None, "threads": threads, "layers": layers or None}
-        _refuse("on the program of a --target", **of_run, normalize=normalize, dataset=dataset)
+    if target is not None:
+        shared = {"model", "variant", "timeout", "data_dir", "plot", "json"}
+        refuse_options(context, "--target", {*shared, "target", "device", "built", "images"})
         with status(f"verifying {built or chosen}"):
             report, reference = verify_target(
                 chosen,
@@ -116,9 +117,11 @@ def verify(
                 data_dir=data_dir,
                 notify=say,
             )
-        _show(report, reference, plot, chosen, json=json)
+        _show(report, reference, plot, json=json)
+        say_next("bench", chosen, as_json=json)
         return
-    if outputs is None:  # with recorded outputs nothing is run, and onnxruntime is not needed
+    _refuse_target_options(device=device, built=built, images=images)
+    if outputs is None and on is None:  # with recorded outputs nothing is run, and onnxruntime is not needed
         require_provider(provider or "cpu")
         require_cpus(threads or 1)
     if tf32 and provider != "cuda":
@@ -138,7 +141,24 @@ def verify(
         normalization=normalize,
         timeout=timeout,
     )
-    if chosen.exists() and require_model_kind(chosen, "onnx", "bundle", "run folder") == "onnx":
+    if on is not None:
+        words = words_for(
+            context,
+            here={"model", "variant", "provider", "dataset", "data_dir", "on", "plot", "json"},
+            there={"optimization", "tf32", "threads", "batch", "layers", "max_accuracy_drop", "timeout"},
+        )
+        with status(f"verifying {chosen} on {on}"):
+            report, reference = verify_on(
+                on,
+                chosen,
+                words,
+                provider=provider,
+                variants=variant or (),
+                dataset=dataset,
+                data_dir=data_dir,
+                notify=say,
+            )
+    elif chosen.exists() and require_model_kind(chosen, "onnx", "bundle", "run folder") == "onnx":
         if variant or outputs is not None:
             raise UsageError("--variant and --outputs are for bundles", hint="name a bundle folder")
         with status(f"verifying {chosen}"):
@@ -150,12 +170,13 @@ def verify(
             report, reference = verify_folder(
                 chosen, against, options, dataset, data_dir, say, variants=variant or (), outputs=outputs
             )
-    _show(report, reference, plot, chosen, json=json)
+    _show(report, reference, plot, json=json)
+    say_next("bench", chosen, *(("--on", on) if on else ()), as_json=json)
 
 
-def _show(report: ParityReport, reference: ReferenceOutputs, plot: Path | None, chosen: Path, *, json: bool) -> None:
+def _show(report: ParityReport, reference: ReferenceOutputs, plot: Path | None, *, json: bool) -> None:
     """Draw the figure, print the report, and exit with 1 where a check failed."""
-    from mnist_edge.reporting.console import emit, say, say_next
+    from mnist_edge.reporting.console import emit, say
     from mnist_edge.reporting.tables.parity import parity_table
 
     if plot is not None:
@@ -168,14 +189,13 @@ def _show(report: ParityReport, reference: ReferenceOutputs, plot: Path | None, 
         reasons = "; ".join(f"{v.name}: {v.reason}" for v in report.variants if v.reason)
         say(f"mnist-edge: {report.outputs or report.model} does not predict as {report.reference}: {reasons}")
         raise typer.Exit(1)
-    say_next("bench", chosen, as_json=json)
 
 
-def _refuse(where: str, **given: object) -> None:
-    """Raise UsageError for an option that has no effect; None stands for one that was not given."""
+def _refuse_target_options(**given: object) -> None:
+    """Raise UsageError for an option that was given and has no effect on ONNX files."""
     for name, value in given.items():
         if value is not None:
-            raise UsageError(f"--{name} has no effect {where}", hint=f"leave out --{name}")
+            raise UsageError(f"--{name} has no effect without --target", hint=f"--target c, or leave out --{name}")
 
 
 def _refuse_run_options(**given: bool) -> None:

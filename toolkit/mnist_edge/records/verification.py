@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from mnist_edge.contract import (
     DatasetName,
@@ -167,6 +167,8 @@ class ParityReport(Report):
         reference: where the outputs come from that variants are compared with by default.
         test_set: whether predictions were compared on the test set, or on its first images where a target runs fewer.
         target, device: what the variants were generated for and where the programs ran; None where onnxruntime ran.
+        host: where it was run, as `--on` named it; None for this machine.
+        environment: of the machine that it was run on, see `benchmarking.environment`; None where nothing was run.
     """
 
     schema: ClassVar[str] = "mnist-edge/verify/6"
@@ -180,3 +182,5 @@ class ParityReport(Report):
     target: TargetName | None = None
     device: str | None = None
     variants: tuple[VariantParity, ...]
+    host: str | None = None
+    environment: dict[str, Any] | None = None
