@@ -76,7 +76,6 @@ class Machine:
         return list(folder.iterdir()) if folder.exists() else []
 
 
-
 def processes() -> dict[int, str]:
     """The account's processes: their command lines by process id."""
     owner, found = pwd.getpwnam(ACCOUNT).pw_uid, {}
