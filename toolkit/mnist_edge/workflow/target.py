@@ -47,7 +47,8 @@ def export_target(
     chosen = loaded.variant(variant) if variant else loaded.manifest.variants[0]
     folder = output or EXPORTED / f"{loaded.manifest.dataset}-{target}-{chosen.name}"
     facts = REGISTRY[target].build(loaded, chosen, folder)
-    files = tuple(TargetFile(name=path.name, bytes=path.stat().st_size) for path in sorted(folder.iterdir()))
+    parts = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = tuple(TargetFile(name=path.relative_to(folder).as_posix(), bytes=path.stat().st_size) for path in parts)
     self_test, skipped = _self_test(REGISTRY[target], folder)
     return TargetReport(
         target=target,
