@@ -1,0 +1,1 @@
+"""Programs that are generated from a variant, and other runtimes of it; each opens as a `Predictor`."""
