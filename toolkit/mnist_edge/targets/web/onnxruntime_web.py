@@ -109,10 +109,13 @@ def _serve(content: Mapping[str, bytes]) -> Iterator[str]:
     """Serve these paths, and nothing else, on a free port of 127.0.0.1; yield the address."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+        def do_GET(self) -> None:
             body = content.get(self.path)
             self.send_response(404 if body is None else 200)
-            self.send_header("Content-Type", TYPES.get(Path(self.path).suffix, "text/html" if self.path == "/" else "application/octet-stream"))
+            self.send_header(
+                "Content-Type",
+                TYPES.get(Path(self.path).suffix, "text/html" if self.path == "/" else "application/octet-stream"),
+            )
             self.send_header("Content-Security-Policy", POLICY)
             self.send_header("Content-Length", str(len(body or b"")))
             self.end_headers()

@@ -128,7 +128,9 @@ let waiting = false;
 /** Return the ink on the canvas, Uint8Array of width * height. */
 function inkOf(canvas) {
   const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
-  return Uint8Array.from({ length: pixels.length / 4 }, (_, i) => pixels[i * 4 + 3]);
+  const ink = new Uint8Array(pixels.length / 4);
+  for (let i = 0; i < ink.length; i++) ink[i] = pixels[i * 4 + 3];
+  return ink;
 }
 
 function show() {
@@ -249,7 +251,7 @@ for (let i = 0; i < 10; i++) {
 element("model").textContent = MODEL.description;
 
 /** For programs: resolves to {passed, text, logits} once the self-test has run. */
-const ready = loadModel().then((logits) => {
+globalThis.ready = loadModel().then((logits) => {
   const result = selfTest(logits);
   if (result.passed) logitsOf = logits;
   return { ...result, logits: result.passed ? logits : null };

@@ -18,7 +18,9 @@ from mnist_edge.targets.web.chromium import Browser, PageFailedError, open_brows
 
 MESSAGE_IMAGES = 500
 """Images a message: half a megabyte of base64."""
-BASE64_OF = "(logits => btoa(String.fromCharCode(...new Uint8Array(logits.buffer, logits.byteOffset, logits.byteLength))))"
+BASE64_OF = (
+    "(logits => btoa(String.fromCharCode(...new Uint8Array(logits.buffer, logits.byteOffset, logits.byteLength))))"
+)
 """JavaScript: the base64 of a Float32Array. Arguments are spread: 500 images have 20,000 bytes, and 65,535 are allowed."""
 
 
@@ -77,7 +79,7 @@ def open_page(page: Path, timeout: float) -> Iterator[PagePredictor]:
     """
     with open_browser() as browser:
         browser.open(page.resolve().as_uri(), timeout)
-        if browser.evaluate("typeof ready", timeout) == "undefined":
+        if browser.evaluate("typeof globalThis.ready", timeout) == "undefined":
             raise CheckFailedError(
                 f"{page} runs no model: a script was changed, and its policy refuses it; or it is another page",
                 hint="build it again",

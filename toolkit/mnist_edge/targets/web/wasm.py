@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
@@ -36,21 +37,24 @@ def require_compiler() -> str:
     return clang
 
 
-def compile_wasm(sources: Path) -> bytes:
-    """Return the WebAssembly module of the generated `model.c` and `model.h` in a folder.
+def compile_wasm(sources: Mapping[str, str]) -> bytes:
+    """Return the WebAssembly module of a generated model; see `web.c` for what it exports.
+
+    Args:
+        sources: `model.h` and `model.c`, as `targets.c99.source.model_files` returns them.
 
     Raises:
         UnavailableError: clang or lld is not installed.
         CheckFailedError: the compiler refuses the code.
     """
     clang = require_compiler()
-    entry = files("mnist_edge.targets.web") / "web.c"
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "web.c").write_text(entry.read_text(), encoding="ascii")
-        module = Path(folder) / "model.wasm"
-        command = [clang, *FLAGS, f"-I{sources}", str(Path(folder) / "web.c"), str(sources / "model.c"), "-o", str(module)]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    entry = (files("mnist_edge.targets.web") / "web.c").read_text(encoding="ascii")
+    with tempfile.TemporaryDirectory(prefix="mnist-edge-") as folder:
+        for name, text in {**sources, "web.c": entry}.items():
+            (Path(folder) / name).write_text(text, encoding="ascii")
+        command = [clang, *FLAGS, "web.c", "model.c", "-o", "model.wasm"]
+        ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if ran.returncode:
             first = next(iter(ran.stderr.splitlines()), f"exit code {ran.returncode}")
             raise CheckFailedError(f"clang cannot compile the model: {first}", hint="clang 14 or newer is needed")
-        return module.read_bytes()
+        return (Path(folder) / "model.wasm").read_bytes()
