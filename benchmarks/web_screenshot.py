@@ -13,7 +13,7 @@ from mnist_edge.targets.web.predictor import open_page
 PICTURE = HERE.parent / "docs" / "web-page.png"
 
 
-def screenshot(page: Path, *, width: int = 960, height: int = 640, phone: bool = False, dark: bool = False) -> bytes:
+def screenshot(page: Path, *, width: int = 960, height: int = 700, phone: bool = False, dark: bool = False) -> bytes:
     """Return a PNG of the page with a digit on it."""
     with open_page(page, timeout=60.0) as predictor:
         browser = predictor.browser

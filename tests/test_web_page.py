@@ -314,7 +314,7 @@ def test_a_changed_weight_fails_the_self_test(
         assert re.fullmatch("Self-test: [0-3] of 4 images agree: no predictions", text_of(browser, "test"))
         draw_with_mouse(browser, TWO)
         assert text_of(browser, "spoken") == "No prediction"
-    with pytest.raises(CheckFailedError, match="Self-test"), open_page(broken, timeout=30.0):
+    with pytest.raises(PageFailedError, match="Self-test"), open_page(broken, timeout=30.0):
         pass
 
 
@@ -328,7 +328,7 @@ def test_a_changed_file_runs_nothing(page: Path, tmp_path: Path) -> None:
     with open_browser() as browser:
         browser.open(broken.as_uri())
         assert text_of(browser, "test").startswith("The model is not loaded")
-    with pytest.raises(CheckFailedError, match="runs no model"), open_page(broken, timeout=30.0):
+    with pytest.raises(PageFailedError, match="runs no model"), open_page(broken, timeout=30.0):
         pass
 
 

@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mnist_edge.errors import CheckFailedError, UnavailableError
+from mnist_edge.errors import UnavailableError
+from mnist_edge.runtime.session import RefusedModelError
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
@@ -36,8 +37,8 @@ BROWSER_READS, BROWSER_WRITES = 3, 4
 """File descriptors that `--remote-debugging-pipe` uses."""
 
 
-class PageFailedError(CheckFailedError):
-    """A page crashed, threw an exception, or took too long."""
+class PageFailedError(RefusedModelError):
+    """A page crashed, threw an exception, took too long, or returned something else than logits."""
 
 
 def require_chromium() -> str:

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from mnist_edge.contract import CLASSES
-from mnist_edge.errors import CheckFailedError
 from mnist_edge.pixels import Images, Logits
 from mnist_edge.targets.web.chromium import Browser, PageFailedError, open_browser
 
@@ -75,16 +74,16 @@ def open_page(page: Path, timeout: float) -> Iterator[PagePredictor]:
 
     Raises:
         UnavailableError: Chromium is not installed, or does not start.
-        CheckFailedError: the page does not load or crashed, or its self-test failed.
+        PageFailedError: it does not load, or its self-test fails.
     """
     with open_browser() as browser:
         browser.open(page.resolve().as_uri(), timeout)
         if browser.evaluate("typeof globalThis.ready", timeout) == "undefined":
-            raise CheckFailedError(
+            raise PageFailedError(
                 f"{page} runs no model: a script was changed, and its policy refuses it; or it is another page",
                 hint="build it again",
             )
         result = browser.evaluate("ready.then(({passed, text}) => ({passed, text}))", timeout)
         if not result["passed"]:
-            raise CheckFailedError(f"{page}: {result['text']}", hint="build it again")
+            raise PageFailedError(f"{page}: {result['text']}", hint="build it again")
         yield PagePredictor(name=str(page), browser=browser, timeout=timeout)
