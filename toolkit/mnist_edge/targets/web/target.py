@@ -1,0 +1,66 @@
+"""The targets `web`, one HTML file with the generated C in it, and `onnxruntime-web`, the variant's own file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mnist_edge.bundle.folder import Bundle
+from mnist_edge.contract import LABELS
+from mnist_edge.errors import UsageError
+from mnist_edge.files import write_atomic
+from mnist_edge.integer_network import IntegerNetwork
+from mnist_edge.records.bundle import Variant
+from mnist_edge.targets.c99.networks import network_logits, read_network
+from mnist_edge.targets.c99.source import model_files
+from mnist_edge.targets.golden import golden_rows
+from mnist_edge.targets.target import Target
+from mnist_edge.targets.web.onnxruntime_web import open_onnxruntime_web
+from mnist_edge.targets.web.page import PageModel, write_page
+from mnist_edge.targets.web.predictor import open_page
+from mnist_edge.targets.web.wasm import compile_wasm
+from mnist_edge.verification.requirement import TOLERANCE
+
+DEVICE = "chromium"
+
+
+def build_page(bundle: Bundle, variant: Variant, page: Path) -> dict[str, int]:
+    """Write the page of a variant, atomically; return the bytes of its WebAssembly module.
+
+    Raises:
+        UsageError: the classes are not digits, or no C can be generated for the variant.
+        UnavailableError: clang or lld is missing, or the file cannot be written.
+    """
+    if bundle.manifest.labels != LABELS["mnist"]:
+        raise UsageError(
+            f"{bundle.folder} classifies {bundle.manifest.dataset}; the page is for digits that a person draws",
+            hint="--target c",
+        )
+    network = read_network(bundle.file(variant), variant.name)
+    images = bundle.golden.images[golden_rows(bundle.golden.labels)]
+    model = PageModel(
+        description=_description(bundle, variant),
+        wasm=compile_wasm(model_files(network)),
+        images=images,
+        logits=network_logits(network, images),
+        tolerance=0.0 if isinstance(network, IntegerNetwork) else TOLERANCE,
+    )
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(page, write_page(model))
+    return {"wasm_bytes": len(model.wasm)}
+
+
+def _description(bundle: Bundle, variant: Variant) -> str:
+    """Return what the page states of its model: `Variant int8-exact, 98.84 % of the test images of mnist`."""
+    of = "" if variant.accuracy is None else f", {variant.accuracy:.2%} of the test images right".replace("%", " %")
+    return f"{bundle.manifest.dataset}, {variant.name}{of}"
+
+
+def build_copy(bundle: Bundle, variant: Variant, model: Path) -> dict[str, int]:
+    """Write the variant's file, which onnxruntime-web reads as it is."""
+    model.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(model, bundle.file(variant).read_bytes())
+    return {}
+
+
+WEB = Target(name="web", devices=(DEVICE,), build=build_page, open=open_page)
+ONNXRUNTIME_WEB = Target(name="onnxruntime-web", devices=(DEVICE,), build=build_copy, open=open_onnxruntime_web)
