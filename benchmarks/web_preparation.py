@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks.common import MNIST_EDGE, mnist_folder, report, row, run_child, target
 from mnist_edge.data.sources import load_test_set
+from mnist_edge.targets.web.chromium import DEVICE
 from mnist_edge.targets.web.predictor import open_page
 
 SEED = 11
@@ -51,7 +52,7 @@ def predictions(page: Path) -> list[tuple[int, int, int]]:
     images = load_test_set("mnist", mnist_folder(), may_download=False).test_images[:IMAGES]
     random = np.random.default_rng(SEED)
     found = []
-    with open_page(page, timeout=120.0) as predictor:
+    with open_page(page, DEVICE, 120.0) as predictor:
         for start in range(0, len(images), PART):
             part = images[start : start + PART]
             sides = random.integers(int(SMALLEST * 560), 561, len(part))

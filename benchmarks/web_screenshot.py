@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks.common import HERE
 from benchmarks.web_drawing import TWO, draw_with_mouse, set_window, wait_for_frame
+from mnist_edge.targets.web.chromium import DEVICE
 from mnist_edge.targets.web.predictor import open_page
 
 PICTURE = HERE.parent / "docs" / "web-page.png"
@@ -15,7 +16,7 @@ PICTURE = HERE.parent / "docs" / "web-page.png"
 
 def screenshot(page: Path, *, width: int = 960, height: int = 700, phone: bool = False, dark: bool = False) -> bytes:
     """Return a PNG of the page with a digit on it."""
-    with open_page(page, timeout=60.0) as predictor:
+    with open_page(page, DEVICE, 60.0) as predictor:
         browser = predictor.browser
         set_window(browser, width, height, phone=phone, dark=dark)
         draw_with_mouse(browser, TWO)

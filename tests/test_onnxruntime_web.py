@@ -12,7 +12,7 @@ import pytest
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.errors import UnavailableError
 from mnist_edge.runtime.session import RefusedModelError
-from mnist_edge.targets.web.chromium import NAMES
+from mnist_edge.targets.web.chromium import DEVICE, NAMES
 from mnist_edge.targets.web.onnxruntime_web import PACKAGE, RUNTIME, find_package, open_onnxruntime_web
 
 KEPT = {"package.json", "dist", *RUNTIME}
@@ -63,7 +63,7 @@ def test_a_bundle_gives_the_same_logits_in_the_browser(two_variant_bundle: Path)
     # Protects the claim that the exported file itself runs in a browser, under a policy without unsafe-eval.
     bundle = load_bundle(two_variant_bundle)
     for variant in bundle.manifest.variants:
-        with open_onnxruntime_web(bundle.file(variant), timeout=60.0) as predictor:
+        with open_onnxruntime_web(bundle.file(variant), DEVICE, 60.0) as predictor:
             expected = predictor.classifier.logits(bundle.golden.images)
             for batch in (7, None):
                 found = predictor.logits(bundle.golden.images, batch)
@@ -88,6 +88,6 @@ def test_a_runtime_that_does_not_start_fails(
     monkeypatch.setenv("NODE_PATH", str(tmp_path))
     with (
         pytest.raises(RefusedModelError, match="the page failed"),
-        open_onnxruntime_web(bundle_folder / "model.onnx", timeout=60.0),
+        open_onnxruntime_web(bundle_folder / "model.onnx", DEVICE, 60.0),
     ):
         pass

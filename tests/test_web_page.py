@@ -23,7 +23,7 @@ from benchmarks.web_drawing import (
     wait_for_frame,
 )  # fmt: skip
 from mnist_edge.errors import CheckFailedError, UnavailableError
-from mnist_edge.targets.web.chromium import NAMES, Browser, PageFailedError, open_browser
+from mnist_edge.targets.web.chromium import DEVICE, NAMES, Browser, PageFailedError, open_browser
 from mnist_edge.targets.web.page import PageModel, write_page
 from mnist_edge.targets.web.predictor import open_page, read_logits
 from mnist_edge.targets.web.wasm import compile_wasm
@@ -207,7 +207,7 @@ def problems(browser: Browser) -> list[Any]:
 @needs_browser
 def test_a_page_from_a_file_computes_the_same_logits(page: Path, weights: np.ndarray, images: np.ndarray) -> None:
     # Protects the claim of equal bytes, and the page in a folder whose name has a space.
-    with open_page(page, timeout=30.0) as predictor:
+    with open_page(page, DEVICE, 30.0) as predictor:
         assert predictor.logits(images).tobytes() == linear_logits(weights, images).tobytes()
         assert text_of(predictor.browser, "test") == "Self-test: 4 of 4 images, logits equal"
         assert text_of(predictor.browser, "model") == "a </script> & <b>description</b>"
@@ -314,7 +314,7 @@ def test_a_changed_weight_fails_the_self_test(
         assert re.fullmatch("Self-test: [0-3] of 4 images agree: no predictions", text_of(browser, "test"))
         draw_with_mouse(browser, TWO)
         assert text_of(browser, "spoken") == "No prediction"
-    with pytest.raises(PageFailedError, match="Self-test"), open_page(broken, timeout=30.0):
+    with pytest.raises(PageFailedError, match="Self-test"), open_page(broken, DEVICE, 30.0):
         pass
 
 
@@ -328,7 +328,7 @@ def test_a_changed_file_runs_nothing(page: Path, tmp_path: Path) -> None:
     with open_browser() as browser:
         browser.open(broken.as_uri())
         assert text_of(browser, "test").startswith("The model is not loaded")
-    with pytest.raises(PageFailedError, match="runs no model"), open_page(broken, timeout=30.0):
+    with pytest.raises(PageFailedError, match="runs no model"), open_page(broken, DEVICE, 30.0):
         pass
 
 
@@ -345,7 +345,7 @@ def test_a_changed_file_runs_nothing(page: Path, tmp_path: Path) -> None:
 )
 def test_a_page_that_misbehaves_fails(page: Path, images: np.ndarray, logits: str, message: str) -> None:
     # Protects against a program that stops, throws or hangs: each is a failed check, never a pass or a hang.
-    with open_page(page, timeout=2.0) as predictor:
+    with open_page(page, DEVICE, 2.0) as predictor:
         predictor.browser.evaluate(f"ready.then(page => {{ page.logits = {logits} }})")
         with pytest.raises(PageFailedError, match=re.escape(message)):
             predictor.logits(images[:3])
@@ -356,5 +356,5 @@ def test_a_page_that_misbehaves_fails(page: Path, images: np.ndarray, logits: st
 @needs_browser
 def test_a_page_that_crashes_fails(page: Path) -> None:
     # Protects against a hang on a page whose process is gone.
-    with open_page(page, timeout=30.0) as predictor, pytest.raises(PageFailedError, match="crashed"):
+    with open_page(page, DEVICE, 30.0) as predictor, pytest.raises(PageFailedError, match="crashed"):
         predictor.browser.send("Page.crash")

@@ -23,6 +23,8 @@ from typing import Any
 from mnist_edge.errors import UnavailableError
 from mnist_edge.runtime.session import RefusedModelError
 
+DEVICE = "chromium"
+"""Where the web targets run."""
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
     *("--headless", "--disable-gpu", "--no-first-run", "--no-default-browser-check", "--hide-scrollbars"),

@@ -63,6 +63,9 @@ class OnnxruntimeWeb:
             rows.append(read_logits(self.browser.evaluate(call, self.timeout), len(feed), self.name)[:count])
         return np.concatenate(rows)
 
+    def self_test(self) -> None:
+        """Return None: an ONNX file has no self-test."""
+
 
 def find_package() -> Path:
     """Return the folder of onnxruntime-web, looked up as Node does: `node_modules` here or above, then `$NODE_PATH`.
@@ -81,14 +84,20 @@ def find_package() -> Path:
 
 
 @contextlib.contextmanager
-def open_onnxruntime_web(model: Path, timeout: float) -> Iterator[OnnxruntimeWeb]:
+def open_onnxruntime_web(model: Path, device: str, timeout: float) -> Iterator[OnnxruntimeWeb]:
     """Open an ONNX file under onnxruntime-web, on one thread.
+
+    Args:
+        model: of a bundle.
+        device: Chromium, the only one.
+        timeout: seconds that loading and each run may take.
 
     Raises:
         UnavailableError: Chromium or onnxruntime-web is not installed.
         UsageError: the model takes neither uint8 nor float32.
         PageFailedError: onnxruntime-web refuses the model.
     """
+    del device
     package = find_package()
     classifier = open_classifier(model, timeout=timeout)
     if classifier.input.dtype not in {"uint8", "float32"}:

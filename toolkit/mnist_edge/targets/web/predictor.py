@@ -11,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mnist_edge.contract import CLASSES
+from mnist_edge.contract import CLASSES, PIXELS
+from mnist_edge.errors import UnavailableError
 from mnist_edge.pixels import Images, Logits
+from mnist_edge.records.target import SelfTest
+from mnist_edge.targets.c99.folder import logits_sha256
 from mnist_edge.targets.web.chromium import Browser, PageFailedError, open_browser
 
 MESSAGE_IMAGES = 500
@@ -52,6 +55,15 @@ class PagePredictor:
             rows.append(read_logits(self.browser.evaluate(expression, self.timeout), len(part), self.name))
         return np.concatenate(rows)
 
+    def self_test(self) -> SelfTest:
+        """Return what the page's self-test, which has passed, ran; see `TargetProgram.self_test`."""
+        count, logits = self.browser.evaluate(
+            f"(images => ready.then(page => [images.length / {PIXELS}, {BASE64_OF}(page.logits(images))]))"
+            "(bytesOf(MODEL.images))",
+            self.timeout,
+        )
+        return SelfTest(images=count, sha256=logits_sha256(read_logits(logits, count, self.name)))
+
 
 def read_logits(returned: object, count: int, name: str) -> Logits:
     """Return the base64 of little-endian float32 as (count, 10).
@@ -69,13 +81,21 @@ def read_logits(returned: object, count: int, name: str) -> Logits:
 
 
 @contextlib.contextmanager
-def open_page(page: Path, timeout: float) -> Iterator[PagePredictor]:
+def open_page(page: Path, device: str, timeout: float) -> Iterator[PagePredictor]:
     """Open an HTML file from `file://` in a headless Chromium and wait for its self-test.
 
+    Args:
+        page: as `write_page` makes it.
+        device: Chromium, the only one.
+        timeout: seconds that loading, the self-test, and 500 images may take each.
+
     Raises:
-        UnavailableError: Chromium is not installed, or does not start.
+        UnavailableError: there is no such file, or Chromium is not installed or does not start.
         PageFailedError: it does not load, or its self-test fails.
     """
+    del device
+    if not page.is_file():
+        raise UnavailableError(f"{page} is no file", hint="mnist-edge export --target web makes a page")
     with open_browser() as browser:
         browser.open(page.resolve().as_uri(), timeout)
         if browser.evaluate("typeof globalThis.ready", timeout) == "undefined":

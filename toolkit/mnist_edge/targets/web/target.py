@@ -14,13 +14,12 @@ from mnist_edge.targets.c99.networks import network_logits, read_network
 from mnist_edge.targets.c99.source import model_files
 from mnist_edge.targets.golden import golden_rows
 from mnist_edge.targets.target import Target
+from mnist_edge.targets.web.chromium import DEVICE
 from mnist_edge.targets.web.onnxruntime_web import open_onnxruntime_web
 from mnist_edge.targets.web.page import PageModel, write_page
 from mnist_edge.targets.web.predictor import open_page
 from mnist_edge.targets.web.wasm import compile_wasm
 from mnist_edge.verification.requirement import TOLERANCE
-
-DEVICE = "chromium"
 
 
 def build_page(bundle: Bundle, variant: Variant, page: Path) -> dict[str, int]:
