@@ -1,1 +1,1 @@
-"""Programs that are generated from a variant, and other runtimes of it; each opens as a `Predictor`."""
+"""What a variant can be generated for: C99 for computers and microcontrollers."""
