@@ -6,8 +6,9 @@ from mnist_edge.contract import TargetName
 from mnist_edge.errors import UsageError
 from mnist_edge.targets.c99.target import C99
 from mnist_edge.targets.target import Target
+from mnist_edge.targets.web.target import ONNXRUNTIME_WEB, WEB
 
-REGISTRY: dict[TargetName, Target] = {target.name: target for target in (C99,)}
+REGISTRY: dict[TargetName, Target] = {target.name: target for target in (C99, WEB, ONNXRUNTIME_WEB)}
 
 
 def find_device(target: Target, device: str | None) -> str:

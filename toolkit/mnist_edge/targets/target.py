@@ -1,4 +1,4 @@
-"""What a target is: it builds a folder from a variant of a bundle, and opens that folder as a predictor."""
+"""What a target is: it builds a folder or a file from a variant of a bundle, and opens that as a predictor."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ class Target:
         open: starts the program of a folder on a device; its runs may take that many seconds each. Raises UnavailableError
             where a tool is missing, RefusedModelError where the folder cannot be run.
         golden_only: devices that run only the images of the self-test.
+        suffix: of the one file that is built; empty for a folder.
     """
 
     name: TargetName
@@ -46,3 +47,4 @@ class Target:
     build: Callable[[Bundle, Variant, Path], dict[str, int]]
     open: Callable[[Path, str, float], AbstractContextManager[TargetProgram]]
     golden_only: frozenset[str] = frozenset()
+    suffix: str = ""

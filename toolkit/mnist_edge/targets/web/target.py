@@ -11,7 +11,7 @@ from mnist_edge.files import write_atomic
 from mnist_edge.integer_network import IntegerNetwork
 from mnist_edge.records.bundle import Variant
 from mnist_edge.targets.c99.networks import network_logits, read_network
-from mnist_edge.targets.c99.source import model_files
+from mnist_edge.targets.c99.source import Network, model_files
 from mnist_edge.targets.golden import golden_rows
 from mnist_edge.targets.target import Target
 from mnist_edge.targets.web.chromium import DEVICE
@@ -22,6 +22,20 @@ from mnist_edge.targets.web.wasm import compile_wasm
 from mnist_edge.verification.requirement import TOLERANCE
 
 
+def _read(bundle: Bundle, variant: Variant) -> Network:
+    """Return the network of a variant.
+
+    Raises:
+        UsageError: the classes are not digits, or no C can be generated for the variant.
+    """
+    if bundle.manifest.labels != LABELS["mnist"]:
+        raise UsageError(
+            f"{bundle.folder} classifies {bundle.manifest.dataset}; the page is for digits that a person draws",
+            hint="--target c",
+        )
+    return read_network(bundle.file(variant), variant.name)
+
+
 def build_page(bundle: Bundle, variant: Variant, page: Path) -> dict[str, int]:
     """Write the page of a variant, atomically; return the bytes of its WebAssembly module.
 
@@ -29,12 +43,7 @@ def build_page(bundle: Bundle, variant: Variant, page: Path) -> dict[str, int]:
         UsageError: the classes are not digits, or no C can be generated for the variant.
         UnavailableError: clang or lld is missing, or the file cannot be written.
     """
-    if bundle.manifest.labels != LABELS["mnist"]:
-        raise UsageError(
-            f"{bundle.folder} classifies {bundle.manifest.dataset}; the page is for digits that a person draws",
-            hint="--target c",
-        )
-    network = read_network(bundle.file(variant), variant.name)
+    network = _read(bundle, variant)
     images = bundle.golden.images[golden_rows(bundle.golden.labels)]
     model = PageModel(
         description=_description(bundle, variant),
@@ -49,9 +58,9 @@ def build_page(bundle: Bundle, variant: Variant, page: Path) -> dict[str, int]:
 
 
 def _description(bundle: Bundle, variant: Variant) -> str:
-    """Return what the page states of its model: `Variant int8-exact, 98.84 % of the test images of mnist`."""
-    of = "" if variant.accuracy is None else f", {variant.accuracy:.2%} of the test images right".replace("%", " %")
-    return f"{bundle.manifest.dataset}, {variant.name}{of}"
+    """Return what the page states of its model: `int8-exact, 98.84 % on mnist`."""
+    dataset = "your own digits" if bundle.manifest.dataset == "folder" else bundle.manifest.dataset
+    return variant.name if variant.accuracy is None else f"{variant.name}, {100 * variant.accuracy:.2f} % on {dataset}"
 
 
 def build_copy(bundle: Bundle, variant: Variant, model: Path) -> dict[str, int]:
@@ -61,5 +70,12 @@ def build_copy(bundle: Bundle, variant: Variant, model: Path) -> dict[str, int]:
     return {}
 
 
-WEB = Target(name="web", devices=(DEVICE,), build=build_page, open=open_page)
-ONNXRUNTIME_WEB = Target(name="onnxruntime-web", devices=(DEVICE,), build=build_copy, open=open_onnxruntime_web)
+WEB = Target(name="web", devices=(DEVICE,), require_expressible=_read, build=build_page, open=open_page, suffix=".html")
+ONNXRUNTIME_WEB = Target(
+    name="onnxruntime-web",
+    devices=(DEVICE,),
+    require_expressible=lambda _bundle, _variant: None,
+    build=build_copy,
+    open=open_onnxruntime_web,
+    suffix=".onnx",
+)
