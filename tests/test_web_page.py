@@ -289,10 +289,9 @@ def prepared(ink: np.ndarray) -> np.ndarray:
 
 
 def with_renewed_policy(page: bytes, old: bytes, new: bytes) -> bytes:
-    """Replace bytes of the model's script and renew its hash, as somebody who edits the file on purpose would."""
-    before = inline(page, "script")[0]
+    """Replace bytes of a script and renew its hash, as somebody who edits the file on purpose would."""
+    (before,) = (script for script in inline(page, "script") if old in script)
     after = before.replace(old, new)
-    assert after != before
     first, second = (base64.b64encode(hashlib.sha256(text).digest()) for text in (before, after))
     return page.replace(before, after).replace(first, second)
 
