@@ -58,8 +58,8 @@ def build_page(bundle: Bundle, variant: Variant, page: Path) -> dict[str, int]:
 
 
 def _description(bundle: Bundle, variant: Variant) -> str:
-    """Return what the page states of its model: `int8-exact, 98.84 % on mnist`."""
-    dataset = "your own digits" if bundle.manifest.dataset == "folder" else bundle.manifest.dataset
+    """Return what the page states of its model: `int8-exact, 98.84 % on MNIST`."""
+    dataset = {"mnist": "MNIST", "folder": "your own digits"}.get(bundle.manifest.dataset, bundle.manifest.dataset)
     return variant.name if variant.accuracy is None else f"{variant.name}, {100 * variant.accuracy:.2f} % on {dataset}"
 
 
