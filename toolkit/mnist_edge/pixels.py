@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,11 @@ RowRanges = NDArray[np.int64]
 
 IMAGES_HEADER = 16
 """Bytes before the first image of an IDX file."""
+
+
+def logits_sha256(logits: Logits) -> str:
+    """Return the sha256 of logits (n, 10), as little-endian float32, row by row."""
+    return hashlib.sha256(np.ascontiguousarray(logits, dtype="<f4").tobytes()).hexdigest()
 
 
 def take_rows(values: Images, ranges: RowRanges) -> Images:

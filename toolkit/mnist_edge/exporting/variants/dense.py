@@ -44,29 +44,18 @@ def dense_layers(fp32: ModelProto, kind: InputKind, normalization: Normalization
         normalization: of the pixels that the network was trained on; d and s are its AFFINE.
 
     Raises:
-        UsageError: the graph is no chain of linear layers.
+        UsageError: the graph is no chain of linear layers with a ReLU after each but the last.
     """
-    from mnist_edge.verification.intermediates import find_layers
+    from mnist_edge.verification.linear_chain import linear_chain_of
 
-    biases = [_bias(fp32, node.input[2]) for node in fp32.graph.node if node.op_type == "Gemm" and len(node.input) > 2]
-    weights = [layer.weight for layer in find_layers(fp32)]
-    if not weights or len(biases) != len(weights) or any(weight is None for weight in weights):
-        raise UsageError(
-            "the fp32 variant is no chain of linear layers with biases", hint="export it again with mnist-edge"
-        )
-    layers = [Dense(weight, bias) for weight, bias in zip(weights, biases, strict=True) if weight is not None]
+    chain = linear_chain_of(fp32)
+    if [layer.relu for layer in chain.layers] != [True] * (len(chain.layers) - 1) + [False]:
+        raise UsageError("the fp32 variant lacks a ReLU between two layers", hint="export it again with mnist-edge")
+    layers = [Dense(layer.weight.T.astype(np.float64), layer.bias.astype(np.float64)) for layer in chain.layers]
     divisor, shift = AFFINE[normalization]
     weight, bias = layers[0].weight, layers[0].bias
     first = Dense(weight * divisor, bias) if kind == "uint8" else Dense(weight, bias + shift * weight.sum(axis=0))
     return (first, *layers[1:])
-
-
-def _bias(proto: ModelProto, name: str) -> Floats:
-    from onnx import numpy_helper
-
-    return next(
-        numpy_helper.to_array(value).astype(np.float64) for value in proto.graph.initializer if value.name == name
-    )
 
 
 def hidden_activations(layers: Sequence[Dense], images: Images, divisor: float) -> list[NDArray[np.float32]]:
