@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from mnist_edge.cli.options import DataDir, Json, NormalizeModel, Timeout, choices, dataset_option, require_plot
+from mnist_edge.cli.remote import On, words_for
 from mnist_edge.contract import Optimization, ProviderName
 from mnist_edge.errors import UsageError
 
 
 def verify(
+    context: typer.Context,
     model: Annotated[
         Path | None, typer.Argument(help="Bundle folder, or any ONNX file. Default: the newest in exported/.")
     ] = None,
@@ -65,6 +67,7 @@ def verify(
     ] = None,
     normalize: NormalizeModel = None,
     timeout: Timeout = 60.0,
+    on: On = None,
     data_dir: DataDir = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw the images with the smallest margins.")] = None,
     json: Json = False,
@@ -78,10 +81,11 @@ def verify(
     from mnist_edge.runtime.session import require_provider
     from mnist_edge.verification.verify import VerifyOptions
     from mnist_edge.workflow.folders import newest_bundle
+    from mnist_edge.workflow.remote import verify_on
     from mnist_edge.workflow.verify import verify_file, verify_folder
 
     require_plot(plot)
-    if outputs is None:  # with recorded outputs nothing is run, and onnxruntime is not needed
+    if outputs is None and on is None:  # with recorded outputs nothing is run, and onnxruntime is not needed
         require_provider(provider or "cpu")
         require_cpus(threads or 1)
     if tf32 and provider != "cuda":
@@ -102,7 +106,24 @@ def verify(
         timeout=timeout,
     )
     chosen = model or newest_bundle(say)
-    if chosen.exists() and require_model_kind(chosen, "onnx", "bundle", "run folder") == "onnx":
+    if on is not None:
+        words = words_for(
+            context,
+            here={"model", "variant", "provider", "dataset", "data_dir", "on", "plot", "json"},
+            there={"optimization", "tf32", "threads", "batch", "layers", "max_accuracy_drop", "timeout"},
+        )
+        with status(f"verifying {chosen} on {on}"):
+            report, reference = verify_on(
+                on,
+                chosen,
+                words,
+                provider=provider,
+                variants=variant or (),
+                dataset=dataset,
+                data_dir=data_dir,
+                notify=say,
+            )
+    elif chosen.exists() and require_model_kind(chosen, "onnx", "bundle", "run folder") == "onnx":
         if variant or outputs is not None:
             raise UsageError("--variant and --outputs are for bundles", hint="name a bundle folder")
         with status(f"verifying {chosen}"):
@@ -124,7 +145,7 @@ def verify(
         reasons = "; ".join(f"{v.name}: {v.reason}" for v in report.variants if v.reason)
         say(f"mnist-edge: {report.outputs or report.model} does not predict as {report.reference}: {reasons}")
         raise typer.Exit(1)
-    say_next("bench", chosen, as_json=json)
+    say_next("bench", chosen, *(("--on", on) if on else ()), as_json=json)
 
 
 def _refuse_run_options(**given: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from mnist_edge.contract import (
     DatasetName,
@@ -165,9 +165,11 @@ class ParityReport(Report):
         outputs: the file of recorded outputs that were compared instead of a model's; None otherwise.
         reference: where the outputs come from that variants are compared with by default.
         test_set: whether predictions were compared on the whole test set.
+        host: where it was run, as `--on` named it; None for this machine.
+        environment: of the machine that it was run on, see `benchmarking.environment`; None where nothing was run.
     """
 
-    schema: ClassVar[str] = "mnist-edge/verify/5"
+    schema: ClassVar[str] = "mnist-edge/verify/6"
     passed: bool
     model: str
     dataset: DatasetName
@@ -176,3 +178,5 @@ class ParityReport(Report):
     reference: str
     test_set: bool
     variants: tuple[VariantParity, ...]
+    host: str | None = None
+    environment: dict[str, Any] | None = None
