@@ -34,7 +34,7 @@ proof: setup ## every variant on every runtime here and emulated, over all test 
 	$(BIN)/python -m benchmarks.proof $(OPTIONS)
 
 emulators: setup ## download QEMU and the aarch64 wheels, to run onnxruntime as on other CPUs (250 MB in the cache folder)
-	$(BIN)/python -m mnist_edge.targets.emulators
+	$(BIN)/python -m mnist_edge.targets.emulated.setup
 
 fuzz: setup ## 10,000 mutated files for every parser (about 40 minutes); OPTIONS="--inputs 500 --only onnx"
 	$(BIN)/python -m tests.fuzz $(OPTIONS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -138,7 +139,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
     report = yield
     if report.skipped and os.environ.get("MNIST_EDGE_NO_SKIPS") and not hasattr(report, "wasxfail"):
         reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
-        if "CUDA" not in reason:
+        if not re.search("CUDA|GPU|could not be downloaded", reason):
             report.outcome = "failed"
             report.longrepr = f"{item.nodeid} may not be skipped here: {reason}"
     return report

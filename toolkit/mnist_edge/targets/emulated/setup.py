@@ -1,6 +1,6 @@
 """Set up emulated CPUs for onnxruntime: QEMU's user emulation, and for Arm a Python with the aarch64 wheels.
 
-`python -m mnist_edge.targets.emulators` downloads them once, as files, with Debian's `mmdebstrap` and pip: nothing is
+`python -m mnist_edge.targets.emulated.setup` downloads them once, as files, with Debian's `mmdebstrap` and pip: nothing is
 installed on the machine. QEMU is Debian 13's, because version 7.2 of Debian 12 crashes when onnxruntime is imported.
 """
 
@@ -58,7 +58,7 @@ def require_emulator(device: str) -> Emulator:
     if not all(path.exists() for path in needed):
         raise UnavailableError(
             f"the emulated CPU {device} is not set up in {folder}",
-            hint="apt-get install mmdebstrap, then make emulators (python -m mnist_edge.targets.emulators)",
+            hint="apt-get install mmdebstrap, then make emulators (python -m mnist_edge.targets.emulated.setup)",
         )
     if device == "aarch64":
         # -S: the interpreter's own site module would look for the packages of the machine outside.

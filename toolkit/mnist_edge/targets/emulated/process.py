@@ -1,7 +1,7 @@
 """onnxruntime on an emulated CPU, as a predictor: the same wheels that run on an Arm board or on an older x86.
 
 QEMU's user emulation runs the instructions of another CPU, one process at a time. Predictions are those of the real
-CPU; times are not. The emulators are set up once by `targets/emulators.py`.
+CPU; times are not. The emulators are set up once by `targets/emulated/setup.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mnist_edge.errors import CheckFailedError
 from mnist_edge.pixels import Images, Logits
 from mnist_edge.records.settings import SessionSettings
 from mnist_edge.runtime.session import RefusedModelError
-from mnist_edge.targets.emulators import Emulator, require_emulator
+from mnist_edge.targets.emulated.setup import Emulator, require_emulator
 
 START_SECONDS = 300.0
 """For the import of onnxruntime under emulation, which takes seconds on an idle machine."""
@@ -99,7 +99,7 @@ def _start(emulator: Emulator, model: Path, settings: SessionSettings) -> subpro
     source = Path(mnist_edge.__file__).parents[1]
     packages = [str(source), *map(str, emulator.packages)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(packages), "PYTHONSAFEPATH": "1"}
-    worker = ["-m", "mnist_edge.targets.emulated_worker", str(model.resolve())]
+    worker = ["-m", "mnist_edge.targets.emulated.worker", str(model.resolve())]
     return subprocess.Popen(
         [*emulator.command, *worker, json.dumps(dataclasses.asdict(settings))],
         stdin=subprocess.PIPE,
@@ -120,8 +120,7 @@ def _answer(name: str, process: subprocess.Popen[str], seconds: float) -> dict[s
     try:
         answer: dict[str, Any] = dict(json.loads(line))
     except (ValueError, TypeError):
-        ended = process.poll()
-        how = f"ended with {ended}" if ended is not None else f"printed {line[:60]!r}"
+        how = f"printed {line[:60]!r}" if line else f"ended with {process.poll()}"
         raise CheckFailedError(f"{name}: the emulated process {how}", hint="make emulators sets it up again") from None
     if "refused" in answer:
         message, hint = answer["refused"]
