@@ -17,6 +17,15 @@ On = Annotated[
 ]
 
 
+def refuse_options(context: typer.Context, with_option: str, allowed: Collection[str]) -> None:
+    """Raise UsageError where an option was given on the command line that is not among `allowed`, by parameter names."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name not in allowed and source is not None and source.name == "COMMANDLINE":
+            option = parameter.opts[0]
+            raise UsageError(f"{option} does not go with {with_option}", hint=f"leave out {option}, or {with_option}")
+
+
 def words_for(context: typer.Context, *, here: Collection[str], there: Collection[str]) -> tuple[str, ...]:
     """Return the options that were given on the command line, as words for the same command on another machine.
 
@@ -28,14 +37,12 @@ def words_for(context: typer.Context, *, here: Collection[str], there: Collectio
     Raises:
         UsageError: another option was given: it names a file of this machine, or its result is not brought back.
     """
+    refuse_options(context, "--on", {*here, *there})
     words: list[str] = []
     for parameter in context.command.params:
         name, option = parameter.name or "", parameter.opts[0]
         source = context.get_parameter_source(name)
-        if name in here or source is None or source.name != "COMMANDLINE":
-            continue
-        if name not in there:
-            raise UsageError(f"{option} does not go with --on", hint=f"leave out {option}, or --on")
-        value = context.params[name]
-        words.append(option if value is True else f"{option}={value}")
+        if name in there and source is not None and source.name == "COMMANDLINE":
+            value = context.params[name]
+            words.append(option if value is True else f"{option}={value}")
     return tuple(words)

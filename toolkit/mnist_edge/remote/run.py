@@ -8,6 +8,7 @@ import re
 import secrets
 import subprocess
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -30,9 +31,11 @@ HEARTBEAT_SECONDS = 10
 CLEAN_UP_SECONDS = 10
 """How long the other side may take to remove its folder before ssh is ended."""
 MAX_LINE = 256 * 2**20
-MAX_NOISE = 16 * 2**20
+"""Bytes of one message, which holds a report."""
+MAX_NOISE = 2**20
 """Bytes of other output than messages, such as greetings, after which the account is not usable."""
-MAX_SAID = 2**16
+KEPT_LINES, KEPT_BYTES = 50, 500
+"""How much of other output is kept, for an error."""
 ERRORS: dict[str, type[MnistEdgeError]] = {
     error.kind: error for error in (CheckFailedError, UsageError, BadFileError, UnavailableError, UnexpectedError)
 }
@@ -105,19 +108,23 @@ def _follow(connection: _Connection, on: str, notify: Callable[[str], None]) -> 
 
 
 def _document(on: str, message: dict[str, Any]) -> dict[str, Any]:
-    """Return the document of a command that ended, or raise the error that it reports."""
+    """Return the document of a command that ended with 0 or with a failed check, or raise the error that it reports."""
     code, last = message["code"], message.get("last_line")
     try:
-        document = json.loads(message["output"], parse_constant=_refuse_constant)
-        error = document.get("error")
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        what = f"was ended by signal {-code}" if isinstance(code, int) and code < 0 else f"ended with exit code {code}"
-        hint = "its memory may be too small" if code == -9 else "run it again"
-        raise UnavailableError(f"mnist-edge on {on} {what}" + (f": {last}" if last else ""), hint=hint) from None
+        document = dict(json.loads(message["output"], parse_constant=_refuse_constant))
+    except (ValueError, TypeError, RecursionError):
+        document = {}
+    error = document.get("error")
     if isinstance(error, dict):
         kind = ERRORS.get(str(error.get("kind")), UnavailableError)
         raise kind(f"{on}: {error.get('message')}", hint=str(error.get("hint") or ""))
-    return dict(document)
+    if document and (code == 0 or (code == 1 and document.get("passed") is False)):
+        return document
+    how = f"was ended by signal {-code}" if isinstance(code, int) and code < 0 else f"ended with exit code {code}"
+    raise UnavailableError(
+        f"mnist-edge on {on} {how} and without a report" + (f": {last}" if last else ""),
+        hint="its memory may be too small" if code == -9 else "run it again",
+    )
 
 
 def _refuse_constant(name: str) -> None:
@@ -130,8 +137,8 @@ class _Connection:
     def __init__(self, on: str, token: str, program: bytes, contents: list[bytes]) -> None:
         self.on = on
         self._token = token.encode()
-        self._said = b""
-        self._noise = b""
+        self._said: deque[bytes] = deque(maxlen=KEPT_LINES)
+        self._noise: deque[bytes] = deque(maxlen=KEPT_LINES)
         self._ended = threading.Event()
         # A session of its own: a terminal's Ctrl-C must reach this process alone, which then lets the other side clean up.
         self._process = subprocess.Popen(
@@ -143,8 +150,11 @@ class _Connection:
         assert self._process.stderr is not None
         self._output = self._process.stdout
         self._listener = threading.Thread(target=self._listen, args=(self._process.stderr,), daemon=True)
+        self._feeder = threading.Thread(
+            target=self._feed, args=(self._process.stdin, [program, *contents]), daemon=True
+        )
         self._listener.start()
-        threading.Thread(target=self._feed, args=(self._process.stdin, [program, *contents]), daemon=True).start()
+        self._feeder.start()
 
     def __enter__(self) -> Self:
         return self
@@ -156,6 +166,9 @@ class _Connection:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._output.close()
+        self._feeder.join(1)
+        self._listener.join(1)  # a connection that ssh shares with others may keep its end open
 
     def messages(self) -> Iterator[dict[str, Any]]:
         """Yield each message until the connection ends; other output is set aside."""
@@ -173,8 +186,9 @@ class _Connection:
                 yield message
                 continue
             noise += len(line)
-            self._noise = (self._noise + line)[-MAX_SAID:]
+            self._noise.append(line[:KEPT_BYTES])
             if noise > MAX_NOISE:
+                self._process.kill()
                 raise UnavailableError(f"{self.on} prints without end instead of running the command")
 
     def failure(self, stage: str) -> UnavailableError:
@@ -183,12 +197,12 @@ class _Connection:
             code = self._process.wait(CLEAN_UP_SECONDS)
         except subprocess.TimeoutExpired:
             code = None
-        self._listener.join(1)  # a connection that ssh shares with others may keep its end open
-        said = self._said.decode(errors="replace")
-        noise = self._noise.decode(errors="replace")
-        last = next((line.strip() for line in reversed((noise + "\n" + said).splitlines()) if line.strip()), "")
-        because = f" ({last[:300]})" if last else ""
-        if stage and code == 255 and re.search(r"onnection|[Tt]imeout|[Bb]roken pipe", said):
+        self._listener.join(1)
+        said = b"".join(self._said).decode(errors="replace")
+        printed = b"".join(self._noise).decode(errors="replace").splitlines() + said.splitlines()
+        last = next((line.strip() for line in reversed(printed) if line.strip()), "")
+        because = f" ({last})" if last else ""
+        if stage and code in {255, None} and re.search(r"onnection|[Tt]imeout|[Bb]roken pipe", said):
             return UnavailableError(f"the connection to {self.on} was lost while {stage}{because}", hint="run it again")
         if stage:
             return UnavailableError(
@@ -203,8 +217,9 @@ class _Connection:
         )
 
     def _listen(self, pipe: IO[bytes]) -> None:
-        for line in pipe:
-            self._said = (self._said + line)[-MAX_SAID:]
+        with pipe:
+            while line := pipe.readline(KEPT_BYTES):
+                self._said.append(line)
 
     def _feed(self, pipe: IO[bytes], contents: list[bytes]) -> None:
         with contextlib.suppress(OSError), pipe:  # a lost connection is reported by the reader

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_edge.contract import DatasetName
+from mnist_edge.contract import DatasetName, TargetName
 from mnist_edge.cpus import require_cpus
 from mnist_edge.errors import UnavailableError, UsageError
 from mnist_edge.model_kind import require_model_kind
@@ -108,6 +108,56 @@ def _read_outputs(outputs: Path, reference: ReferenceOutputs, notify: Notify) ->
         if not recorded.covers(images):
             notify(f"{outputs} holds no logits for the {name}")
     return recorded
+
+
+def verify_target(
+    folder: Path,
+    target: TargetName,
+    *,
+    device: str | None = None,
+    variants: Sequence[str] = (),
+    built: Path | None = None,
+    images: int | None = None,
+    timeout: float = 60.0,
+    data_dir: Path | None = None,
+    notify: Notify = lambda _line: None,
+) -> tuple[ParityReport, ReferenceOutputs]:
+    """Verify what a target makes of the variants of a bundle, on the golden inputs and on the test set.
+
+    Args:
+        folder: the bundle.
+        target: that the variants are generated for.
+        device: of the target; None takes its first one.
+        variants: names of those to check; all by default, without those that the target cannot express.
+        built: a folder that was generated before from the one variant in `variants`; None generates one.
+        images: number of test images to run; all by default.
+        timeout: seconds that one run may take, besides those that a slow device needs for its images.
+        data_dir: folder in which datasets are looked for first.
+        notify: takes one plain line about what happens.
+
+    Returns:
+        The report, and the reference outputs of the bundle.
+
+    Raises:
+        UsageError: a named variant that the target cannot express; an unknown device; no variant named for `built`.
+        UnavailableError: the device lacks a compiler or an emulator.
+    """
+    from mnist_edge.bundle.folder import load_bundle
+    from mnist_edge.targets.registry import REGISTRY, find_device
+    from mnist_edge.targets.verify import TargetOptions, expressible, verify_programs
+    from mnist_edge.verification.reference import recorded_reference
+
+    bundle = load_bundle(folder)
+    found = REGISTRY[target]
+    options = TargetOptions(device=find_device(found, device), built=built, images=images, timeout=timeout)
+    chosen = bundle.select(variants)
+    if built is not None and len(chosen) > 1:
+        raise UsageError(f"{built} was generated from one variant", hint=f"--variant {chosen[0].name}")
+    if not variants:
+        chosen = expressible(bundle, chosen, found, notify)
+    data = _test_set(bundle.manifest.dataset, data_dir, notify)
+    reference = recorded_reference(bundle, data)
+    return verify_programs(bundle, chosen, found, reference, options), reference
 
 
 def verify_file(
