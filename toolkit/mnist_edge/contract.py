@@ -51,7 +51,7 @@ StudentName = Literal["fast", "3k", "6k", "12k", "40k"]
 PYTORCH = "pytorch"
 """The reference of a variant that is compared with the PyTorch outputs recorded in the bundle."""
 
-TargetName = Literal["c"]
+TargetName = Literal["c", "onnxruntime"]
 """What a variant can be generated for."""
 TARGETS: tuple[TargetName, ...] = get_args(TargetName)
 

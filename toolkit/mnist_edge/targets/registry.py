@@ -5,9 +5,10 @@ from __future__ import annotations
 from mnist_edge.contract import TargetName
 from mnist_edge.errors import UsageError
 from mnist_edge.targets.c99.target import C99
+from mnist_edge.targets.emulated.target import ONNXRUNTIME
 from mnist_edge.targets.target import Target
 
-REGISTRY: dict[TargetName, Target] = {target.name: target for target in (C99,)}
+REGISTRY: dict[TargetName, Target] = {target.name: target for target in (C99, ONNXRUNTIME)}
 
 
 def find_device(target: Target, device: str | None) -> str:

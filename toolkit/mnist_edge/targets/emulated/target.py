@@ -37,4 +37,5 @@ ONNXRUNTIME = Target(
     require_expressible=lambda _bundle, _variant: None,
     build=build,
     open=open_model,
+    all_batches=True,
 )
