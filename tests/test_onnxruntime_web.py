@@ -14,6 +14,7 @@ from mnist_edge.errors import UnavailableError
 from mnist_edge.runtime.session import RefusedModelError
 from mnist_edge.targets.web.chromium import DEVICE, NAMES
 from mnist_edge.targets.web.onnxruntime_web import PACKAGE, RUNTIME, find_package, open_onnxruntime_web
+from mnist_edge.targets.web.target import ONNXRUNTIME_WEB
 
 KEPT = {"package.json", "dist", *RUNTIME}
 
@@ -59,11 +60,12 @@ def test_the_package_is_found_as_node_finds_it(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.slow
 @needs_runtime
-def test_a_bundle_gives_the_same_logits_in_the_browser(two_variant_bundle: Path) -> None:
+def test_a_bundle_gives_the_same_logits_in_the_browser(two_variant_bundle: Path, tmp_path: Path) -> None:
     # Protects the claim that the exported file itself runs in a browser, under a policy without unsafe-eval.
     bundle = load_bundle(two_variant_bundle)
     for variant in bundle.manifest.variants:
-        with open_onnxruntime_web(bundle.file(variant), DEVICE, 60.0) as predictor:
+        ONNXRUNTIME_WEB.build(bundle, variant, tmp_path / variant.name)
+        with open_onnxruntime_web(tmp_path / variant.name, DEVICE, 60.0) as predictor:
             expected = predictor.classifier.logits(bundle.golden.images)
             for batch in (7, None):
                 found = predictor.logits(bundle.golden.images, batch)
@@ -88,6 +90,6 @@ def test_a_runtime_that_does_not_start_fails(
     monkeypatch.setenv("NODE_PATH", str(tmp_path))
     with (
         pytest.raises(RefusedModelError, match="the page failed"),
-        open_onnxruntime_web(bundle_folder / "model.onnx", DEVICE, 60.0),
+        open_onnxruntime_web(bundle_folder, DEVICE, 60.0),
     ):
         pass

@@ -37,6 +37,7 @@ class Target:
             UsageError for a variant that the target cannot express.
         open: starts the program of a folder on a device; its runs may take that many seconds each. Raises UnavailableError
             where a tool is missing, RefusedModelError where the folder cannot be run.
+        all_batches: whether its programs take a batch, so that several sizes must give the same.
         golden_only: devices that run only the images of the self-test.
         suffix: of the one file that is built; empty for a folder.
     """
@@ -46,5 +47,6 @@ class Target:
     require_expressible: Callable[[Bundle, Variant], object]
     build: Callable[[Bundle, Variant, Path], dict[str, int]]
     open: Callable[[Path, str, float], AbstractContextManager[TargetProgram]]
+    all_batches: bool = False
     golden_only: frozenset[str] = frozenset()
     suffix: str = ""

@@ -18,6 +18,7 @@ import numpy as np
 from mnist_edge.errors import UnavailableError, UsageError
 from mnist_edge.pixels import Images, Logits
 from mnist_edge.runtime.classifier import Classifier, open_classifier
+from mnist_edge.targets.emulated.target import MODEL
 from mnist_edge.targets.web.chromium import Browser, open_browser
 from mnist_edge.targets.web.predictor import BASE64_OF, MESSAGE_IMAGES, read_logits
 
@@ -84,11 +85,11 @@ def find_package() -> Path:
 
 
 @contextlib.contextmanager
-def open_onnxruntime_web(model: Path, device: str, timeout: float) -> Iterator[OnnxruntimeWeb]:
+def open_onnxruntime_web(folder: Path, device: str, timeout: float) -> Iterator[OnnxruntimeWeb]:
     """Open an ONNX file under onnxruntime-web, on one thread.
 
     Args:
-        model: of a bundle.
+        folder: with the file, `model.onnx`.
         device: Chromium, the only one.
         timeout: seconds that loading and each run may take.
 
@@ -99,6 +100,7 @@ def open_onnxruntime_web(model: Path, device: str, timeout: float) -> Iterator[O
     """
     del device
     package = find_package()
+    model = folder / MODEL
     classifier = open_classifier(model, timeout=timeout)
     if classifier.input.dtype not in {"uint8", "float32"}:
         raise UsageError(f"{model} takes {classifier.input.dtype}; this target takes uint8 or float32")

@@ -13,9 +13,8 @@ import numpy as np
 
 from mnist_edge.contract import CLASSES, PIXELS
 from mnist_edge.errors import UnavailableError
-from mnist_edge.pixels import Images, Logits
+from mnist_edge.pixels import Images, Logits, logits_sha256
 from mnist_edge.records.target import SelfTest
-from mnist_edge.targets.c99.folder import logits_sha256
 from mnist_edge.targets.web.chromium import Browser, PageFailedError, open_browser
 
 MESSAGE_IMAGES = 500

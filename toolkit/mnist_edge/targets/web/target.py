@@ -12,6 +12,7 @@ from mnist_edge.integer_network import IntegerNetwork
 from mnist_edge.records.bundle import Variant
 from mnist_edge.targets.c99.networks import network_logits, read_network
 from mnist_edge.targets.c99.source import Network, model_files
+from mnist_edge.targets.emulated.target import build as build_copy
 from mnist_edge.targets.golden import golden_rows
 from mnist_edge.targets.target import Target
 from mnist_edge.targets.web.chromium import DEVICE
@@ -63,13 +64,6 @@ def _description(bundle: Bundle, variant: Variant) -> str:
     return variant.name if variant.accuracy is None else f"{variant.name}, {100 * variant.accuracy:.2f} % on {dataset}"
 
 
-def build_copy(bundle: Bundle, variant: Variant, model: Path) -> dict[str, int]:
-    """Write the variant's file, which onnxruntime-web reads as it is."""
-    model.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(model, bundle.file(variant).read_bytes())
-    return {}
-
-
 WEB = Target(name="web", devices=(DEVICE,), require_expressible=_read, build=build_page, open=open_page, suffix=".html")
 ONNXRUNTIME_WEB = Target(
     name="onnxruntime-web",
@@ -77,5 +71,5 @@ ONNXRUNTIME_WEB = Target(
     require_expressible=lambda _bundle, _variant: None,
     build=build_copy,
     open=open_onnxruntime_web,
-    suffix=".onnx",
+    all_batches=True,
 )
