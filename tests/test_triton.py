@@ -65,6 +65,7 @@ def test_the_model_of_the_repository_is_verified(repository: Path, bundle_folder
     report = done.json
     assert (report["passed"], report["target"], report["device"]) == (True, "triton", "onnxruntime")
     assert (report["variants"][0]["images"], report["variants"][0]["flips"]) == (360, 0)
+    assert {1, 64} <= set(report["variants"][0]["batches"])
 
 
 CHANGES = {

@@ -99,4 +99,11 @@ def open_repository(folder: Path, _device: str, timeout: float) -> Iterator[Repo
     yield RepositoryModel(name=f"{folder} in onnxruntime", classifier=classifier)
 
 
-TRITON = Target(name="triton", devices=("onnxruntime",), require_expressible=read, build=build, open=open_repository)
+TRITON = Target(
+    name="triton",
+    devices=("onnxruntime",),
+    require_expressible=read,
+    build=build,
+    open=open_repository,
+    all_batches=True,
+)
