@@ -236,7 +236,7 @@ def test_a_killed_command_is_reported(device: Device, bundle_folder: Path) -> No
 def test_what_the_shell_prints_is_not_mixed_up_with_the_report(device: Device, bundle_folder: Path) -> None:
     """Start-up files greet, without a line feed at the end, and logout files say goodbye."""
     device.prints({"error": {"kind": "bad-file", "message": "as asked", "hint": ""}}, 3)
-    (device.folder / "greeting").write_text('Welcome!\n{"code": 0, "output": "{}"}\nLast login: today')
+    (device.folder / "greeting").write_text('Welcome!\nmessage {"code": 0, "output": "{}"}\nLast login: today')
     (device.folder / "farewell").write_text("bye\n" * 1000)
     failed(verify(device, bundle_folder), 3, "as asked")
 
@@ -348,9 +348,11 @@ def test_an_interrupt_leaves_nothing(device: Device, bundle_folder: Path) -> Non
     device.interpreter(f"echo $$ > {device.folder}/pid; exec sleep 60")
     command = [sys.executable, "-m", "mnist_edge", "verify", str(bundle_folder), "--on", "user@device"]
     env = {**os.environ, **device.path, "XDG_CACHE_HOME": str(device.folder / "none")}
-    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, cwd=device.folder) as process:
+    with subprocess.Popen(
+        command, env=env, stderr=subprocess.PIPE, text=True, cwd=device.folder, start_new_session=True
+    ) as process:
         wait_for(lambda: alive(device.folder / "pid"), "the command did not start")
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the command
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert device.left() == []
