@@ -31,7 +31,7 @@ from mnist_edge.verification.verify import VerifyOptions
 
 ROW = {
     "name", "precision", "requirement", "reference", "images", "flips", "flip_rate_upper95", "ties", "max_abs_error", "max_relative_error",
-    "accuracy", "margins", "batches", "layers", "passed", "reason", "settings",
+    "accuracy", "margins", "batches", "layers", "passed", "reason", "settings", "certificate", "certificate_reason",
 }  # fmt: skip
 FAULTS = ("weight bytes of the transpose", "divided by 255 twice", "one weight NaN")
 
@@ -48,7 +48,7 @@ def test_an_untouched_bundle_passes(bundle_folder: Path, tmp_path: Path) -> None
     done = mnist_edge("verify", bundle_folder, "--json", cwd=tmp_path)
     assert (done.code, done.err) == (0, "")
     report = done.json
-    assert (report["schema"], report["passed"], report["settings"]["provider"]) == ("mnist-edge/verify/5", True, "cpu")
+    assert (report["schema"], report["passed"], report["settings"]["provider"]) == ("mnist-edge/verify/6", True, "cpu")
     assert report["test_set"] is True
     (row,) = report["variants"]
     assert set(row) == ROW

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mnist_edge.cli.options import DataDir, Json, NormalizeModel, Timeout, choices, dataset_option, require_plot
-from mnist_edge.contract import Optimization, ProviderName
+from mnist_edge.contract import ArithmeticName, Optimization, ProviderName
 from mnist_edge.errors import UsageError
 
 
@@ -50,6 +50,10 @@ def verify(
             help="Further batch sizes to check, separated by commas; 1, 2, 3, 7, 64 and all are always checked."
         ),
     ] = None,
+    arithmetic: Annotated[
+        ArithmeticName | None,
+        typer.Option(help="Arithmetic that predictions are certified for: see docs/verify.md. Default: fp32."),
+    ] = None,
     layers: Annotated[
         bool, typer.Option("--layers", help="Compare layer by layer, also where the logits agree.")
     ] = False,
@@ -88,7 +92,11 @@ def verify(
         raise UsageError("--tf32 is an option of CUDA", hint="--provider cuda, or leave it out")
     if outputs is not None:
         _refuse_run_options(
-            provider=provider is not None, batch=batch is not None, layers=layers, threads=threads is not None
+            provider=provider is not None,
+            batch=batch is not None,
+            layers=layers,
+            threads=threads is not None,
+            arithmetic=arithmetic is not None,
         )
     options_of_session = {"provider": provider, "threads": threads, "optimization": optimization, "tf32": tf32 or None}
     named = {name: value for name, value in options_of_session.items() if value is not None}
@@ -100,6 +108,7 @@ def verify(
         layers=layers,
         normalization=normalize,
         timeout=timeout,
+        arithmetic=arithmetic,
     )
     chosen = model or newest_bundle(say)
     if chosen.exists() and require_model_kind(chosen, "onnx", "bundle", "run folder") == "onnx":

@@ -261,7 +261,7 @@ def _folded(node: NodeProto, operands: list[NDArray[Any]]) -> NDArray[Any]:
     if node.op_type == "Constant" and "value_ints" in attributes:
         return np.array(attributes["value_ints"].ints, np.int64)
     if node.op_type not in FOLDED or node.domain not in {"", "ai.onnx"}:
-        raise _refuse(node, "of constants is not computed")
+        raise _refuse(node, "is no operator of a linear chain")
     values = operands[0]
     if node.op_type == "Cast":
         with np.errstate(over="ignore"):  # an infinite weight is refused where it is used
