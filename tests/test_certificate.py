@@ -27,13 +27,16 @@ from torch import nn
 from mnist_edge.bundle.folder import Bundle, load_bundle
 from mnist_edge.bundle.golden import golden_bytes
 from mnist_edge.contract import ArithmeticName
-from mnist_edge.errors import BadFileError
+from mnist_edge.errors import BadFileError, CheckFailedError
+from mnist_edge.integer_network import IntegerLayer, IntegerNetwork
 from mnist_edge.records.data import Dataset
 from mnist_edge.records.verification import VariantParity
 from mnist_edge.runtime.classifier import open_classifier
 from mnist_edge.verification.arithmetic import ARITHMETICS, FLOAT64
 from mnist_edge.verification.bounds import NoCertificateError
 from mnist_edge.verification.certificate import bound_logits, certify, exact_logits
+from mnist_edge.verification.certified import certify_integers, certify_model
+from mnist_edge.verification.integer_graph import integer_graph
 from mnist_edge.verification.linear_chain import LinearChain, LinearLayer, read_linear_chain
 from mnist_edge.verification.reference import recorded_reference
 from mnist_edge.verification.verify import VerifyOptions, verify_bundle
@@ -385,3 +388,70 @@ def test_the_command_names_the_arithmetic(bundle: Bundle, tmp_path: Path) -> Non
     done = in_process("verify", bundle.folder, "--outputs", "o.npz", "--arithmetic", "fp16", cwd=tmp_path)
     assert done.code == 2
     assert "--arithmetic has no effect on recorded outputs" in one_line(done.err)
+
+
+def integers(multiplier: int = 1) -> IntegerNetwork:
+    """One dense layer with weights of 3 bits."""
+    random = np.random.default_rng(0)
+    layer = IntegerLayer(
+        weight=random.integers(-7, 8, (10, 784, 1, 1)).astype(np.int8),
+        bits=4,
+        multiplier=np.full(10, multiplier, np.int32),
+        bias=np.zeros(10, np.int32),
+        shift=3,
+        stride=1,
+        size=1,
+    )
+    return IntegerNetwork(layers=(layer,))
+
+
+@pytest.mark.parametrize(
+    ("multiplier", "arithmetic", "refused"),
+    [
+        (1, "fp32", ""),
+        (1, "tf32", ""),
+        (1, "bf16", ""),
+        (1, "fp16", "fp16 may not hold its values"),
+        (8, "bf16", ""),
+        (5, "fp32", ""),
+        (5, "tf32", ""),
+        (2**9 + 1, "tf32", "a sum may reach"),
+    ],
+)
+def test_a_network_of_integers_is_certain_where_nothing_is_rounded(
+    multiplier: int, arithmetic: ArithmeticName, refused: str
+) -> None:
+    """No bound is needed, unless a sum or a factor is too long for the arithmetic."""
+    if refused:
+        with pytest.raises(CheckFailedError, match=refused):
+            certify_integers(integers(multiplier), arithmetic)
+        return
+    certificate = certify_integers(integers(multiplier), arithmetic)
+    assert (certificate.certified, certificate.largest_bound, certificate.uncertified) == (1, 0, ())
+
+
+def test_factors_longer_than_the_format_are_not_exact() -> None:
+    """A weight of 3 bits times a multiplier of 7 has 9 bits: bf16 rounds it, TF32 does not."""
+    layer = integers(multiplier=65).layers[0]
+    weight = layer.weight.copy()
+    weight[:, 9:] = 0  # so that every sum fits
+    network = IntegerNetwork(layers=(dataclasses.replace(layer, weight=weight),))
+    assert certify_integers(network, "tf32").certified == 1
+    with pytest.raises(NoCertificateError, match="it has weights of 9 bits, and bf16 rounds factors to 8"):
+        certify_integers(network, "bf16")
+
+
+def test_an_integer_file_is_certified(bundle: Bundle, tmp_path: Path) -> None:
+    """Read from the file that is deployed; a changed graph is no integer network, and has no certificate."""
+    model = tmp_path / "integers.onnx"
+    proto = integer_graph(integers(), 21)
+    model.write_bytes(proto.SerializeToString())
+    reference = recorded_reference(bundle, None)
+    found = certify_model(model, open_classifier(model, trial=False), reference, "accuracy", "fp32")
+    assert found.certificate is not None
+    assert found.certificate.certified == 1
+    next(node for node in proto.graph.node if node.op_type == "Gemm").name = "changed"
+    model.write_bytes(proto.SerializeToString())
+    found = certify_model(model, open_classifier(model, trial=False), reference, "accuracy", "fp32")
+    assert found.certificate is None
+    assert "no operator of a linear chain" in found.reason

@@ -25,7 +25,8 @@ from mnist_edge.exporting.pipeline import ExportRequest, export_bundle
 from mnist_edge.exporting.proof import require_equal_logits
 from mnist_edge.exporting.variants.kind import Built, VariantContext
 from mnist_edge.exporting.variants.student import build
-from mnist_edge.exporting.variants.student_graph import pack, student_graph
+from mnist_edge.exporting.variants.student_graph import student_graph
+from mnist_edge.onnx_graph import pack
 from mnist_edge.records.data import Dataset
 from mnist_edge.training.checkpoint import LAST, load_checkpoint, save_checkpoint
 from mnist_edge.training.loop import Hooks, new_run, train

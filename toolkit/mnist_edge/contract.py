@@ -54,6 +54,10 @@ summed in binary32."""
 PYTORCH = "pytorch"
 """The reference of a variant that is compared with the PyTorch outputs recorded in the bundle."""
 
+TargetName = Literal["c"]
+"""What a variant can be generated for."""
+TARGETS: tuple[TargetName, ...] = get_args(TargetName)
+
 ProviderName = Literal["cpu", "cuda"]
 Optimization = Literal["none", "basic", "extended", "all"]
 """How far onnxruntime may rewrite a graph before it runs it; `all` is its own default."""

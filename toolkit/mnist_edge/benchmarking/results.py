@@ -14,8 +14,8 @@ from mnist_edge.validation import validated
 
 MAX_BYTES = 16 * 2**20
 """A row takes about 2 kB: room for thousands."""
-READABLE = ("mnist-edge/bench/4",)
-"""Older schemas: their settings lack fields whose defaults are what their rows were timed with."""
+READABLE = ("mnist-edge/bench/4", "mnist-edge/bench/5")
+"""Older schemas: they lack fields whose defaults are what their rows were timed with."""
 _HINT = "mnist-edge bench --output FILE writes one"
 _AGAIN = "run mnist-edge bench --output again"
 
@@ -37,6 +37,19 @@ def read_result(path: Path) -> BenchReport:
         raise UnavailableError(f"{path} cannot be read: {error.strerror}", hint="check its permissions") from error
     except (ValueError, RecursionError) as error:
         raise BadFileError(f"{path} is not JSON", hint=_HINT) from error
+    return checked_result(content, path)
+
+
+def checked_result(content: Any, path: Path) -> BenchReport:
+    """Return the report that parsed JSON holds.
+
+    Args:
+        content: of the document.
+        path: where it comes from, for the error.
+
+    Raises:
+        BadFileError: another schema, fields that are invalid or contradict each other.
+    """
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema not in (BenchReport.schema, *READABLE):
         found = f"{schema!r}" if isinstance(schema, str | None) else f"a {type(schema).__name__}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mnist_edge.cli.options import Json, choices, require_output, require_plot
+from mnist_edge.cli.remote import On, words_for
 from mnist_edge.contract import Normalization, ProviderName, ScenarioName
 from mnist_edge.errors import UsageError
 
@@ -28,6 +29,7 @@ class _Results:
 
 
 def bench(
+    context: typer.Context,
     model: Annotated[
         Path | None, typer.Argument(help="Bundle folder, or any ONNX file. Default: the newest in exported/.")
     ] = None,
@@ -79,6 +81,7 @@ def bench(
     plot: Annotated[Path | None, typer.Option(help="Also draw the latency distributions into this file.")] = None,
     output: Annotated[Path | None, typer.Option(help="Also write the JSON into this file.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Also show p99.9 and outliers.")] = False,
+    on: On = None,
     json: Json = False,
 ) -> None:
     """Time onnxruntime, and PyTorch eager for comparison, in fresh interleaved processes."""
@@ -88,15 +91,15 @@ def bench(
 
     require_plot(plot)
     chosen = model or newest_bundle(say)
-    on = provider or plans.recorded_provider(chosen)
-    if tf32 and on == "cpu":
+    timed_on = provider or plans.recorded_provider(chosen)
+    if tf32 and timed_on == "cpu":
         raise UsageError("--tf32 is for --provider cuda: a CPU has no TF32", hint="leave --tf32 out")
     if self_check and (compare or profile or plot):
         raise UsageError("--self-check is a mode of its own", hint="leave out --compare, --profile and --plot")
     plan = plans.Plan(
         model=chosen,
         variants=tuple(variant or ()),
-        provider=on,
+        provider=timed_on,
         batches=None if batch is None else choices(batch, "--batch"),
         threads=_thread_counts(threads),
         rounds=rounds or plans.ROUNDS,
@@ -106,7 +109,14 @@ def bench(
     )
     require_output(output, "--output")
     results = _Results(output=output, plot=plot, verbose=verbose, json=json)
-    if self_check:
+    if on is not None:
+        words = words_for(
+            context,
+            here={"model", "variant", "provider", "tolerance", "anyway", "output", "on", "verbose", "json"},
+            there={"batch", "threads", "scenario", "rate", "gap", "duration", "rounds", "tf32", "normalize", "profile"},
+        )
+        _time_there(on, plan, words, results)
+    elif self_check:
         _self_check(plan, results)
     elif compare is not None:
         _time_and_compare(plan, compare, tolerance / 100, anyway=anyway, profile=profile, results=results)
@@ -135,6 +145,21 @@ def _time(plan: Plan, *, profile: bool, results: _Results) -> None:
     emit(report, results.json, lambda shown: bench_table(shown, verbose=results.verbose))
     again = ("--output", "result.json") if results.output is None else ("--compare", results.output)
     say_next("bench", plan.model, *again, as_json=results.json)
+
+
+def _time_there(on: str, plan: Plan, words: tuple[str, ...], results: _Results) -> None:
+    from mnist_edge.reporting.console import emit, say, say_next, status
+    from mnist_edge.reporting.tables.bench import bench_table
+    from mnist_edge.workflow.remote import bench_on
+
+    with status(f"timing {plan.model} on {on}"):
+        report = bench_on(
+            on, plan.model, words, provider=plan.provider, variants=plan.variants, output=results.output, notify=say
+        )
+    _finish_files(report, results)
+    emit(report, results.json, lambda shown: bench_table(shown, verbose=results.verbose))
+    if results.output is None:
+        say_next("bench", plan.model, "--on", on, "--output", "result.json", as_json=results.json)
 
 
 def _time_and_compare(

@@ -8,10 +8,13 @@ from typing import Annotated
 import typer
 
 from mnist_edge.cli.options import DataDir, Json, NormalizeStateDict, dataset_option
-from mnist_edge.contract import OPSET, OPSETS, InputKind
+from mnist_edge.cli.remote import refuse_options
+from mnist_edge.contract import OPSET, OPSETS, InputKind, TargetName
+from mnist_edge.errors import UsageError
 
 
 def export(
+    context: typer.Context,
     *,
     run: Annotated[
         Path | None, typer.Option(help="Run folder, checkpoint or .pth. Default: the newest folder in runs/.")
@@ -39,12 +42,26 @@ def export(
     max_accuracy_drop: Annotated[
         float, typer.Option(min=0, max=100, help="Accuracy in percentage points that a variant may lose.")
     ] = 0.1,
+    target: Annotated[
+        TargetName | None,
+        typer.Option(help="Generate a folder for this target from a bundle that is there; nothing is trained."),
+    ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="Bundle folder to generate from, with --target. Default: the newest in exported/."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Export a trained network to ONNX, compare it with PyTorch, and publish it only if they agree.
 
-    Exit 1 if a variant fails; the others are published.
+    Exit 1 if a variant fails; the others are published. With --target, generate code from a variant of a bundle.
     """
+    if target is not None:
+        refuse_options(context, "--target", {"target", "bundle", "variant", "output", "json"})
+        _export_target(target, bundle, variant or [], output, json=json)
+        return
+    if bundle is not None:
+        raise UsageError("--bundle has no effect without --target", hint="--target c, or name the --run to export")
     from mnist_edge.reporting.console import emit, say, say_next, status
     from mnist_edge.reporting.tables.export import export_table
     from mnist_edge.workflow.export import export as export_stage
@@ -70,3 +87,22 @@ def export(
         raise typer.Exit(first.exit_code)
     own_data = ("--dataset", dataset) if dataset is not None and Path(dataset).is_dir() else ()
     say_next("verify", report.bundle, *own_data, as_json=json)
+
+
+def _export_target(
+    target: TargetName, bundle: Path | None, variants: list[str], output: Path | None, *, json: bool
+) -> None:
+    from mnist_edge.reporting.console import emit, say, say_next, status
+    from mnist_edge.reporting.tables.target import target_table
+    from mnist_edge.workflow.target import export_target
+
+    if len(variants) > 1:
+        raise UsageError("--target takes one --variant", hint=f"--variant {variants[0]}, and the others one by one")
+    with status(f"generating {target}"):
+        report = export_target(
+            target, bundle=bundle, variant=variants[0] if variants else None, output=output, notify=say
+        )
+    emit(report, json, target_table)
+    say_next(
+        "verify", report.bundle, "--target", target, "--variant", report.variant, "--built", report.folder, as_json=json
+    )

@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mnist_edge.cli.options import DataDir, Json, NormalizeModel, Timeout, choices, dataset_option, require_plot
-from mnist_edge.contract import ArithmeticName, Optimization, ProviderName
+from mnist_edge.cli.remote import On, refuse_options, words_for
+from mnist_edge.contract import ArithmeticName, Optimization, ProviderName, TargetName
 from mnist_edge.errors import UsageError
+
+if TYPE_CHECKING:
+    from mnist_edge.records.verification import ParityReport
+    from mnist_edge.verification.reference import ReferenceOutputs
 
 
 def verify(
+    context: typer.Context,
     model: Annotated[
         Path | None, typer.Argument(help="Bundle folder, or any ONNX file. Default: the newest in exported/.")
     ] = None,
     *,
     variant: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Variant of the bundle; repeatable. Default: all.")
+    ] = None,
+    target: Annotated[
+        TargetName | None, typer.Option(help="Verify what is generated for this target, instead of the ONNX files.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Device of --target; see docs/targets.md. Default: host.")
+    ] = None,
+    built: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Verify this folder, made by export --target, instead of a new one."),
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Run only the first test images, on a slow device of --target.")
     ] = None,
     against: Annotated[
         Path | None,
@@ -69,6 +88,7 @@ def verify(
     ] = None,
     normalize: NormalizeModel = None,
     timeout: Timeout = 60.0,
+    on: On = None,
     data_dir: DataDir = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw the images with the smallest margins.")] = None,
     json: Json = False,
@@ -77,15 +97,35 @@ def verify(
     from mnist_edge.cpus import require_cpus
     from mnist_edge.model_kind import require_model_kind
     from mnist_edge.records.settings import DEFAULT_SETTINGS
-    from mnist_edge.reporting.console import emit, say, say_next, status
-    from mnist_edge.reporting.tables.parity import parity_table
+    from mnist_edge.reporting.console import say, say_next, status
     from mnist_edge.runtime.session import require_provider
     from mnist_edge.verification.verify import VerifyOptions
     from mnist_edge.workflow.folders import newest_bundle
-    from mnist_edge.workflow.verify import verify_file, verify_folder
+    from mnist_edge.workflow.remote import verify_on
+    from mnist_edge.workflow.verify import verify_file, verify_folder, verify_target
 
     require_plot(plot)
-    if outputs is None:  # with recorded outputs nothing is run, and onnxruntime is not needed
+    chosen = model or newest_bundle(say)
+    if target is not None:
+        shared = {"model", "variant", "timeout", "data_dir", "plot", "json"}
+        refuse_options(context, "--target", {*shared, "target", "device", "built", "images"})
+        with status(f"verifying {built or chosen}"):
+            report, reference = verify_target(
+                chosen,
+                target,
+                device=device,
+                variants=variant or (),
+                built=built,
+                images=images,
+                timeout=timeout,
+                data_dir=data_dir,
+                notify=say,
+            )
+        _show(report, reference, plot, json=json)
+        say_next("bench", chosen, as_json=json)
+        return
+    _refuse_target_options(device=device, built=built, images=images)
+    if outputs is None and on is None:  # with recorded outputs nothing is run, and onnxruntime is not needed
         require_provider(provider or "cpu")
         require_cpus(threads or 1)
     if tf32 and provider != "cuda":
@@ -110,8 +150,24 @@ def verify(
         timeout=timeout,
         arithmetic=arithmetic,
     )
-    chosen = model or newest_bundle(say)
-    if chosen.exists() and require_model_kind(chosen, "onnx", "bundle", "run folder") == "onnx":
+    if on is not None:
+        words = words_for(
+            context,
+            here={"model", "variant", "provider", "dataset", "data_dir", "on", "plot", "json"},
+            there={"optimization", "tf32", "threads", "batch", "layers", "max_accuracy_drop", "timeout", "arithmetic"},
+        )
+        with status(f"verifying {chosen} on {on}"):
+            report, reference = verify_on(
+                on,
+                chosen,
+                words,
+                provider=provider,
+                variants=variant or (),
+                dataset=dataset,
+                data_dir=data_dir,
+                notify=say,
+            )
+    elif chosen.exists() and require_model_kind(chosen, "onnx", "bundle", "run folder") == "onnx":
         if variant or outputs is not None:
             raise UsageError("--variant and --outputs are for bundles", hint="name a bundle folder")
         with status(f"verifying {chosen}"):
@@ -123,6 +179,15 @@ def verify(
             report, reference = verify_folder(
                 chosen, against, options, dataset, data_dir, say, variants=variant or (), outputs=outputs
             )
+    _show(report, reference, plot, json=json)
+    say_next("bench", chosen, *(("--on", on) if on else ()), as_json=json)
+
+
+def _show(report: ParityReport, reference: ReferenceOutputs, plot: Path | None, *, json: bool) -> None:
+    """Draw the figure, print the report, and exit with 1 where a check failed."""
+    from mnist_edge.reporting.console import emit, say
+    from mnist_edge.reporting.tables.parity import parity_table
+
     if plot is not None:
         from mnist_edge.reporting.plots.margins import margin_sheet
 
@@ -133,7 +198,13 @@ def verify(
         reasons = "; ".join(f"{v.name}: {v.reason}" for v in report.variants if v.reason)
         say(f"mnist-edge: {report.outputs or report.model} does not predict as {report.reference}: {reasons}")
         raise typer.Exit(1)
-    say_next("bench", chosen, as_json=json)
+
+
+def _refuse_target_options(**given: object) -> None:
+    """Raise UsageError for an option that was given and has no effect on ONNX files."""
+    for name, value in given.items():
+        if value is not None:
+            raise UsageError(f"--{name} has no effect without --target", hint=f"--target c, or leave out --{name}")
 
 
 def _refuse_run_options(**given: bool) -> None:

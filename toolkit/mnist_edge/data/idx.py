@@ -103,11 +103,20 @@ def read_labels(path: Path, count: int | None = None) -> Images:
     return labels
 
 
+def idx_bytes(values: Images) -> bytes:
+    """Return the uncompressed IDX file that holds these uint8 values."""
+    return _header(values) + values.tobytes()
+
+
 def sha256_of_idx(values: Images) -> str:
     """Return the sha256 of the uncompressed IDX file that holds these uint8 values."""
-    digest = hashlib.sha256(struct.pack(f">4B{values.ndim}I", 0, 0, UINT8, values.ndim, *values.shape))
+    digest = hashlib.sha256(_header(values))
     digest.update(np.ascontiguousarray(values).data)
     return digest.hexdigest()
+
+
+def _header(values: Images) -> bytes:
+    return struct.pack(f">4B{values.ndim}I", 0, 0, UINT8, values.ndim, *values.shape)
 
 
 def _read(path: Path, kind: _Kind, count: int | None) -> Images:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,11 +83,21 @@ def load_dataset(
 def load_test_set(
     name: str, data_dir: Path | None = None, notify: Notify = lambda _line: None, *, may_download: bool = True
 ) -> EvaluationSet:
-    """Load the test set alone, which needs no training files; arguments and errors as `load_dataset`."""
+    """Load the test set alone, which needs no training files; arguments and errors as `load_dataset`.
+
+    That of `digits` is taken from the folder of `test_set_folder` where it is there: a device has no scikit-learn.
+    """
+    if name == "digits" and data_dir is not None and (own := data_dir / test_set_folder("digits")).is_dir():
+        return dataclasses.replace(load_test_folder(own), name="digits")
     found, folder = _locate(name, data_dir, notify, may_download=may_download)
     if folder is None:
         return load_digits()
     return load_test_folder(folder) if found == "folder" else _read_test_set(found, folder)
+
+
+def test_set_folder(name: DatasetName) -> Path:
+    """Return where in a data folder the test set of a dataset is found."""
+    return Path(SOURCES[name].folder if name in SOURCES else name, "raw")
 
 
 def find_raw(name: DatasetName, data_dir: Path | None = None) -> Path | None:

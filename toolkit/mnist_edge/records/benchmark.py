@@ -221,9 +221,10 @@ class BenchReport(Report):
         thread_advice: where several thread counts were timed, one of them 1.
         profile: time by operator, on request.
         notes: what a reader of the timings should know, one sentence each.
+        host: where it was run, as `--on` named it; None for this machine.
     """
 
-    schema: ClassVar[str] = "mnist-edge/bench/5"
+    schema: ClassVar[str] = "mnist-edge/bench/6"
     model: str
     weights_sha256: str
     environment: dict[str, Any]
@@ -234,3 +235,4 @@ class BenchReport(Report):
     thread_advice: tuple[ThreadAdvice, ...] = ()
     profile: tuple[OperatorTime, ...]
     notes: tuple[str, ...]
+    host: str | None = None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from mnist_edge.contract import (
     ArithmeticName,
     DatasetName,
     Precision,
     RequirementKind,
+    TargetName,
 )
 from mnist_edge.records.report import Report
 from mnist_edge.records.settings import SessionSettings
@@ -202,7 +203,10 @@ class ParityReport(Report):
         settings: of all sessions; None where the variants' settings differ, or recorded outputs were compared.
         outputs: the file of recorded outputs that were compared instead of a model's; None otherwise.
         reference: where the outputs come from that variants are compared with by default.
-        test_set: whether predictions were compared on the whole test set.
+        test_set: whether predictions were compared on the test set, or on its first images where a target runs fewer.
+        target, device: what the variants were generated for and where the programs ran; None where onnxruntime ran.
+        host: where it was run, as `--on` named it; None for this machine.
+        environment: of the machine that it was run on, see `benchmarking.environment`; None where nothing was run.
     """
 
     schema: ClassVar[str] = "mnist-edge/verify/6"
@@ -213,4 +217,8 @@ class ParityReport(Report):
     outputs: str | None
     reference: str
     test_set: bool
+    target: TargetName | None = None
+    device: str | None = None
     variants: tuple[VariantParity, ...]
+    host: str | None = None
+    environment: dict[str, Any] | None = None

@@ -8,15 +8,20 @@ from typing import NamedTuple
 import numpy as np
 
 from mnist_edge.contract import ArithmeticName, RequirementKind
+from mnist_edge.errors import BadFileError, CheckFailedError
+from mnist_edge.integer_network import IntegerLayer, IntegerNetwork, check_network
 from mnist_edge.pixels import Images
 from mnist_edge.records.verification import Certificate, Uncertified
 from mnist_edge.runtime.classifier import Classifier
 from mnist_edge.verification.arithmetic import ARITHMETICS, FLOAT64
 from mnist_edge.verification.bounds import Inputs, NoCertificateError
 from mnist_edge.verification.certificate import Certainty, bound_logits, certify
+from mnist_edge.verification.integer_graph import read_integer_network
 from mnist_edge.verification.linear_chain import LinearChain, NotLinearChainError, read_linear_chain
 from mnist_edge.verification.reference import ExactOutputs, Reference, ReferenceOutputs
 
+FACTOR_BITS: dict[ArithmeticName, int | None] = {"fp32": 24, "tf32": 11, "fp16": None, "bf16": 8}
+"""Bits that a factor keeps, whatever its power of two; None where that is limited."""
 BATCH = 2000
 """Images that are prepared at a time: a float image may be resized, and large."""
 
@@ -46,7 +51,7 @@ def certify_model(
     """
     try:
         return Certification(_certified(model, classifier, reference, kind, arithmetic))
-    except (NotLinearChainError, NoCertificateError) as error:
+    except (NotLinearChainError, CheckFailedError) as error:
         return Certification(None, error.message)
     except ModuleNotFoundError:
         return Certification(None, "the package onnx is missing, which reads the graph")
@@ -55,7 +60,13 @@ def certify_model(
 def _certified(
     model: Path, classifier: Classifier, reference: ReferenceOutputs, kind: RequirementKind, arithmetic: ArithmeticName
 ) -> Certificate:
-    chain = read_linear_chain(model)
+    try:
+        chain = read_linear_chain(model)
+    except NotLinearChainError:
+        network = _integer_network(model)
+        if network is None:
+            raise
+        return certify_integers(network, arithmetic)
     if kind == "accuracy":
         raise NoCertificateError("it has weights of its own: the reference does not record its predictions")
     counted = reference.test_set or reference.golden
@@ -66,9 +77,39 @@ def _certified(
     return _certificate(_certainty(chain, classifier, counted, reference.exact, arithmetic), arithmetic)
 
 
-def exact_certificate(arithmetic: ArithmeticName) -> Certificate:
-    """Return the certificate of a network all of whose sums are exact in any order, so that no machine rounds."""
+def _integer_network(model: Path) -> IntegerNetwork | None:
+    try:
+        return read_integer_network(model)
+    except BadFileError:
+        return None
+
+
+def certify_integers(network: IntegerNetwork, arithmetic: ArithmeticName) -> Certificate:
+    """Certify a network of integers: nothing is rounded where every sum fits, so that all machines return the same bytes.
+
+    In a coarser arithmetic its factors must fit as well: an activation has 8 bits, a weight those of its integer and of the
+    multiplier of its output.
+
+    Raises:
+        CheckFailedError: a sum may not fit, or the arithmetic may round a factor.
+    """
+    check_network(network)
+    bits = FACTOR_BITS[arithmetic]
+    if bits is None:
+        raise NoCertificateError(f"{arithmetic} may not hold its values, which are scaled by powers of two")
+    largest = max(_significant_bits(layer) for layer in network.layers)
+    if largest > bits:
+        raise NoCertificateError(f"it has weights of {largest} bits, and {arithmetic} rounds factors to {bits}")
     return Certificate(arithmetic=arithmetic, certified=1.0, largest_bound=0.0, uncertified=())
+
+
+def _significant_bits(layer: IntegerLayer) -> int:
+    """Return the bits of the longest product of a weight and its multiplier, without trailing zeros."""
+    multiplier = layer.multiplier.astype(np.int64)[:, None]
+    products = np.abs(layer.weight.astype(np.int64).reshape(len(layer.bias), -1) * multiplier)
+    products = products[products > 0]
+    odd = products // (products & -products)
+    return int(odd.max(initial=1)).bit_length()
 
 
 def _require_recorded_graph(chain: LinearChain, classifier: Classifier, images: Images, exact: ExactOutputs) -> None:

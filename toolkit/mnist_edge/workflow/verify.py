@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_edge.contract import DatasetName
+from mnist_edge.contract import DatasetName, TargetName
 from mnist_edge.cpus import require_cpus
 from mnist_edge.errors import UnavailableError, UsageError
 from mnist_edge.model_kind import require_model_kind
 from mnist_edge.workflow.suspicion import suspect_normalization
 
 if TYPE_CHECKING:
+    from mnist_edge.bundle.folder import Bundle
     from mnist_edge.pixels import Images
     from mnist_edge.records.data import EvaluationSet
     from mnist_edge.records.verification import ParityReport
@@ -49,9 +50,8 @@ def verify_folder(
     Returns:
         The report, and the reference outputs that it is about.
     """
+    from mnist_edge.benchmarking.environment import environment
     from mnist_edge.bundle.folder import load_bundle
-    from mnist_edge.data.sources import load_test_set
-    from mnist_edge.verification.reference import recorded_reference
     from mnist_edge.verification.verify import verify_bundle, verify_outputs
 
     bundle = load_bundle(folder)
@@ -60,6 +60,28 @@ def verify_folder(
         require_cpus(max(options.of_variant(variant).session.threads for variant in chosen))
     if outputs is not None and len(chosen) > 1 and variants:
         raise UsageError("--outputs holds the outputs of one variant", hint=f"--variant {chosen[0].name}")
+    data, reference = recorded_outputs(bundle, dataset, data_dir, notify)
+    if against is not None:
+        golden, other = bundle.golden, reference.other_test_set
+        reference = replace(
+            _run_live(against, golden.images, golden.labels, data, options, notify), other_test_set=other
+        )
+    if outputs is None:
+        # The option is for the reference: a bundle states what its own models expect.
+        report = verify_bundle(bundle, reference, replace(options, normalization=None), chosen)
+        return replace(report, environment=environment()), reference
+    recorded = _read_outputs(outputs, reference, notify)
+    report = verify_outputs(bundle, chosen[0], recorded, reference, options)
+    return report, reference if report.test_set else replace(reference, test_set=None)
+
+
+def recorded_outputs(
+    bundle: Bundle, dataset: str | None, data_dir: Path | None, notify: Notify
+) -> tuple[EvaluationSet | None, ReferenceOutputs]:
+    """Return the test set, where it is available, and the outputs that the bundle records; arguments as `verify_folder`."""
+    from mnist_edge.data.sources import load_test_set
+    from mnist_edge.verification.reference import recorded_reference
+
     name = bundle.manifest.dataset
     if dataset is not None and name != "folder":
         raise UsageError(f"--dataset cannot change: the bundle is of {name}", hint="leave it out")
@@ -69,20 +91,10 @@ def verify_folder(
     reference = recorded_reference(bundle, data)
     if dataset is not None and reference.test_set is None:
         raise UsageError(
-            f"--dataset {dataset} holds another test set than {folder} was made with",
+            f"--dataset {dataset} holds another test set than {bundle.folder} was made with",
             hint="name the folder that it was trained on, or leave it out to compare the golden inputs only",
         )
-    if against is not None:
-        golden, other = bundle.golden, reference.other_test_set
-        reference = replace(
-            _run_live(against, golden.images, golden.labels, data, options, notify), other_test_set=other
-        )
-    if outputs is None:
-        # The option is for the reference: a bundle states what its own models expect.
-        return verify_bundle(bundle, reference, replace(options, normalization=None), chosen), reference
-    recorded = _read_outputs(outputs, reference, notify)
-    report = verify_outputs(bundle, chosen[0], recorded, reference, options)
-    return report, reference if report.test_set else replace(reference, test_set=None)
+    return data, reference
 
 
 def _read_outputs(outputs: Path, reference: ReferenceOutputs, notify: Notify) -> RecordedOutputs:
@@ -98,6 +110,56 @@ def _read_outputs(outputs: Path, reference: ReferenceOutputs, notify: Notify) ->
     return recorded
 
 
+def verify_target(
+    folder: Path,
+    target: TargetName,
+    *,
+    device: str | None = None,
+    variants: Sequence[str] = (),
+    built: Path | None = None,
+    images: int | None = None,
+    timeout: float = 60.0,
+    data_dir: Path | None = None,
+    notify: Notify = lambda _line: None,
+) -> tuple[ParityReport, ReferenceOutputs]:
+    """Verify what a target makes of the variants of a bundle, on the golden inputs and on the test set.
+
+    Args:
+        folder: the bundle.
+        target: that the variants are generated for.
+        device: of the target; None takes its first one.
+        variants: names of those to check; all by default, without those that the target cannot express.
+        built: a folder that was generated before from the one variant in `variants`; None generates one.
+        images: number of test images to run; all by default.
+        timeout: seconds that one run may take, besides those that a slow device needs for its images.
+        data_dir: folder in which datasets are looked for first.
+        notify: takes one plain line about what happens.
+
+    Returns:
+        The report, and the reference outputs of the bundle.
+
+    Raises:
+        UsageError: a named variant that the target cannot express; an unknown device; no variant named for `built`.
+        UnavailableError: the device lacks a compiler or an emulator.
+    """
+    from mnist_edge.bundle.folder import load_bundle
+    from mnist_edge.targets.registry import REGISTRY, find_device
+    from mnist_edge.targets.verify import TargetOptions, expressible, verify_programs
+    from mnist_edge.verification.reference import recorded_reference
+
+    bundle = load_bundle(folder)
+    found = REGISTRY[target]
+    options = TargetOptions(device=find_device(found, device), built=built, images=images, timeout=timeout)
+    chosen = bundle.select(variants)
+    if built is not None and len(chosen) > 1:
+        raise UsageError(f"{built} was generated from one variant", hint=f"--variant {chosen[0].name}")
+    if not variants:
+        chosen = expressible(bundle, chosen, found, notify)
+    data = _test_set(bundle.manifest.dataset, data_dir, notify)
+    reference = recorded_reference(bundle, data)
+    return verify_programs(bundle, chosen, found, reference, options), reference
+
+
 def verify_file(
     model: Path,
     against: Path | None,
@@ -107,6 +169,7 @@ def verify_file(
     notify: Notify = lambda _line: None,
 ) -> tuple[ParityReport, ReferenceOutputs]:
     """Verify an ONNX file of any origin against another model on a test set; arguments as `verify_folder`."""
+    from mnist_edge.benchmarking.environment import environment
     from mnist_edge.bundle.golden import golden_inputs
     from mnist_edge.data.sources import load_test_set
     from mnist_edge.runtime.classifier import dataset_of, open_classifier
@@ -120,7 +183,8 @@ def verify_file(
     data = load_test_set(dataset or dataset_of(classifier) or "auto", data_dir, notify)
     images, labels = golden_inputs(data.test_images, data.test_labels)
     reference = _run_live(against, images, labels, data, options, notify)
-    return verify_model(model, data.name, reference, options), reference
+    report = verify_model(model, data.name, reference, options)
+    return replace(report, environment=environment()), reference
 
 
 def _run_live(

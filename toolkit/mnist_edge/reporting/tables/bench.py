@@ -31,7 +31,8 @@ def bench_table(report: BenchReport, *, verbose: bool = False) -> RenderableType
         lines.append(f"the GPU is faster than the CPU from batch {report.gpu_from_batch}")
     environment = report.environment
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
-    where = f"{environment['cpu']}, {environment['cores']} cores, load {environment['load_1min']}; {versions}"
+    device = "" if report.host is None else f"on {report.host}: "
+    where = f"{device}{environment['cpu']}, {environment['cores']} cores, load {environment['load_1min']}; {versions}"
     parts: list[RenderableType] = [*_headlines(report.results), "", _subject(report), _rows_table(report.results)]
     parts += [_profile_table(report)] if report.profile else []
     return Group(*parts, *lines, where, *report.notes, *map(_thread_line, report.thread_advice))

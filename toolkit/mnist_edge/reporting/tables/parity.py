@@ -17,7 +17,11 @@ def parity_table(report: ParityReport) -> RenderableType:
     """Return the result for a terminal of 80 columns or more."""
     where = "each variant with its settings" if report.settings is None else f"on {report.settings.described}"
     where = f"outputs in {report.outputs}" if report.outputs is not None else where
+    if report.target is not None:
+        where = f"generated for {report.target}, on {report.device}"
     lines = [summary_line(report), f"compared with {report.reference}, {where}"]
+    if report.host is not None and report.environment is not None:
+        lines.append(f"run on {report.host}: {report.environment.get('cpu')}")
     details = [line for v in report.variants for line in _details(v, report)]
     if not report.test_set:
         details.append(f"only the golden inputs were compared, not the test set of {report.dataset}")

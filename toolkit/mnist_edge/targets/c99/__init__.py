@@ -1,0 +1,1 @@
+"""Portable C99 from a network, with its self-test, for computers and microcontrollers."""

@@ -1,0 +1,156 @@
+"""A C folder, compiled and run on a device: a predictor that checks that every image was answered."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mnist_edge.contract import CLASSES
+from mnist_edge.errors import UnavailableError
+from mnist_edge.files import explaining_os_errors
+from mnist_edge.pixels import Images, Logits
+from mnist_edge.records.target import SelfTest
+from mnist_edge.runtime.session import RefusedModelError
+from mnist_edge.targets.c99.devices import DEVICES, require_tools
+
+PASSED = re.compile(r"mnist-edge selftest ok (\d+) images, sha256 ([0-9a-f]{64})")
+COMPILING_SECONDS = 300.0
+"""That the compiler may take; 3.2 MB of float constants take 3 s."""
+SHOWN = 160
+"""Characters of a program's last line that an error shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CProgram:
+    """A compiled folder on a device.
+
+    Attributes:
+        folder: with the Makefile.
+        build: folder for object files, images and logits.
+        timeout: seconds that a run may take, besides those for its number of images.
+    """
+
+    folder: Path
+    device: str
+    build: Path
+    timeout: float
+    fixed_batch: int | None = None
+    placement: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The folder and the device."""
+        return f"{self.folder} on {self.device}"
+
+    def logits(self, images: Images, batch: int | None = None) -> Logits:
+        """Run images through the program, all in one run; see `Predictor.logits`.
+
+        Raises:
+            RefusedModelError: it ends with an error, does not end, or does not return the logits of each image.
+        """
+        del batch
+        output = self.build / "logits.bin"
+        with explaining_os_errors(self.build):
+            output.unlink(missing_ok=True)
+            (self.build / "images.bin").write_bytes(np.ascontiguousarray(images).tobytes())
+        self._make("run", self.timeout + DEVICES[self.device].seconds_per_image * len(images))
+        data = output.read_bytes() if output.is_file() else b""
+        expected = 4 * CLASSES * len(images) + 4
+        if len(data) != expected:
+            raise RefusedModelError(
+                f"{self.name} wrote {len(data)} bytes for {len(images)} images, expected {expected}: it stopped early, or "
+                "wrote something else",
+                hint="generate it again",
+            )
+        count = int.from_bytes(data[-4:], "little")
+        if count != len(images):
+            raise RefusedModelError(
+                f"{self.name} reports {count} images, expected {len(images)}", hint="generate it again"
+            )
+        return np.frombuffer(data[:-4], "<f4").reshape(-1, CLASSES).astype(np.float32)
+
+    def self_test(self) -> SelfTest:
+        """Compile and run selftest.c; see `TargetProgram.self_test`."""
+        output = self._make("golden", COMPILING_SECONDS + self.timeout)
+        lines = output.strip().splitlines()
+        found = PASSED.fullmatch(lines[-1].strip()) if lines else None
+        if found is None:
+            last = lines[-1][:SHOWN] if lines else "nothing"
+            raise RefusedModelError(f"the self-test of {self.name} printed {last!r}", hint="generate it again")
+        return SelfTest(images=int(found[1]), sha256=found[2])
+
+    def compile(self) -> None:
+        """Compile the harness.
+
+        Raises:
+            RefusedModelError: the compiler refuses it.
+        """
+        self._make("harness", COMPILING_SECONDS)
+
+    def _make(self, goal: str, timeout: float) -> str:
+        """Make a goal of the folder and return what it printed."""
+        command = ["make", "--silent", "--no-print-directory", f"--directory={self.folder.resolve()}"]
+        command += [f"DEVICE={self.device}", f"BUILD={self.build}", goal]
+        try:
+            code, output = _run(command, timeout)
+        except OSError as error:
+            raise UnavailableError(f"make: {error.strerror}", hint="apt-get install make") from error
+        if code is None:
+            raise RefusedModelError(
+                f"{self.name} did not end within {timeout:.0f} s", hint="raise --timeout, or take fewer --images"
+            )
+        if code != 0:
+            raise RefusedModelError(f"{self.name} failed: {_reason(output)}", hint="generate it again")
+        return output
+
+
+def _run(command: list[str], timeout: float) -> tuple[int | None, str]:
+    """Run a command with everything that it starts; return its exit code, None after `timeout` seconds, and its output."""
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            code: int | None = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            if process.returncode is None:  # a timeout, or a signal to this process: the emulator must not live on
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        output.seek(0)
+        return code, output.read(2**20).decode(errors="replace")
+
+
+def _reason(output: str) -> str:
+    """Return the line that explains a failure best: the first error of a compiler, otherwise the last line but make's."""
+    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("make: ***")]
+    errors = [line for line in lines if "error:" in line.lower() or "FAILED" in line]
+    return ([*errors, *lines[-1:], "it printed nothing"])[0][:SHOWN]
+
+
+@contextlib.contextmanager
+def open_program(folder: Path, device: str, timeout: float) -> Iterator[CProgram]:
+    """Compile a C folder for a device; what is compiled lies in a temporary folder as long as it is open.
+
+    Raises:
+        UnavailableError: a tool is missing.
+        RefusedModelError: it is no such folder, or the compiler refuses it.
+    """
+    require_tools(device)
+    if not (folder / "Makefile").is_file():
+        raise UnavailableError(f"{folder} holds no Makefile", hint="mnist-edge export --target c makes such a folder")
+    with tempfile.TemporaryDirectory(prefix="mnist-edge-c-") as build:
+        program = CProgram(folder=folder, device=device, build=Path(build), timeout=timeout)
+        program.compile()
+        yield program

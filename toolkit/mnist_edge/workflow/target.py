@@ -1,0 +1,75 @@
+"""Generate a target's folder from a variant of a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnist_edge.contract import TargetName
+from mnist_edge.errors import UnavailableError
+from mnist_edge.workflow.folders import EXPORTED, newest_bundle
+
+if TYPE_CHECKING:
+    from mnist_edge.records.target import SelfTest, TargetReport
+    from mnist_edge.targets.target import Target
+
+TIMEOUT_SECONDS = 60.0
+
+
+def export_target(
+    target: TargetName,
+    *,
+    bundle: Path | None = None,
+    variant: str | None = None,
+    output: Path | None = None,
+    notify: Callable[[str], None] = lambda _line: None,
+) -> TargetReport:
+    """Generate a folder for a target from a bundle that is there; nothing is trained.
+
+    Args:
+        target: for what.
+        bundle: a bundle folder; None takes the newest one.
+        variant: of the bundle; None takes the first one.
+        output: the folder, which is replaced; None takes `exported/<dataset>-<target>-<variant>`.
+        notify: takes one plain line about what happens.
+
+    Raises:
+        UsageError: the target cannot express the variant.
+        CheckFailedError: the folder's self-test fails here.
+    """
+    from mnist_edge.bundle.folder import load_bundle
+    from mnist_edge.records.target import TargetFile, TargetReport
+    from mnist_edge.targets.registry import REGISTRY
+
+    source = bundle or newest_bundle(notify)
+    loaded = load_bundle(source)
+    chosen = loaded.variant(variant) if variant else loaded.manifest.variants[0]
+    folder = output or EXPORTED / f"{loaded.manifest.dataset}-{target}-{chosen.name}"
+    facts = REGISTRY[target].build(loaded, chosen, folder)
+    files = tuple(TargetFile(name=path.name, bytes=path.stat().st_size) for path in sorted(folder.iterdir()))
+    self_test, skipped = _self_test(REGISTRY[target], folder)
+    return TargetReport(
+        target=target,
+        bundle=source,
+        variant=chosen.name,
+        folder=folder,
+        files=files,
+        facts=facts,
+        self_test=self_test,
+        self_test_skipped=skipped,
+    )
+
+
+def _self_test(target: Target, folder: Path) -> tuple[SelfTest | None, str]:
+    """Run the self-test of a folder on the target's default device; return its result, or why it was not run."""
+    from mnist_edge.errors import CheckFailedError
+    from mnist_edge.runtime.session import RefusedModelError
+
+    try:
+        with target.open(folder, target.devices[0], TIMEOUT_SECONDS) as program:
+            return program.self_test(), ""
+    except UnavailableError as error:
+        return None, f"{error.message}; {error.hint}"
+    except RefusedModelError as error:
+        raise CheckFailedError(error.message, hint=error.hint) from error
