@@ -10,6 +10,7 @@ from torch import from_numpy, nn, no_grad
 
 from mnist_edge.contract import Normalization
 from mnist_edge.pixels import Images, normalize
+from mnist_edge.stats import rounded_up
 from mnist_edge.training.model import linear_layers
 from mnist_edge.verification.arithmetic import FLOAT64
 from mnist_edge.verification.certificate import bound_logits, exact_logits
@@ -35,14 +36,13 @@ def exact_outputs(
 
     Returns:
         float64 (M, 10), the graph's logits on the golden images, and the largest difference of a logit on all images, with
-        the float64 rounding error of both added. Of a student, whose graph stores the very weights that PyTorch runs:
-        PyTorch's in float64, and 0.
+        the float64 rounding error of both added, and rounded up to three digits, so that another machine's rounding does
+        not change the file. Of a student, whose graph stores the very weights that PyTorch runs: PyTorch's in float64,
+        and 0; and so where the graph is not the network's, which the comparison of their logits will report.
     """
-    try:
-        chain = read_linear_chain(exported)
-    except NotLinearChainError:
+    own, chain = _chain_of(network), _exported_chain(exported)
+    if chain is None or chain.form != own.form:
         return _in_float64(network, golden, normalization), 0.0
-    own = _chain_of(network)
     difference = 0.0
     for images in (golden, test):
         for start in range(0, len(images), BATCH):
@@ -54,11 +54,18 @@ def exact_outputs(
             difference = max(difference, float(apart.max()))
     flat = golden.reshape(len(golden), -1)
     inputs = flat if chain.input_dtype == "uint8" else normalize(flat, normalization)
-    return exact_logits(chain, inputs), difference
+    return exact_logits(chain, inputs), rounded_up(difference)
+
+
+def _exported_chain(exported: bytes) -> LinearChain | None:
+    try:
+        return read_linear_chain(exported)
+    except NotLinearChainError:
+        return None
 
 
 def _chain_of(network: nn.Sequential) -> LinearChain:
-    """Return a perceptron's layers as they are, before anything is folded in."""
+    """Return a network's linear layers as they are, before anything is folded in."""
     layers = linear_layers(network)
     return LinearChain(
         layers=tuple(

@@ -70,6 +70,8 @@ def _certified(
     if kind == "accuracy":
         raise NoCertificateError("it has weights of its own: the reference does not record its predictions")
     counted = reference.test_set or reference.golden
+    if len(counted.images) == 0:
+        raise NoCertificateError("there is no image to certify")
     if counted.logits.shape != (len(counted.images), chain.widths[-1]) or not np.isfinite(counted.logits).all():
         raise NoCertificateError("the reference's logits cannot be compared with its own")
     if reference.exact is not None:

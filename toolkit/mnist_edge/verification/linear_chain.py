@@ -65,6 +65,11 @@ class LinearChain:
         """Number of inputs, then number of outputs of each layer."""
         return (self.layers[0].weight.shape[1], *(len(layer.bias) for layer in self.layers))
 
+    @property
+    def form(self) -> tuple[tuple[tuple[int, ...], bool], ...]:
+        """Shape of the weights, and whether a ReLU follows, for each layer."""
+        return tuple((layer.weight.shape, layer.relu) for layer in self.layers)
+
 
 def read_linear_chain(model: Path | bytes) -> LinearChain:
     """Read an ONNX file, or its content, as a chain of linear layers.
