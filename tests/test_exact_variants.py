@@ -1,4 +1,4 @@
-"""int8-exact and int4-exact: rounding that makes up for its errors, calibrated on training images, equal bytes everywhere."""
+"""Exact variants: rounding that makes up for its errors, calibrated on training images, equal bytes everywhere."""
 
 from __future__ import annotations
 
@@ -9,18 +9,24 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
+from test_student import checkpoint, student
+from test_student_export import ALL4
 
 from mnist_edge.errors import CheckFailedError, UsageError
-from mnist_edge.exporting.variants import exact
+from mnist_edge.exporting.variants import exact, student_exact
 from mnist_edge.exporting.variants.calibration import calibration_set
 from mnist_edge.exporting.variants.dense import Dense, dense_layers
 from mnist_edge.exporting.variants.integer_dense import integer_dense
+from mnist_edge.exporting.variants.integer_student import integer_student
 from mnist_edge.exporting.variants.kind import Built, VariantContext
 from mnist_edge.exporting.variants.rounding import PAIR, product_errors, round_with_feedback
+from mnist_edge.exporting.variants.student_graph import student_graph
 from mnist_edge.integer_network import IntegerNetwork, check_network, integer_logits
 from mnist_edge.records.data import Dataset
 from mnist_edge.runtime.classifier import open_classifier
 from mnist_edge.training.model import reference_logits
+from mnist_edge.training.qat import deployed_network
+from mnist_edge.training.student import quantised_network
 from mnist_edge.verification.integer_graph import read_integer_network
 from mnist_edge.verification.precision import precision_of
 
@@ -157,3 +163,59 @@ def test_a_network_that_saturates_is_not_published(context: VariantContext, digi
     layers = (network.layers[0], dataclasses.replace(network.layers[1], weight=weight), *network.layers[2:])
     with pytest.raises(CheckFailedError, match="layer 2: output 5: a pair of products may reach 51000"):
         exact.exact_model("int8-exact", IntegerNetwork(layers=layers), 20, digits.test_images)
+
+
+def test_a_student_keeps_its_weights_and_its_logits(digits: Dataset) -> None:
+    """Also where batch normalisation gave a negative scale, a row has no weights, and rows differ in scale by ten."""
+    network = quantised_network(student(ALL4))
+    first = network.layers[0]
+    integers, scale = first.integers.copy(), first.scale.copy()
+    scale[1] *= -1
+    scale[2] /= 10
+    integers[3] = 0
+    network = dataclasses.replace(
+        network, layers=(dataclasses.replace(first, integers=integers, scale=scale), *network.layers[1:])
+    )
+    found = integer_student(network, digits.train_images[:300])
+    check_network(found)
+    for one, other in zip(found.layers, network.layers, strict=True):
+        assert (np.abs(one.weight) == np.abs(other.integers)).all()
+        assert one.multiplier.max() > 64  # six bits and more
+    assert (found.layers[0].weight[1] == -integers[1]).all()
+    expected = reference_logits(deployed_network(network), digits.test_images, normalization="raw")
+    logits = integer_logits(found, digits.test_images)
+    centred = expected - expected.mean(axis=0)
+    assert 1e-4 < np.sqrt(((logits - expected) ** 2).mean() / (centred**2).mean()) < 0.05
+
+
+@pytest.fixture
+def with_run(context: VariantContext, monkeypatch: pytest.MonkeyPatch) -> VariantContext:
+    """With a run of student-3k that knows nothing; students are not trained here."""
+    monkeypatch.setattr(
+        student_exact, "trained_student", lambda _name, _context: (checkpoint(ALL4), quantised_network(student(ALL4)))
+    )
+    return context
+
+
+def test_the_variant_of_a_student_is_the_student_on_integers(with_run: VariantContext, tmp_path: Path) -> None:
+    """Its file is an integer network in 4 bits, at most half a kilobyte larger than the student's; its run is in `made`."""
+    built = student_exact.build("3k", with_run)
+    check_network(read_integer_network(built.model))
+    assert (built.spec.name, built.spec.requirement) == ("student-3k-exact", "accuracy")
+    assert {"recipe", "epochs", "seed", "shifts"} <= set(built.made)
+    (tmp_path / "model.onnx").write_bytes(built.model)
+    assert precision_of(tmp_path / "model.onnx") == "int4"
+    assert len(built.model) < len(student_graph(quantised_network(student(ALL4)), with_run.opset)) + 512
+
+
+def test_a_student_that_loses_too_much_is_not_published(
+    with_run: VariantContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its held-out accuracy may fall by what the variant may lose, and no further."""
+    from mnist_edge.exporting import proof
+
+    right = iter([0.99, 0.945, 0.99, 0.939])
+    monkeypatch.setattr(proof, "selection_accuracy", lambda _model, _selection: next(right))
+    student_exact.build("3k", with_run)
+    with pytest.raises(CheckFailedError, match=r"right on 93\.90% of the held-out images, the student on 99\.00%"):
+        student_exact.build("3k", with_run)

@@ -163,25 +163,27 @@ def _make(home: Path, folder: Path, job: dict[str, Any]) -> None:
             f"its Python {version} cannot make environments: ensurepip is missing",
             "sudo apt install python3-venv there, or what your system calls it",
         )
-    made = _run([sys.executable, "-m", "venv", str(home)], folder, dict(os.environ))
-    if made.returncode:
-        raise _failed("python3 -m venv", made)
+    python = str(home / "bin" / "python")
     own = os.environ | {"TMPDIR": str(folder)}  # removed with it; /tmp may be small, and in memory
-    pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input", "--no-cache-dir"]
-    installed = _run([*pip, f"{folder / job['wheel']}[{job['extra']}]"], folder, own)
-    if installed.returncode:
-        raise _failed("pip", installed)
+    steps = {
+        "venv": [sys.executable, "-m", "venv", "--without-pip", str(home)],
+        "ensurepip": [python, "-m", "ensurepip", "--default-pip"],
+        "pip": [python, "-m", "pip", "install", "--quiet", "--no-input", "--no-cache-dir", "--disable-pip-version-check",
+                f"{folder / job['wheel']}[{job['extra']}]"],
+    }  # fmt: skip
+    for name, command in steps.items():
+        done = _run(command, folder, own)
+        if done.returncode:
+            raise Failure(f"{name} failed there: {_reason(done)}", "fix it there, then run it again")
     (home / READY).touch()
 
 
-def _failed(program: str, done: subprocess.CompletedProcess[str]) -> Failure:
-    lines = [line for line in (done.stderr + done.stdout).splitlines() if line.startswith("ERROR:")]
-    reason = lines[-1].removeprefix("ERROR:").strip() if lines else _last_line(done.stderr or done.stdout)
-    if "No space left" in reason:
-        return Failure(f"{program} failed there: {reason}", "free some space there")
-    return Failure(
-        f"{program} failed there: {reason or f'exit code {done.returncode}'}", "fix it there, then run it again"
-    )
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the line of a program's output that says most about why it failed."""
+    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    full = [line for line in lines if "No space left" in line or "quota" in line]
+    errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
+    return [f"exit code {done.returncode}", *lines[-1:], *errors[-1:], *full[-1:]][-1]
 
 
 def _run(command: list[str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from mnist_edge.bundle.folder import Bundle
+from mnist_edge.errors import BadFileError
+from mnist_edge.integer_network import integer_logits
 from mnist_edge.pixels import Images, Logits
 from mnist_edge.records.bundle import Variant
 from mnist_edge.runtime.classifier import open_classifier
+from mnist_edge.verification.integer_graph import read_integer_network
 from mnist_edge.verification.reference import Reference, ReferenceOutputs
 
 
@@ -44,8 +49,8 @@ def _first(reference: Reference, images: int | None) -> Reference:
 def owed_outputs(bundle: Bundle, variant: Variant, reference: ReferenceOutputs) -> Owed:
     """Return what a variant's program is compared with.
 
-    An exact variant owes PyTorch's logits. Any other one has weights of its own: its program owes what its model file
-    computes in onnxruntime.
+    An exact variant owes PyTorch's logits, and a network on integers those of its reference in numpy, bit for bit. Any
+    other one has weights of its own: its program owes what its model file computes in onnxruntime.
 
     Args:
         bundle: holds the variant.
@@ -59,6 +64,9 @@ def owed_outputs(bundle: Bundle, variant: Variant, reference: ReferenceOutputs) 
         return Owed(
             golden=reference.golden, test_set=reference.test_set, description=reference.description, equal=False
         )
+    with contextlib.suppress(BadFileError):
+        network = read_integer_network(bundle.file(variant))
+        return _computed(reference, partial(integer_logits, network), "its integers, computed in numpy", equal=True)
     classifier = open_classifier(bundle.file(variant))
     return _computed(
         reference, lambda images: classifier.logits(images, batch=1000), f"{variant.file} in onnxruntime", equal=False

@@ -8,11 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from mnist_edge.bundle.folder import Bundle
 from mnist_edge.errors import UsageError
-from mnist_edge.files import sha256_bytes
+from mnist_edge.pixels import logits_sha256
 from mnist_edge.records.bundle import Variant
 from mnist_edge.records.verification import ParityReport, VariantParity
 from mnist_edge.runtime.classifier import TIMEOUT_SECONDS
@@ -104,9 +102,9 @@ def _verify_variant(
     bundle: Bundle, variant: Variant, target: Target, reference: ReferenceOutputs, options: TargetOptions
 ) -> VariantParity:
     owed = owed_outputs(bundle, variant, reference).first(options.images)
-    requirement = Requirement(kind="exact", precision=variant.precision, all_batches=False)
+    requirement = Requirement(kind="exact", precision=variant.precision, all_batches=target.all_batches)
     with tempfile.TemporaryDirectory(prefix="mnist-edge-target-") as place:
-        folder = options.built or Path(place) / target.name
+        folder = options.built or Path(place) / f"{target.name}{target.suffix}"
         if options.built is None:
             target.build(bundle, variant, folder)
         try:
@@ -137,7 +135,7 @@ def _self_test_problem(program: TargetProgram, bundle: Bundle) -> str:
     images = bundle.golden.images[golden_rows(bundle.golden.labels)]
     if reported.images != len(images):
         return f"its self-test runs {reported.images} golden images, expected {len(images)}"
-    expected = sha256_bytes(np.ascontiguousarray(program.logits(images), "<f4").tobytes())
+    expected = logits_sha256(program.logits(images))
     if reported.sha256 != expected:
         return f"its self-test runs other images: sha256 {reported.sha256[:16]}..., expected {expected[:16]}..."
     return ""

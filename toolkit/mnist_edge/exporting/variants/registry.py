@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mnist_edge.errors import UsageError
-from mnist_edge.exporting.variants import exact, fp16, int8, int8_dynamic, pruned, student
+from mnist_edge.exporting.variants import exact, fp16, int8, int8_dynamic, pruned, student, student_exact
 from mnist_edge.exporting.variants.kind import VariantKind
 
 KINDS: tuple[VariantKind, ...] = (
@@ -15,6 +15,7 @@ KINDS: tuple[VariantKind, ...] = (
     *exact.KINDS_BY_BITS.values(),
     pruned.KIND,
     *student.KINDS,
+    *student_exact.KINDS,
 )
 ALL = "all"
 

@@ -11,7 +11,10 @@ from mnist_edge.errors import UsageError
 from mnist_edge.exporting.variants.kind import Built, VariantContext, VariantKind, selection_split
 
 if TYPE_CHECKING:
+    from mnist_edge.records.data import SelectionSplit
     from mnist_edge.training.checkpoint import Checkpoint
+    from mnist_edge.training.qat import QuantisedNetwork
+    from mnist_edge.training.recipes import Recipe
 
 ADVICE: dict[StudentName, str] = {
     "fast": "the fastest student at batch 1, and the least accurate",
@@ -34,14 +37,11 @@ def build(name: StudentName, context: VariantContext) -> Built:
     from mnist_edge.exporting.variants.student_graph import encoding, student_graph
     from mnist_edge.training.model import reference_logits
     from mnist_edge.training.qat import deployed_network
-    from mnist_edge.training.student import Student, quantised_network
 
     if context.input != "uint8":
         raise UsageError(f"{variant_name(name)} takes raw images, the bundle {context.input}", hint="leave --input out")
-    checkpoint = _checkpoint(name, context)
-    student, recipe = checkpoint.model(), checkpoint.settings.recipe
-    assert isinstance(student, Student)
-    network = quantised_network(student)
+    checkpoint, network = trained_student(name, context)
+    recipe = checkpoint.settings.recipe
     model = student_graph(network, context.opset)
     images = context.dataset.test_images
     expected = reference_logits(deployed_network(network), images, normalization="raw")
@@ -53,12 +53,33 @@ def build(name: StudentName, context: VariantContext) -> Built:
         "encoding": encoding(network, context.opset),
         "weights": sum(layer.integers.size for layer in network.layers),
     }
-    # A run that held fewer images out was trained on some of those that the others are chosen by.
-    own = recipe.holdout < context.recipe.holdout
-    selection = selection_split(context.dataset, recipe) if own else None
-    if own and selection is None:
+    return Built(
+        model=model, spec=KINDS_BY_NAME[name].spec(context), made=made, selection=own_selection(name, recipe, context)
+    )
+
+
+def trained_student(name: StudentName, context: VariantContext) -> tuple[Checkpoint, QuantisedNetwork]:
+    """Return a finished run of the student, and its network as it is deployed.
+
+    Raises:
+        StoppedError, UnavailableError, CheckFailedError: as `trained_run` raises them.
+    """
+    from mnist_edge.training.student import Student, quantised_network
+
+    checkpoint = _checkpoint(name, context)
+    student = checkpoint.model()
+    assert isinstance(student, Student)
+    return checkpoint, quantised_network(student)
+
+
+def own_selection(name: StudentName, recipe: Recipe, context: VariantContext) -> SelectionSplit | None:
+    """Return the images to choose a student by where its run held fewer out: it was trained on some of the others."""
+    if recipe.holdout >= context.recipe.holdout:
+        return None
+    selection = selection_split(context.dataset, recipe)
+    if selection is None:
         context.notify(f"{variant_name(name)}: its run held no images out, so its held-out accuracy is too high")
-    return Built(model=model, spec=KINDS_BY_NAME[name].spec(context), made=made, selection=selection)
+    return selection
 
 
 def _checkpoint(name: StudentName, context: VariantContext) -> Checkpoint:

@@ -7,9 +7,8 @@ from importlib.resources import files
 import numpy as np
 
 from mnist_edge.contract import CLASSES, PIXELS
-from mnist_edge.files import sha256_bytes
 from mnist_edge.integer_network import IntegerNetwork
-from mnist_edge.pixels import Images, Logits
+from mnist_edge.pixels import Images, Logits, logits_sha256
 from mnist_edge.targets.c99.source import Network, array, hex_floats, model_files
 
 GENERATED = {"model.h", "floats.c", "integers.c"}
@@ -54,8 +53,3 @@ def golden_header(network: Network, images: Images, logits: Logits) -> str:
             "#endif\n",
         ]
     )
-
-
-def logits_sha256(logits: Logits) -> str:
-    """Return the sha256 of logits (n, 10) as little-endian float32, row by row."""
-    return sha256_bytes(np.ascontiguousarray(logits, "<f4").tobytes())

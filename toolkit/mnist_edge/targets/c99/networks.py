@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
 
-from mnist_edge.errors import UsageError
+from mnist_edge.errors import BadFileError, UsageError
 from mnist_edge.integer_network import IntegerNetwork, integer_logits
 from mnist_edge.pixels import Images, Logits
 from mnist_edge.targets.c99.source import Network
+from mnist_edge.verification.integer_graph import read_integer_network
 from mnist_edge.verification.linear_chain import LinearChain, NotLinearChainError, read_linear_chain
 
 
@@ -19,11 +21,15 @@ def read_network(model: Path, name: str) -> Network:
     Raises:
         UsageError: it computes something else; names a variant to use instead.
     """
+    with contextlib.suppress(BadFileError):
+        return read_integer_network(model)
     try:
         chain = read_linear_chain(model)
     except NotLinearChainError as error:
         raise UsageError(
-            f"C cannot be generated for the variant {name}: {error.message}", hint=_instead(name)
+            f"C cannot be generated for the variant {name}, which is neither a network on integers nor one of float32 "
+            f"layers: {error.message}",
+            hint=_instead(name),
         ) from error
     _require_expressible(chain, name)
     return chain

@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from mnist_edge.integer_network import IntegerLayer, IntegerNetwork
 from mnist_edge.verification.linear_chain import LinearChain
 
-BLOCK = 64
-"""Outputs whose sums are in memory at a time: 256 bytes. With 600 outputs, all sums would be the most of the RAM."""
+DENSE_BLOCK, BLOCK = 64, 16
+"""Outputs whose sums, of 4 bytes, are in memory at a time. Those of 600 outputs would be the most of the RAM; few make a
+loop over inputs run more often, which costs little where many inputs are multiplied with each sum."""
+FUSED_BYTES = 512
+"""A first map of more bytes is not kept in memory."""
 LINE = 116
 """Characters of a line of constants."""
 
@@ -80,12 +83,13 @@ def _floats(chain: LinearChain) -> str:
 
 
 def _integers(network: IntegerNetwork) -> str:
-    tables, rows, calls = [], [], []
+    tables, rows = [], []
     last = len(network.layers) - 1
+    block = block_of(network)
     for number, layer in enumerate(network.layers):
         outputs, channels, kernel, _ = layer.weight.shape
         tables += [
-            array(f"weights{number}", "uint8_t", _decimals(stored_weights(layer))),
+            array(f"weights{number}", "uint8_t", _decimals(stored_weights(layer, block))),
             array(f"multipliers{number}", "int32_t", _decimals(layer.multiplier)),
             array(f"biases{number}", "int32_t", _decimals(layer.bias)),
         ]
@@ -93,13 +97,52 @@ def _integers(network: IntegerNetwork) -> str:
             f"    {{weights{number}, multipliers{number}, biases{number}, {outputs}, {channels}, {kernel}, {layer.stride}, "
             f"{layer.shift}, {layer.bits}, {int(number == last)}}},"
         )
-        source = "image" if number == 0 else "ab"[(number - 1) % 2]
-        calls.append(
-            f"    run(&layers[{number}], {source}, {layer.size}, {layer.output_size}, {'ab'[number % 2]}, logits);"
-        )
     layers = "\n".join(["static const layer layers[] = {", *rows, "};", ""])
-    block = f"#define BLOCK {BLOCK} /* outputs whose sums are in memory at a time */\n"
-    return "\n".join([block, template("integers.c"), *tables, layers, _model("uint8_t", _outputs(network), calls)])
+    defined = f"#define BLOCK {block} /* outputs whose sums are in memory at a time */\n"
+    calls = [*_fused_calls(network), *_calls(network)]
+    return "\n".join([defined, template("integers.c"), *tables, layers, _model("uint8_t", _lengths(network), calls)])
+
+
+def _calls(network: IntegerNetwork) -> list[str]:
+    """Return the call of each layer; of each but the first two where those are fused."""
+    start = 2 if is_fused(network) else 0
+    calls = []
+    for number, layer in enumerate(network.layers[start:], start):
+        source = "image" if number == 0 else _buffer(number - 1)
+        target = _buffer(number)
+        calls.append(f"    run(&layers[{number}], {source}, {layer.size}, {layer.output_size}, {target}, logits);")
+    return calls
+
+
+def _buffer(number: int) -> str:
+    """Return the name of the buffer that holds the outputs of a layer."""
+    return "ab"[number % 2]
+
+
+def _fused_calls(network: IntegerNetwork) -> list[str]:
+    """Return the calls that compute, for each pixel of the second map, the pixels of the first that it needs."""
+    if not is_fused(network):
+        return []
+    first, second = network.layers[:2]
+    kernel, side, outputs = second.weight.shape[2], second.output_size, len(second.bias)
+    step = first.stride * second.stride * first.weight.shape[1]
+    return [
+        "    uint8_t y, x;",
+        f"    for (y = 0; y < {side}; ++y) {{",
+        f"        for (x = 0; x < {side}; ++x) {{",
+        f"            run(&layers[0], image + {step}u * (y * {first.size}u + x), {first.size}, {kernel}, a, logits);",
+        f"            run(&layers[1], a, {kernel}, 1, b + {outputs}u * (y * {side}u + x), logits);",
+        "        }",
+        "    }",
+    ]
+
+
+def is_fused(network: IntegerNetwork) -> bool:
+    """Whether the first two layers are computed together, pixel by pixel, so that the first map is never in memory.
+
+    It is the largest map of a convolutional network. Windows overlap: some pixels of the first map are computed again.
+    """
+    return len(network.layers) > 2 and len(network.layers[0].bias) * network.layers[0].output_size ** 2 > FUSED_BYTES
 
 
 def _model(kind: str, hidden: Sequence[int], calls: Sequence[str]) -> str:
@@ -113,41 +156,52 @@ def _decimals(values: NDArray[Any]) -> list[str]:
     return [str(value) for value in values.ravel().tolist()]
 
 
-def stored_weights(layer: IntegerLayer) -> NDArray[np.uint8]:
+def stored_weights(layer: IntegerLayer, block: int) -> NDArray[np.uint8]:
     """Return the weights as model.c stores them: block of outputs, window row, window column, channel, output.
 
     Returns:
-        uint8 (bytes,): int8 weights, or pairs of int4, the first in the low half; an odd last one is followed by a 0.
+        uint8 (bytes,): int8 weights, or int4 in pairs, of the outputs of each half of a block; an odd one is paired
+        with 0.
     """
     rows = layer.weight.transpose(2, 3, 1, 0).reshape(-1, len(layer.bias))  # (inputs of a window, outputs)
-    blocks = [rows[:, first : first + BLOCK] for first in range(0, rows.shape[1], BLOCK)]
-    return np.concatenate([(block.astype(np.uint8) if layer.bits == 8 else _paired(block)).ravel() for block in blocks])
+    parts = [rows[:, first : first + block] for first in range(0, rows.shape[1], block)]
+    return np.concatenate([(part.astype(np.uint8) if layer.bits == 8 else _paired(part)).ravel() for part in parts])
 
 
-def _paired(block: NDArray[np.int8]) -> NDArray[np.uint8]:
-    even = np.pad(block, ((0, 0), (0, block.shape[1] % 2))).astype(np.uint8) & 15
-    return (even[:, ::2] | even[:, 1::2] << 4).astype(np.uint8)
+def _paired(part: NDArray[np.int8]) -> NDArray[np.uint8]:
+    even = np.pad(part, ((0, 0), (0, part.shape[1] % 2))).astype(np.uint8) & 15
+    half = even.shape[1] // 2
+    return (even[:, :half] | even[:, half:] << 4).astype(np.uint8)
+
+
+def block_of(network: IntegerNetwork) -> int:
+    """Return the number of outputs whose sums are in memory at a time."""
+    return DENSE_BLOCK if all(layer.dense for layer in network.layers) else BLOCK
 
 
 def constant_bytes(network: Network) -> int:
     """Return the bytes of the constants, in flash."""
     if isinstance(network, IntegerNetwork):
-        return sum(stored_weights(layer).size + 8 * len(layer.bias) for layer in network.layers)
+        block = block_of(network)
+        return sum(stored_weights(layer, block).size + 8 * len(layer.bias) for layer in network.layers)
     return sum(4 * (layer.weight.size + layer.bias.size) for layer in network.layers)
 
 
 def buffer_bytes(network: Network) -> int:
-    """Return the bytes of the arrays of `model_logits`, on its stack."""
+    """Return the bytes of the arrays of `model_logits` and of the function that it calls, all on its stack."""
     if isinstance(network, IntegerNetwork):
-        return sum(_buffers(_outputs(network))) + 4 * BLOCK
+        return sum(_buffers(_lengths(network))) + 4 * block_of(network)
     return 4 * sum(_buffers([len(layer.bias) for layer in network.layers[:-1]]))
 
 
-def _outputs(network: IntegerNetwork) -> list[int]:
-    """Return the number of outputs of each layer; 1 for the last one, which writes logits instead."""
-    return [len(layer.bias) * layer.output_size**2 for layer in network.layers[:-1]] + [1]
+def _lengths(network: IntegerNetwork) -> list[int]:
+    """Return the number of outputs of each layer that are in memory at a time; 1 for the last one, which writes logits."""
+    lengths = [len(layer.bias) * layer.output_size**2 for layer in network.layers[:-1]] + [1]
+    if is_fused(network):
+        lengths[0] = len(network.layers[0].bias) * network.layers[1].weight.shape[2] ** 2
+    return lengths
 
 
-def _buffers(hidden: Sequence[int]) -> list[int]:
+def _buffers(lengths: Sequence[int]) -> list[int]:
     """Return the lengths of the two buffers that take turns: the outputs of odd and of even layers."""
-    return [max(hidden[first::2]) for first in range(2) if hidden[first::2]]
+    return [max(lengths[first::2]) for first in range(2) if lengths[first::2]]

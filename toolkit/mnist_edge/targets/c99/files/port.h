@@ -13,4 +13,7 @@ uint32_t port_read(uint8_t *bytes, uint32_t count);
 /* Write logits; returns 0 where that failed. Needed by harness.c only. */
 int port_write(const uint8_t *bytes, uint32_t count);
 
+/* Instructions since the start. Needed by measure.c only. */
+uint32_t port_instructions(void);
+
 #endif

@@ -73,6 +73,36 @@ int port_write(const uint8_t *bytes, uint32_t count)
     return file != -1 && transfer(WRITE, file, bytes, count) == 0;
 }
 
+#ifdef __riscv
+uint32_t port_instructions(void)
+{
+    uint32_t count;
+    __asm__ volatile("rdinstret %0" : "=r"(count));
+    return count;
+}
+#else
+/* SysTick counts down; with -icount shift=0 an instruction takes 1 ns. QEMU's mps3-an547 runs at 32 MHz, others at 25. */
+uint32_t port_instructions(void)
+{
+    volatile uint32_t *const systick = (volatile uint32_t *)0xe000e010u;
+    static uint32_t ticks, last;
+    uint32_t now;
+    if ((systick[0] & 1) == 0) {
+        systick[1] = last = 0xffffffu;
+        systick[2] = 0;
+        systick[0] = 5; /* enabled, from the clock of the core */
+    }
+    now = systick[2];
+    ticks += (last - now) & 0xffffffu;
+    last = now;
+#ifdef __ARM_FEATURE_MVE
+    return ticks / 4 * 125;
+#else
+    return ticks * 40;
+#endif
+}
+#endif
+
 static void leave(int status)
 {
     uint32_t parameters[2];
