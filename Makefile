@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test slow fuzz mutants lint benchmark wheel lock clean
+.PHONY: help setup demo test slow proof emulators fuzz mutants lint benchmark wheel lock clean
 
 help: ## list these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -29,6 +29,12 @@ test: lint ## lint and the fast tests: what must pass before a change is merged
 
 slow: setup ## the tests marked slow, which `make test` leaves out
 	$(BIN)/pytest -m slow
+
+proof: setup ## every variant on every runtime here and emulated, over all test images (about an hour); needs the packages of .ci/packages
+	$(BIN)/python -m benchmarks.proof $(OPTIONS)
+
+emulators: setup ## download QEMU and the aarch64 wheels, to run onnxruntime as on other CPUs (250 MB in the cache folder)
+	$(BIN)/python -m mnist_edge.targets.emulated.setup
 
 fuzz: setup ## 10,000 mutated files for every parser (about 40 minutes); OPTIONS="--inputs 500 --only onnx"
 	$(BIN)/python -m tests.fuzz $(OPTIONS)

@@ -51,8 +51,8 @@ StudentName = Literal["fast", "3k", "6k", "12k", "40k"]
 PYTORCH = "pytorch"
 """The reference of a variant that is compared with the PyTorch outputs recorded in the bundle."""
 
-TargetName = Literal["c"]
-"""What a variant can be generated for."""
+TargetName = Literal["c", "web", "triton", "onnxruntime", "onnxruntime-web"]
+"""What a variant can be generated for; the last two run its file as it is, on another CPU and in a browser."""
 TARGETS: tuple[TargetName, ...] = get_args(TargetName)
 
 ProviderName = Literal["cpu", "cuda"]

@@ -102,9 +102,9 @@ def _verify_variant(
     bundle: Bundle, variant: Variant, target: Target, reference: ReferenceOutputs, options: TargetOptions
 ) -> VariantParity:
     owed = owed_outputs(bundle, variant, reference).first(options.images)
-    requirement = Requirement(kind="exact", precision=variant.precision, all_batches=False)
+    requirement = Requirement(kind="exact", precision=variant.precision, all_batches=target.all_batches)
     with tempfile.TemporaryDirectory(prefix="mnist-edge-target-") as place:
-        folder = options.built or Path(place) / target.name
+        folder = options.built or Path(place) / f"{target.name}{target.suffix}"
         if options.built is None:
             target.build(bundle, variant, folder)
         try:

@@ -1,0 +1,222 @@
+"""Run every variant on every runtime that is here or can be emulated, over the test set, and record what each predicted.
+
+One row a runtime, device and variant: flips against PyTorch, largest logit error, and the SHA-256 of the logits. Those
+of an integer variant must be the same bytes everywhere. Exit 1 if a row does not pass; a runtime that is missing is
+such a row, with the packages to install as its reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from benchmarks.common import HERE, MNIST_EDGE, RESULTS, mnist_folder
+from mnist_edge.benchmarking.environment import environment
+from mnist_edge.records.report import Report
+
+WORK = HERE.parent / "runs" / "proof"
+INTEGERS = ("int8-exact", "int4-exact", "student-3k-exact", "student-6k-exact")
+README = HERE.parent / "README.md"
+MARKS = ("<!-- proof: begin -->\n", "<!-- proof: end -->")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """Where variants run, as `mnist-edge verify` names it.
+
+    Attributes:
+        options: of `mnist-edge verify`.
+        images: number of test images; None for all.
+    """
+
+    name: str
+    device: str
+    emulated: bool = False
+    options: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ("fp32", *INTEGERS)
+    images: int | None = None
+
+
+def _target(target: str, device: str, described: str, *, emulated: bool = True, **more: Any) -> Runtime:
+    options = ("--target", target, "--device", device)
+    return Runtime(name=described, device=device, emulated=emulated, options=options, **more)
+
+
+RUNTIMES = (
+    *(
+        Runtime(name="onnxruntime", device=f"this CPU, level {level}", options=("--optimization", level))
+        for level in ("all", "none")
+    ),
+    _target("onnxruntime", "haswell", "onnxruntime"),
+    _target("onnxruntime", "aarch64", "onnxruntime"),
+    Runtime(name="onnxruntime-web", device="Chromium", options=("--target", "onnxruntime-web")),
+    Runtime(name="page with wasm", device="Chromium", options=("--target", "web")),
+    _target("c", "host", "generated C", emulated=False),
+    _target("c", "host-sanitized", "generated C", emulated=False),
+    _target("c", "cortex-m3", "generated C", variants=INTEGERS),
+    _target("c", "cortex-m4", "generated C", variants=("fp32", *INTEGERS)),
+    _target("c", "rv32imac", "generated C", variants=INTEGERS),
+    _target("c", "cortex-m55", "generated C", variants=INTEGERS, images=1000),
+    _target("c", "avr", "generated C", variants=("student-3k-exact",), images=16),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProofRow:
+    """One variant on one runtime.
+
+    Attributes:
+        emulated: whether the CPU was emulated; predictions are then those of the real one, times are not.
+        flips: predictions that differ from PyTorch's; None where the runtime did not run.
+        max_abs_error: of a logit, from PyTorch's; None as above, and for variants with weights of their own.
+        outputs_sha256: of the logits.
+        equal: whether these are the bytes that the manifest records; None for variants in floating point.
+        reason: why it did not pass.
+    """
+
+    runtime: str
+    device: str
+    emulated: bool
+    variant: str
+    images: int
+    flips: int | None
+    max_abs_error: float | None
+    outputs_sha256: str | None
+    equal: bool | None
+    passed: bool
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProofReport(Report):
+    """Every row, with the machine that it was run on."""
+
+    schema: ClassVar[str] = "mnist-edge/proof/1"
+    environment: dict[str, Any]
+    rows: tuple[ProofRow, ...]
+
+
+def make_bundle(folder: Path) -> Path:
+    """Train recipe fast and the students, and export every variant of the proof; what is there already is kept."""
+    bundle = folder / "bundle"
+    environment = {**os.environ, "MNIST_EDGE_DATA": str(mnist_folder())}
+    if not (folder / "run" / "last.safetensors").exists():
+        command = [MNIST_EDGE, "train", "--dataset", "mnist", "--recipe", "fast", "--run", str(folder / "run")]
+        subprocess.run(command, env=environment, check=True, stdout=sys.stderr)
+    if not (bundle / "manifest.json").exists():
+        wanted = ["student-3k", "student-6k", *INTEGERS]
+        options = [part for name in wanted for part in ("--variant", name)]
+        command = [MNIST_EDGE, "export", "--run", str(folder / "run"), "--output", str(bundle), *options]
+        subprocess.run(command, env=environment, check=True, stdout=sys.stderr)
+    return bundle
+
+
+def prove(bundle: Path, runtime: Runtime, variant: str) -> ProofRow:
+    """Verify one variant on one runtime with the command that a user would type."""
+    number = ("--images", str(runtime.images)) if runtime.images else ()
+    command = [MNIST_EDGE, "verify", str(bundle), "--variant", variant, *runtime.options, *number, "--json"]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "MNIST_EDGE_DATA": str(mnist_folder())},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    row = ProofRow(
+        runtime=runtime.name,
+        device=runtime.device,
+        emulated=runtime.emulated,
+        variant=variant,
+        images=0,
+        flips=None,
+        max_abs_error=None,
+        outputs_sha256=None,
+        equal=None,
+        passed=False,
+        reason="",
+    )
+    try:
+        content = json.loads(done.stdout)
+    except ValueError:
+        return dataclasses.replace(row, reason=f"verify ended with {done.returncode}: {done.stderr.strip()[-200:]}")
+    if "error" in content:
+        return dataclasses.replace(row, reason=f"{content['error']['message']} ({content['error']['hint']})")
+    found = content["variants"][0]
+    fields = ("images", "flips", "max_abs_error", "outputs_sha256", "reason")
+    recorded = json.loads((bundle / "manifest.json").read_text())["variants"]
+    owed = next(entry for entry in recorded if entry["name"] == variant)["outputs_sha256"]
+    return dataclasses.replace(
+        row,
+        **{name: found[name] for name in fields},
+        equal=None if owed is None else found["passed"],
+        passed=done.returncode == 0 and found["passed"],
+    )
+
+
+def table(report: ProofReport) -> str:
+    """Return the Markdown table of README: a row a runtime and device, with the variants that it ran."""
+    lines = ["| runtime | device | variant | images | flips | largest error | equal bytes |", "| --- " * 7 + "|"]
+    for row in report.rows:
+        error = "" if row.max_abs_error is None or row.equal is not None else f"{row.max_abs_error:.1e}"
+        equal = "" if row.equal is None else "yes" if row.equal else "**no**"
+        device = f"{row.device}, emulated" if row.emulated else row.device
+        flips = "did not pass" if not row.passed else row.flips
+        lines.append(f"| {row.runtime} | {device} | {row.variant} | {row.images:,} | {flips} | {error} | {equal} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_readme(report: ProofReport, readme: Path = README) -> None:
+    """Replace the table of README."""
+    before, after = (re.escape(mark) for mark in MARKS)
+    text = readme.read_text()
+    content, count = re.subn(f"({before}).*?({after})", lambda m: m[1] + table(report) + m[2], text, flags=re.DOTALL)
+    if count != 1:
+        raise AssertionError("README has no place for the table of the proof")
+    readme.write_text(content)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run all, two at a time; write the result and README's table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bundle", type=Path, help="use this one, with all variants, instead of training")
+    parser.add_argument("--only", help="runtimes and devices whose names match; nothing is written")
+    options = parser.parse_args(arguments)
+    bundle = options.bundle or make_bundle(WORK)
+    work = [
+        (runtime, variant)
+        for runtime in RUNTIMES
+        for variant in runtime.variants
+        if options.only is None or re.search(options.only, f"{runtime.name} {runtime.device} {variant}")
+    ]
+
+    def one(item: tuple[Runtime, str]) -> ProofRow:
+        row = prove(bundle, *item)
+        verdict = "passed" if row.passed else f"FAILED: {row.reason}"
+        print(f"{row.runtime}, {row.device}, {row.variant}: {verdict}", file=sys.stderr, flush=True)
+        return row
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        rows = tuple(pool.map(one, work))
+    report = ProofReport(environment=environment(), rows=rows)
+    print(table(report))
+    if options.only is None:
+        RESULTS.mkdir(exist_ok=True)
+        path = RESULTS / f"{datetime.datetime.now(datetime.UTC).date()}-proof.json"
+        path.write_text(json.dumps(report.to_json(), indent=2, allow_nan=False) + "\n")
+        write_readme(report)
+    return 0 if all(row.passed for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
