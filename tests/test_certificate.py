@@ -74,6 +74,7 @@ MACHINES = st.builds(
     fused=st.booleans(),
     flush=st.booleans(),
     truncate=st.booleans(),
+    stored=st.booleans(),
 )
 NETS = st.tuples(st.integers(0, 10**6), st.sampled_from([(6, 3), (12, 8, 4), (16, 12, 9, 5)]), st.sampled_from([1, 30]))
 
@@ -97,6 +98,22 @@ def test_no_machine_leaves_the_bounds(
     predictions = bounds.logits.argmax(axis=1)
     certain = certify(chain, given_inputs, predictions, ARITHMETICS[arithmetic]).certain
     assert (found.argmax(axis=1) == predictions)[certain].all()
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize("first", [1e-40, 1e-38, 1e-10, 1e-5])
+def test_values_that_are_flushed_to_zero_are_within_the_bounds(arithmetic: ArithmeticName, first: float) -> None:
+    """Relative errors say nothing about what underflows: as a weight, a product, a bias or an activation."""
+    chain = net(3, (12, 8, 4))
+    hidden = LinearLayer(
+        weight=chain.layers[0].weight * np.float32(first), bias=np.full(8, first, np.float32), relu=True
+    )
+    last = LinearLayer(weight=chain.layers[1].weight, bias=np.zeros(4, np.float32), relu=False)
+    chain, inputs = LinearChain(layers=(hidden, last), input_dtype="uint8"), pixels(3, 8, 12)
+    bounds = bound_logits(chain, inputs, ARITHMETICS[arithmetic])
+    for flush in (True, False):
+        found = Machine(seed=0, flush=flush, arithmetic=arithmetic, stored=True).logits(chain, inputs)
+        assert (np.abs(found - bounds.logits) <= bounds.errors).all()
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
@@ -222,6 +239,36 @@ def test_logits_behind_a_relu_have_no_certificate() -> None:
     layer = LinearLayer(weight=np.float32([[1], [2]]), bias=np.float32([0, 0]), relu=True)
     with pytest.raises(NoCertificateError, match="the logits pass a Relu"):
         bound_logits(LinearChain(layers=(layer,), input_dtype="uint8"), np.uint8([[1]]), ARITHMETICS["fp32"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_thousands_of_orders_of_a_real_network_stay_within_the_bounds(
+    arithmetic: ArithmeticName, mnist_folder: Path
+) -> None:
+    """The seed's own weights, 784-600-400-200-100-10, on test images; and a thousandth of the bound is violated."""
+    from mnist_edge.data.sources import load_test_set
+    from mnist_edge.exporting.exact import chain_of
+    from mnist_edge.exporting.graph import fold_normalization
+    from mnist_edge.training.state_dict import read_model
+
+    path = mnist_folder / "seed" / "mnist.pth"
+    if not path.is_file():
+        pytest.skip("the seed's mnist.pth is not beside MNIST")
+    chain = chain_of(fold_normalization(read_model(path).network, "seed"))
+    images = load_test_set("mnist", mnist_folder, may_download=False).test_images
+    inputs = images[[0, 8]].reshape(2, -1)
+    bounds = bound_logits(chain, inputs, ARITHMETICS[arithmetic])
+    largest = 0.0
+    for seed in range(300):  # each of 1,310 units draws an order of its own
+        order = ("random", "tree", "signs", "random")[seed % 4]
+        machine = Machine(
+            seed, order, fused=seed % 3 == 0, flush=seed % 2 == 0, arithmetic=arithmetic, truncate=seed % 5 == 0
+        )
+        apart = np.abs(machine.logits(chain, inputs) - bounds.logits) / bounds.errors
+        assert (apart <= 1).all()
+        largest = max(largest, float(apart.max()))
+    assert largest > 1 / 1000
 
 
 @pytest.fixture(scope="module")
