@@ -135,6 +135,8 @@ class VariantParity:
         layers: on failure or on request, where layer outputs are available.
         reason: why it failed, in a sentence; empty where it passed.
         settings: of its session; None where recorded outputs were compared.
+        outputs_sha256: of its logits for the `images`, as `pixels.logits_sha256` computes it, so that two runtimes can be
+            compared by one line; None where there are none.
     """
 
     name: str
@@ -154,6 +156,7 @@ class VariantParity:
     passed: bool
     reason: str
     settings: SessionSettings | None = None
+    outputs_sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
