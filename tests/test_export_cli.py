@@ -61,6 +61,7 @@ def test_export_publishes_and_tells(workplace: Path, bundle_folder: Path, tmp_pa
     assert set(variant) == {
         "name", "format", "precision", "requirement", "reference", "max_accuracy_drop", "file", "bytes", "sha256",
         "accuracy", "flips", "passed", "settings", "selection_accuracy", "made",
+        "outputs_sha256",
     }  # fmt: skip
     folder = tmp_path / "exported" / "digits"
     assert variant["bytes"] == (folder / variant["file"]).stat().st_size
