@@ -1,4 +1,4 @@
-"""What a target is: it builds a folder from a variant of a bundle, and opens that folder as a predictor."""
+"""What a target is: it builds a folder or a file from a variant of a bundle, and opens that as a predictor."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ class Target:
             where a tool is missing, RefusedModelError where the folder cannot be run.
         all_batches: whether its programs take a batch, so that several sizes must give the same.
         golden_only: devices that run only the images of the self-test.
+        suffix: of the one file that is built; empty for a folder.
     """
 
     name: TargetName
@@ -48,3 +49,4 @@ class Target:
     open: Callable[[Path, str, float], AbstractContextManager[TargetProgram]]
     all_batches: bool = False
     golden_only: frozenset[str] = frozenset()
+    suffix: str = ""

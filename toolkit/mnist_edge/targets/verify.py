@@ -104,7 +104,7 @@ def _verify_variant(
     owed = owed_outputs(bundle, variant, reference).first(options.images)
     requirement = Requirement(kind="exact", precision=variant.precision, all_batches=target.all_batches)
     with tempfile.TemporaryDirectory(prefix="mnist-edge-target-") as place:
-        folder = options.built or Path(place) / target.name
+        folder = options.built or Path(place) / f"{target.name}{target.suffix}"
         if options.built is None:
             target.build(bundle, variant, folder)
         try:

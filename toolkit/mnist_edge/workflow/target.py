@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_edge.contract import TargetName
-from mnist_edge.errors import UnavailableError
+from mnist_edge.errors import UnavailableError, UsageError
 from mnist_edge.workflow.folders import EXPORTED, newest_bundle
 
 if TYPE_CHECKING:
@@ -31,11 +31,11 @@ def export_target(
         target: for what.
         bundle: a bundle folder; None takes the newest one.
         variant: of the bundle; None takes the first one.
-        output: the folder, which is replaced; None takes `exported/<dataset>-<target>-<variant>`.
+        output: the folder or file, which is replaced; None takes `exported/<dataset>-<target>-<variant>`.
         notify: takes one plain line about what happens.
 
     Raises:
-        UsageError: the target cannot express the variant.
+        UsageError: the target cannot express the variant, or the output lies in a bundle or has another suffix.
         CheckFailedError: the folder's self-test fails here.
     """
     from mnist_edge.bundle.folder import load_bundle
@@ -45,10 +45,14 @@ def export_target(
     source = bundle or newest_bundle(notify)
     loaded = load_bundle(source)
     chosen = loaded.variant(variant) if variant else loaded.manifest.variants[0]
-    folder = output or EXPORTED / f"{loaded.manifest.dataset}-{target}-{chosen.name}"
-    facts = REGISTRY[target].build(loaded, chosen, folder)
-    files = tuple(TargetFile(name=path.name, bytes=path.stat().st_size) for path in sorted(folder.iterdir()))
-    self_test, skipped = _self_test(REGISTRY[target], folder)
+    found = REGISTRY[target]
+    folder = output or EXPORTED / f"{loaded.manifest.dataset}-{target}-{chosen.name}{found.suffix}"
+    _require_place(folder, found)
+    facts = found.build(loaded, chosen, folder)
+    parts = [folder] if found.suffix else [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    base = folder.parent if found.suffix else folder
+    files = tuple(TargetFile(name=path.relative_to(base).as_posix(), bytes=path.stat().st_size) for path in parts)
+    self_test, skipped = _self_test(found, folder)
     return TargetReport(
         target=target,
         bundle=source,
@@ -59,6 +63,22 @@ def export_target(
         self_test=self_test,
         self_test_skipped=skipped,
     )
+
+
+def _require_place(output: Path, target: Target) -> None:
+    """Raise UsageError where the output would lie in a bundle, or has not the suffix of the target's file."""
+    from mnist_edge.bundle.folder import is_bundle
+
+    if is_bundle(output.parent):
+        raise UsageError(
+            f"--output {output}: {output.parent} is a bundle, which holds only files that its manifest names",
+            hint=f"--output {output.name}",
+        )
+    if target.suffix and output.suffix != target.suffix:
+        raise UsageError(
+            f"--output {output}: {target.name} is one file, expected a name that ends in {target.suffix}",
+            hint=f"--output {output.name}{target.suffix}",
+        )
 
 
 def _self_test(target: Target, folder: Path) -> tuple[SelfTest | None, str]:
