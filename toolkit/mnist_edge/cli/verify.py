@@ -34,7 +34,7 @@ def verify(
     ] = None,
     built: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Verify this folder, made by export --target, instead of a new one."),
+        typer.Option(metavar="FOLDER|FILE", help="Verify what export --target made before, instead of a new one."),
     ] = None,
     images: Annotated[
         int | None, typer.Option(min=1, help="Run only the first test images, on a slow device of --target.")
