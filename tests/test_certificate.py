@@ -251,6 +251,18 @@ def test_the_margin_is_compared_with_what_both_logits_can_lose() -> None:
     assert certify(chain, inputs, np.array([0]), ARITHMETICS["fp32"]).margins[0] == pytest.approx(-0.5)
 
 
+def test_every_way_of_reading_the_weights_counts() -> None:
+    """A weight of 1.0007 is 1.001 to a machine that rounds it to TF32, and 1 to one that truncates it."""
+    layer = LinearLayer(weight=np.float32([[1 + 1.5 * 2**-11], [1]]), bias=np.float32([0, 0.1]), relu=False)
+    chain, inputs = LinearChain(layers=(layer,), input_dtype="uint8"), np.uint8([[255]])
+    for label, margin in ((0, -0.1), (1, 0.1 - 255 * 2**-10)):
+        found = certify(chain, inputs, np.array([label]), ARITHMETICS["tf32"])
+        assert not found.certain[0]
+        assert found.margins[0] == pytest.approx(margin, abs=1e-6)
+        assert found.allowed[0] < 1e-3
+    assert certify(chain, inputs, np.array([0]), ARITHMETICS["fp32"]).certain[0]
+
+
 def test_the_difference_from_the_predicting_network_counts_for_both_logits() -> None:
     """One may be higher and the other lower."""
     chain, inputs = net(2, (12, 8, 4)), pixels(2, 5, 12)
