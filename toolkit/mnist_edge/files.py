@@ -160,7 +160,7 @@ def write_atomic(path: Path, data: bytes, previous: Path | None = None) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)
+        sync(path.parent)
 
 
 def _keep(path: Path, previous: Path) -> None:
@@ -188,8 +188,8 @@ def _umask() -> int:
     return current
 
 
-def sync_folder(path: Path) -> None:
-    """Force a folder's entries to disk, so that a rename survives a power cut."""
+def sync(path: Path) -> None:
+    """Force a file, or the entries of a folder, to disk, so that a rename survives a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -205,10 +205,8 @@ def publish_folder(staged: Path, target: Path) -> None:
     """
     with explaining_os_errors(target):
         staged.chmod(0o777 & ~_umask())
-        for file in staged.iterdir():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        sync_folder(staged)
+        for path in [*staged.rglob("*"), staged]:
+            sync(path)
         if not target.exists():
             os.rename(staged, target)
         elif _exchange(staged, target):
@@ -224,7 +222,7 @@ def publish_folder(staged: Path, target: Path) -> None:
                 os.rename(previous, target)
                 raise
             shutil.rmtree(previous)
-        sync_folder(target.parent)
+        sync(target.parent)
 
 
 def _exchange(one: Path, other: Path) -> bool:

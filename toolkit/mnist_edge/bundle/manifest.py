@@ -16,8 +16,8 @@ from mnist_edge.files import require_regular_file, sha256_bytes
 from mnist_edge.records.bundle import Variant
 from mnist_edge.validation import validated
 
-SCHEMA = "mnist-edge/bundle/4"
-OLDER_SCHEMAS = ("mnist-edge/bundle/1", "mnist-edge/bundle/2", "mnist-edge/bundle/3")
+SCHEMA = "mnist-edge/bundle/5"
+OLDER_SCHEMAS = ("mnist-edge/bundle/1", "mnist-edge/bundle/2", "mnist-edge/bundle/3", "mnist-edge/bundle/4")
 MANIFEST = "manifest.json"
 MAX_BYTES = 16 * 2**20
 """A manifest has a few kilobytes for each variant; a larger file is not read."""

@@ -92,9 +92,10 @@ def refuse_unexpected_files(output: Path) -> None:
 
 
 def write_files(folder: Path, content: Mapping[str, bytes]) -> None:
-    """Write the files of a bundle into an empty folder."""
+    """Write files by their path into an empty folder."""
     with explaining_os_errors(folder):
         for name, data in content.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
 
 

@@ -26,6 +26,7 @@ from mnist_edge.bundle.publish import MODEL_FILE, refuse_unexpected_files, stagi
 from mnist_edge.contract import INPUTS, LABELS, PYTORCH, InputKind, Normalization, variant_name
 from mnist_edge.errors import UsageError
 from mnist_edge.exporting import graph
+from mnist_edge.exporting.exact import exact_outputs
 from mnist_edge.exporting.kept import keep_variants
 from mnist_edge.exporting.proof import joined, publish_proven, require_parity
 from mnist_edge.exporting.variants.student_graph import student_graph, student_precision
@@ -81,10 +82,10 @@ def export_bundle(request: ExportRequest, notify: Callable[[str], None] = lambda
             weights_sha256=graph.weights_sha256(request.model),
             normalization=request.normalization,
         )
-        notify(f"running PyTorch on {len(request.dataset.test_images):,} test images")
-        golden = golden_of(request.model, request.dataset, origin)
         notify("exporting the graph")
         spec, model = _first_model(request, origin)
+        notify(f"running PyTorch on {len(request.dataset.test_images):,} test images")
+        golden = golden_of(request.model, request.dataset, origin, model)
         packed = golden_bytes(golden)
         first = _variant(spec, MODEL_FILE, model)
         manifest = Manifest(
@@ -199,11 +200,12 @@ def _variant(spec: VariantSpec, file: str, model: bytes, made: dict[str, Any] | 
     return Variant(**fields, file=file, bytes=len(model), sha256=sha256_bytes(model), made=made or {})
 
 
-def golden_of(model: nn.Sequential, dataset: Dataset, origin: graph.Origin) -> Golden:
-    """Return the golden inputs of a test set with a network's outputs."""
+def golden_of(model: nn.Sequential, dataset: Dataset, origin: graph.Origin, exported: bytes) -> Golden:
+    """Return the golden inputs of a test set with a network's outputs, and the exact ones of its exported graph."""
     images, labels = golden_inputs(dataset.test_images, dataset.test_labels)
     rows = layer_rows(labels)
     pre_activations = reference_pre_activations(model, images[rows], normalization=origin.normalization)
+    exact_logits, difference = exact_outputs(model, exported, images, dataset.test_images, origin.normalization)
     return Golden(
         images=images,
         labels=labels,
@@ -214,4 +216,6 @@ def golden_of(model: nn.Sequential, dataset: Dataset, origin: graph.Origin) -> G
         layer_rows=rows,
         layer_widths=np.array([values.shape[1] for values in pre_activations], dtype=np.int64),
         pre_activations=np.concatenate(pre_activations, axis=1),
+        exact_logits=exact_logits,
+        form_difference=np.array([difference]),
     )

@@ -15,7 +15,7 @@ MADE = "build"
 
 
 def with_sums(content: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return files by name, and SHA256SUMS, which `sha256sum --check` reads."""
+    """Return files by path, and SHA256SUMS, which `sha256sum --check` reads."""
     sums = "".join(f"{sha256_bytes(data)}  {name}\n" for name, data in sorted(content.items()))
     return {**content, SUMS: sums.encode()}
 
@@ -25,7 +25,7 @@ def write_folder(folder: Path, content: Mapping[str, bytes]) -> None:
 
     Args:
         folder: to make or to replace.
-        content: its files by name, without SHA256SUMS.
+        content: its files by path, without SHA256SUMS.
 
     Raises:
         UsageError: the folder holds something else.
@@ -41,8 +41,9 @@ def _refuse_other_files(folder: Path) -> None:
     hint = "choose another folder with --output"
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise UsageError(f"{folder} is not a folder", hint=hint)
-    present = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    known = {SUMS, MADE}
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    present = {name for name in present if not name.startswith(f"{MADE}/")}
+    known = {SUMS}
     if SUMS in present:
         lines = (folder / SUMS).read_text(errors="replace").splitlines()
         known |= {line.partition("  ")[2] for line in lines}

@@ -7,9 +7,12 @@ from mnist_edge.errors import UsageError
 from mnist_edge.targets.c99.target import C99
 from mnist_edge.targets.emulated.target import ONNXRUNTIME
 from mnist_edge.targets.target import Target
+from mnist_edge.targets.triton.target import TRITON
 from mnist_edge.targets.web.target import ONNXRUNTIME_WEB, WEB
 
-REGISTRY: dict[TargetName, Target] = {target.name: target for target in (C99, WEB, ONNXRUNTIME, ONNXRUNTIME_WEB)}
+REGISTRY: dict[TargetName, Target] = {
+    target.name: target for target in (C99, WEB, TRITON, ONNXRUNTIME, ONNXRUNTIME_WEB)
+}
 
 
 def find_device(target: Target, device: str | None) -> str:

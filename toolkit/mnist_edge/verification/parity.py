@@ -19,7 +19,7 @@ from mnist_edge.records.verification import VariantParity
 from mnist_edge.runtime.predictor import Predictor
 from mnist_edge.runtime.session import RefusedModelError
 from mnist_edge.stats import upper_bound95
-from mnist_edge.verification.margins import certify
+from mnist_edge.verification.margins import compare_margins
 from mnist_edge.verification.paired import inferiority, paired_accuracy
 from mnist_edge.verification.reference import Reference
 from mnist_edge.verification.requirement import BATCHES, EXACT, TOLERANCE, Requirement
@@ -228,10 +228,10 @@ def _result(
     changed = set(np.flatnonzero(predicted != counted.logits.argmax(axis=1)).tolist())
     margins = None
     if requirement.kind != "accuracy":
-        margins = certify(counted.logits, predicted, max(comparison.errors), comparison.rows(counted))
+        margins = compare_margins(counted.logits, predicted, max(comparison.errors), comparison.rows(counted))
     # Only an error within the tolerance makes a tie: a broken model is not excused by the size of its error.
     within_tolerance = comparison.exact and not comparison.reason
-    ties = changed & {image.image for image in margins.uncertified} if within_tolerance and margins else set()
+    ties = changed & {image.image for image in margins.small} if within_tolerance and margins else set()
     flips = len(changed - ties)
     accuracy = paired_accuracy(predicted, counted.logits, counted.labels, requirement.max_drop)
     if comparison.exact and flips:

@@ -10,13 +10,14 @@ from typing import Any
 
 from mnist_edge.bundle.folder import Bundle
 from mnist_edge.bundle.golden import NO_LABEL
-from mnist_edge.contract import PYTORCH, DatasetName, Normalization, Precision, RequirementKind
+from mnist_edge.contract import PYTORCH, ArithmeticName, DatasetName, Normalization, Precision, RequirementKind
 from mnist_edge.records.bundle import Variant
 from mnist_edge.records.settings import SessionSettings
 from mnist_edge.records.verification import LayerReport, ParityReport, VariantParity
 from mnist_edge.runtime.classifier import TIMEOUT_SECONDS, Classifier, open_classifier
 from mnist_edge.runtime.recorded import RecordedOutputs
 from mnist_edge.runtime.session import RefusedModelError
+from mnist_edge.verification.certified import Certification, certify_model
 from mnist_edge.verification.consistency import (
     mismatch,
     misstated_accuracy,
@@ -30,6 +31,8 @@ from mnist_edge.verification.parity import check_parity, failed_parity
 from mnist_edge.verification.precision import precision_of
 from mnist_edge.verification.reference import ReferenceOutputs, onnx_reference
 from mnist_edge.verification.requirement import MAX_DROP, Requirement, requirement_of, with_tf32
+
+ONLY_OUTPUTS = "only recorded outputs were compared; the model itself is certified without --outputs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,7 @@ class VerifyOptions:
         layers: compare layer outputs also where the logits agree.
         normalization: what a float model expects of its pixels, where it does not state it.
         timeout: seconds that one run may take.
+        arithmetic: that predictions are certified for; None takes that of the session.
     """
 
     session: SessionSettings = field(default_factory=SessionSettings)
@@ -54,6 +58,12 @@ class VerifyOptions:
     layers: bool = False
     normalization: Normalization | None = None
     timeout: float = TIMEOUT_SECONDS
+    arithmetic: ArithmeticName | None = None
+
+    @property
+    def certified_arithmetic(self) -> ArithmeticName:
+        """The arithmetic that predictions are certified for."""
+        return self.arithmetic or ("tf32" if self.session.tf32 else "fp32")
 
     def of_variant(self, variant: Variant) -> VerifyOptions:
         """Return the options with the settings of a variant's session."""
@@ -125,7 +135,8 @@ def verify_outputs(
     found = check_parity(variant.name, outputs, golden, test_set, requirement)
     compared = dataclasses.replace(reference, test_set=test_set)
     problems = [mismatch(bundle), _accuracy_problem(bundle, reference)]
-    found = _with_reasons(dataclasses.replace(found, reference=chosen.description), problems, None)
+    found = dataclasses.replace(found, reference=chosen.description, certificate_reason=ONLY_OUTPUTS)
+    found = _with_reasons(found, problems, None)
     report = _report(str(bundle.folder), bundle.manifest.dataset, compared, (found,))
     return dataclasses.replace(report, outputs=outputs.name)
 
@@ -207,16 +218,24 @@ def _check(
         prepare: returns the problems of the open model other than its logits, and its reference.
     """
     problems: list[str] = []
+    certification = Certification(None, "the model cannot be run")
     try:
         classifier = open_classifier(
             file, options.session, normalization=options.normalization, timeout=options.timeout
         )
         problems, reference = prepare(classifier)
         found = check_parity(name, classifier, reference.golden, reference.test_set, requirement)
+        certification = certify_model(file, classifier, reference, requirement.kind, options.certified_arithmetic)
     except RefusedModelError as error:
         images = len((reference.test_set or reference.golden).images)
         found = failed_parity(name, requirement, error.message, images)
-    found = dataclasses.replace(found, reference=reference.description, settings=options.session)
+    found = dataclasses.replace(
+        found,
+        reference=reference.description,
+        settings=options.session,
+        certificate=certification.certificate,
+        certificate_reason=certification.reason,
+    )
     return _with_reasons(found, problems, _layers(found, file, requirement, reference, options))
 
 

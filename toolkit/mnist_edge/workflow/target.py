@@ -49,8 +49,9 @@ def export_target(
     folder = output or EXPORTED / f"{loaded.manifest.dataset}-{target}-{chosen.name}{found.suffix}"
     _require_place(folder, found)
     facts = found.build(loaded, chosen, folder)
-    parts = [folder] if found.suffix else sorted(folder.iterdir())
-    files = tuple(TargetFile(name=path.name, bytes=path.stat().st_size) for path in parts)
+    parts = [folder] if found.suffix else [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    base = folder.parent if found.suffix else folder
+    files = tuple(TargetFile(name=path.relative_to(base).as_posix(), bytes=path.stat().st_size) for path in parts)
     self_test, skipped = _self_test(found, folder)
     return TargetReport(
         target=target,

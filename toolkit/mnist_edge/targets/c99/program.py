@@ -106,7 +106,7 @@ class CProgram:
             raise UnavailableError(f"make: {error.strerror}", hint="apt-get install make") from error
         if code is None:
             raise RefusedModelError(
-                f"{self.name} did not end within {timeout:.0f} s", hint="raise --timeout, or take fewer --images"
+                f"{self.name} did not end within {timeout:.3g} s", hint="raise --timeout, or take fewer --images"
             )
         if code != 0:
             raise RefusedModelError(f"{self.name} failed: {_reason(output)}", hint="generate it again")

@@ -110,7 +110,9 @@ def _calls(network: IntegerNetwork) -> list[str]:
     for number, layer in enumerate(network.layers[start:], start):
         source = "image" if number == 0 else _buffer(number - 1)
         target = _buffer(number)
-        calls.append(f"    run(&layers[{number}], {source}, {layer.size}, {layer.output_size}, {target}, logits);")
+        calls.append(
+            f"    run(&layers[{number}], {source}, {layer.size * layer.weight.shape[1]}, {layer.output_size}, {target}, logits);"
+        )
     return calls
 
 
@@ -125,13 +127,14 @@ def _fused_calls(network: IntegerNetwork) -> list[str]:
         return []
     first, second = network.layers[:2]
     kernel, side, outputs = second.weight.shape[2], second.output_size, len(second.bias)
-    step = first.stride * second.stride * first.weight.shape[1]
+    channels = first.weight.shape[1]
+    step = first.stride * second.stride * channels
     return [
         "    uint8_t y, x;",
         f"    for (y = 0; y < {side}; ++y) {{",
         f"        for (x = 0; x < {side}; ++x) {{",
-        f"            run(&layers[0], image + {step}u * (y * {first.size}u + x), {first.size}, {kernel}, a, logits);",
-        f"            run(&layers[1], a, {kernel}, 1, b + {outputs}u * (y * {side}u + x), logits);",
+        f"            run(&layers[0], image + {step}u * (y * {first.size}u + x), {first.size * channels}, {kernel}, a, logits);",
+        f"            run(&layers[1], a, {kernel * second.weight.shape[1]}, 1, b + {outputs}u * (y * {side}u + x), logits);",
         "        }",
         "    }",
     ]
@@ -160,8 +163,7 @@ def stored_weights(layer: IntegerLayer, block: int) -> NDArray[np.uint8]:
     """Return the weights as model.c stores them: block of outputs, window row, window column, channel, output.
 
     Returns:
-        uint8 (bytes,): int8 weights, or int4 in pairs, of the outputs of each half of a block; an odd one is paired
-        with 0.
+        uint8 (bytes,): int8 weights, or int4 plus 8 in pairs, of the outputs of each half of a block.
     """
     rows = layer.weight.transpose(2, 3, 1, 0).reshape(-1, len(layer.bias))  # (inputs of a window, outputs)
     parts = [rows[:, first : first + block] for first in range(0, rows.shape[1], block)]
@@ -169,7 +171,7 @@ def stored_weights(layer: IntegerLayer, block: int) -> NDArray[np.uint8]:
 
 
 def _paired(part: NDArray[np.int8]) -> NDArray[np.uint8]:
-    even = np.pad(part, ((0, 0), (0, part.shape[1] % 2))).astype(np.uint8) & 15
+    even = (np.pad(part, ((0, 0), (0, part.shape[1] % 2))) + 8).astype(np.uint8)
     half = even.shape[1] // 2
     return (even[:, :half] | even[:, half:] << 4).astype(np.uint8)
 

@@ -1,0 +1,1 @@
+"""The target `triton`: a model repository for NVIDIA's Triton Inference Server."""
