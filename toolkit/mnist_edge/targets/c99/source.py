@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mnist_edge.errors import UsageError
 from mnist_edge.integer_network import IntegerLayer, IntegerNetwork
 from mnist_edge.verification.linear_chain import LinearChain
 
@@ -17,6 +18,7 @@ DENSE_BLOCK, BLOCK = 64, 16
 loop over inputs run more often, which costs little where many inputs are multiplied with each sum."""
 FUSED_BYTES = 512
 """A first map of more bytes is not kept in memory."""
+MULTIPLIER_LIMIT = 2**16 - 1
 LANES = 8
 """Bytes that `files/integers.c` reads at a time: a row of weights is followed by at least this many, less one."""
 LINE = 116
@@ -35,6 +37,9 @@ def model_files(network: Network) -> dict[str, str]:
 
     Args:
         network: one that `check_network` passes, or a chain that takes uint8 with a ReLU after every layer but the last.
+
+    Raises:
+        UsageError: a multiplier of 2^16 or more, which no export writes.
     """
     if isinstance(network, IntegerNetwork):
         logit = f"typedef int32_t model_logit; /* in units of 2^-MODEL_LOGIT_SHIFT */\n#define MODEL_LOGIT_SHIFT {network.layers[-1].shift}"
@@ -91,9 +96,14 @@ def _integers(network: IntegerNetwork) -> str:
     block = block_of(network)
     for number, layer in enumerate(network.layers):
         outputs, channels, kernel, _ = layer.weight.shape
+        if layer.multiplier.max() > MULTIPLIER_LIMIT:
+            raise UsageError(
+                f"layer {number + 1} has a multiplier of {layer.multiplier.max()}, C stores at most {MULTIPLIER_LIMIT}",
+                hint="export the variant again",
+            )
         tables += [
             array(f"weights{number}", "uint8_t", _decimals(np.pad(stored_weights(layer, block), (0, LANES - 1)))),
-            array(f"multipliers{number}", "int32_t", _decimals(layer.multiplier)),
+            array(f"multipliers{number}", "uint16_t", _decimals(layer.multiplier)),
             array(f"biases{number}", "int32_t", _decimals(layer.bias)),
         ]
         rows.append(
@@ -188,7 +198,7 @@ def constant_bytes(network: Network) -> int:
     """Return the bytes of the constants, in flash."""
     if isinstance(network, IntegerNetwork):
         block = block_of(network)
-        return sum(stored_weights(layer, block).size + 8 * len(layer.bias) for layer in network.layers)
+        return sum(stored_weights(layer, block).size + 6 * len(layer.bias) for layer in network.layers)
     return sum(4 * (layer.weight.size + layer.bias.size) for layer in network.layers)
 
 

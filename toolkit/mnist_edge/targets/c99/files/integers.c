@@ -1,7 +1,7 @@
 /* A layer: a convolution without padding. A dense layer is one on a map of one pixel. */
 typedef struct {
     const uint8_t *weights; /* block of outputs, window row, window column, channel, output: int8, or int4 in pairs */
-    const int32_t *multipliers;
+    const uint16_t *multipliers;
     const int32_t *biases;
     uint16_t outputs;
     uint16_t channels;
@@ -207,7 +207,7 @@ static void sum(const layer *l, const uint8_t *in, uint16_t pitch, const uint8_t
  */
 static void run(const layer *l, const uint8_t *input, uint16_t pitch, uint8_t side, uint8_t *output, int32_t *logits)
 {
-    const uint16_t window = (uint16_t)(l->kernel * l->kernel * l->channels);
+    const uint16_t window = (uint16_t)((uint16_t)(l->kernel * l->kernel) * l->channels);
     uint16_t first, j;
     uint8_t y, x;
     int32_t sums[BLOCK];
@@ -223,7 +223,7 @@ static void run(const layer *l, const uint8_t *input, uint16_t pitch, uint8_t si
                 sum(l, in, pitch, weights, bytes, sums);
                 weights += (uint32_t)window * bytes;
                 for (j = 0; j < count; ++j) {
-                    const int32_t multiplier = (int32_t)MODEL_LOAD32(l->multipliers + first + j);
+                    const int32_t multiplier = (int32_t)MODEL_LOAD16(l->multipliers + first + j);
                     const int32_t t = sums[j] * multiplier + (int32_t)MODEL_LOAD32(l->biases + first + j);
                     if (l->last) {
                         logits[first + j] = t;
