@@ -142,7 +142,7 @@ REFUSED: dict[str, tuple[Callable[[], ModelProto], str]] = {
     ),
     "a constant that is computed": (
         lambda: graph(node("Mul", "w1", "w1", "v"), *START, node("Gemm", "a", "v", "b1", "h"), *GEMMS[1:]),
-        "Mul of constants",
+        "Mul is no operator",
     ),
     "free sides": (lambda: graph(*START, *GEMMS, shape=("n", "h", "w")), "axes of unknown length"),
     "an output before the end": (

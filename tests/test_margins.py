@@ -1,4 +1,4 @@
-"""The margin certificate: what it certifies, no error of that size can change."""
+"""Margins over twice the error seen: no error of that size can change these predictions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
-from mnist_edge.verification.margins import certify, top2_margins
+from mnist_edge.verification.margins import compare_margins, top2_margins
 
 EIGHTHS = st.integers(-80, 80).map(lambda count: count / 8)
 
@@ -26,46 +26,46 @@ def test_margins_by_hand() -> None:
     assert top2_margins(logits).tolist() == [0.5, 3, 0]
 
 
-def test_a_certificate_by_hand() -> None:
+def test_small_margins_by_hand() -> None:
     """A gap of exactly twice the error is not certain: both may meet in the middle. The smallest gap comes first."""
     logits = np.array([[3, 1, 2.5], [0, 5, 1], [2, 2, 0], [9, 1, 1]], np.float32)
-    found = certify(logits, np.array([2, 1, 1, 0]), 0.25)
-    assert (found.error, found.certified) == (0.25, 0.5)
-    assert [(case.image, case.margin, case.reference, case.predicted) for case in found.uncertified] == [
+    found = compare_margins(logits, np.array([2, 1, 1, 0]), 0.25)
+    assert (found.error, found.unaffected) == (0.25, 0.5)
+    assert [(case.image, case.margin, case.reference, case.predicted) for case in found.small] == [
         (2, 0, 0, 1), (0, 0.5, 0, 2),
     ]  # fmt: skip
-    assert [case.image for case in certify(logits, predicted(logits), 0.2499).uncertified] == [2]
+    assert [case.image for case in compare_margins(logits, predicted(logits), 0.2499).small] == [2]
 
 
 @given(npst.arrays(np.float32, (6, 3), elements=EIGHTHS))
 def test_the_open_cases_come_smallest_margin_first_and_equal_ones_in_order(logits: NDArray[np.float32]) -> None:
     """A table that shows the first few shows those nearest to a change."""
-    cases = [(case.margin, case.image) for case in certify(logits, predicted(logits), 4.0).uncertified]
+    cases = [(case.margin, case.image) for case in compare_margins(logits, predicted(logits), 4.0).small]
     assert cases == sorted(cases)
 
 
 def test_without_an_error_only_ties_are_open() -> None:
     """A model that answers exactly as the reference has every decision certain that the reference has."""
     logits = np.array([[1, 2], [2, 2]], np.float32)
-    assert [case.image for case in certify(logits, predicted(logits), 0).uncertified] == [1]
-    assert certify(logits[:1], predicted(logits[:1]), 0).certified == 1
+    assert [case.image for case in compare_margins(logits, predicted(logits), 0).small] == [1]
+    assert compare_margins(logits[:1], predicted(logits[:1]), 0).unaffected == 1
 
 
 @given(
     npst.arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(2, 4)), elements=EIGHTHS),
     st.integers(0, 40).map(lambda count: count / 8),
 )
-def test_no_adversary_flips_a_certified_image(logits: NDArray[np.float32], error: float) -> None:
-    """Every corner of the cube of allowed errors is tried; what is certified stays, what is not can be made to fall."""
-    found = certify(logits, predicted(logits), error)
-    open_cases = {case.image for case in found.uncertified}
+def test_no_adversary_flips_an_unaffected_image(logits: NDArray[np.float32], error: float) -> None:
+    """Every corner of the cube of allowed errors is tried; what is unaffected stays, what is not can be made to fall."""
+    found = compare_margins(logits, predicted(logits), error)
+    open_cases = {case.image for case in found.small}
     corners = np.array(list(itertools.product((-error, 0, error), repeat=logits.shape[1])))
     for image, row in enumerate(logits.astype(np.float64)):
         worst = row + corners
         best = row.argmax()
         reached = (np.delete(worst, best, axis=1).max(axis=1) >= worst[:, best]).any()
         assert reached == (image in open_cases)
-    assert found.certified == pytest.approx(1 - len(open_cases) / len(logits))
+    assert found.unaffected == pytest.approx(1 - len(open_cases) / len(logits))
 
 
 @given(
@@ -73,9 +73,9 @@ def test_no_adversary_flips_a_certified_image(logits: NDArray[np.float32], error
     npst.arrays(np.float32, (5, 10), elements=st.floats(-3, 3, width=32)),
 )
 def test_whatever_decision_changed_is_listed(logits: NDArray[np.float32], noise: NDArray[np.float32]) -> None:
-    """The certificate of the error that was seen never vouches for an image that another decision was seen for."""
+    """The error that was seen never vouches for an image that another decision was seen for."""
     answers = logits + noise
     error = float(np.abs(answers.astype(np.float64) - logits).max())
-    listed = {case.image: case.predicted for case in certify(logits, predicted(answers), error).uncertified}
+    listed = {case.image: case.predicted for case in compare_margins(logits, predicted(answers), error).small}
     for image in np.flatnonzero(predicted(answers) != predicted(logits)):
         assert listed[int(image)] == answers[image].argmax()

@@ -182,7 +182,7 @@ def test_a_near_tie_is_listed_and_is_no_flip() -> None:
     assert (found.passed, found.flips) == (True, 0)
     assert found.ties == 1
     assert found.margins is not None
-    (tie,) = found.margins.uncertified
+    (tie,) = found.margins.small
     assert (tie.image, tie.reference, tie.predicted) == (0, 3, 5)
     assert tie.margin == pytest.approx(1e-6, rel=0.1)
 

@@ -77,10 +77,10 @@ def test_a_model_with_weights_of_its_own_is_reported_by_its_accuracy(report: Par
 def test_the_figure_has_readable_captions(report: ParityReport, digits: Dataset, tmp_path: Path) -> None:
     """As SVG its texts can be read: every image with number, prediction and margin, and what the colours mean."""
     flipped = dataclasses.replace(
-        report.variants[1].margins.uncertified[0],  # type: ignore[union-attr]
-        predicted=(report.variants[1].margins.uncertified[0].predicted + 1) % 10,  # type: ignore[union-attr]
+        report.variants[1].margins.small[0],  # type: ignore[union-attr]
+        predicted=(report.variants[1].margins.small[0].predicted + 1) % 10,  # type: ignore[union-attr]
     )
-    margins = dataclasses.replace(report.variants[1].margins, uncertified=(flipped,))  # type: ignore[type-var]
+    margins = dataclasses.replace(report.variants[1].margins, small=(flipped,))  # type: ignore[type-var]
     variants = (report.variants[0], dataclasses.replace(report.variants[1], margins=margins))
     bundle_logits = digits.test_labels[:, None] == range(10)
     path = margin_sheet(variants, digits.test_images, bundle_logits.astype("float32"), tmp_path / "sheet.svg")

@@ -235,7 +235,7 @@ def test_a_stale_golden_file_is_caught(subject: Subject, tmp_path: Path) -> None
     """Answers of the training before, hashes renewed: told as stale; as a forgery told by what they say."""
     other = other_network()
     origin = graph.Origin(dataset="digits", weights_sha256=graph.weights_sha256(other))
-    stale = pipeline.golden_of(other, subject.data, origin)
+    stale = pipeline.golden_of(other, subject.data, origin, graph.export_graph(other, "uint8", origin))
     found = verified(subject, tmp_path / "stale", golden=golden_bytes(stale))
     assert found.reason.startswith("golden.npz is stale")
     forged = dataclasses.replace(stale, weights_sha256=subject.bundle.golden.weights_sha256)
@@ -287,9 +287,8 @@ def swapped_together(subject: Subject) -> dict[str, bytes]:
     golden, order = subject.bundle.golden, [0, 1, 2, 3, 9, 5, 6, 7, 8, 4]
     sums = golden.pre_activations.copy()
     sums[:, -10:] = sums[:, -10:][:, order]
-    forged = dataclasses.replace(
-        golden, logits=golden.logits[:, order], test_logits=golden.test_logits[:, order], pre_activations=sums
-    )
+    swapped = {name: getattr(golden, name)[:, order] for name in ("logits", "test_logits", "exact_logits")}
+    forged = dataclasses.replace(golden, pre_activations=sums, **swapped)
     model = subject.planted(BY_NAME["two classes swapped"])
     return {"model": model.SerializeToString(), "golden": golden_bytes(forged)}
 

@@ -48,6 +48,9 @@ precision explains, and no loss of accuracy; `accuracy`, no loss of accuracy alo
 distilled)."""
 StudentName = Literal["fast", "3k", "6k", "12k", "40k"]
 """Small networks with low-bit weights: one for latency, and those named by the approximate bytes of their weights."""
+ArithmeticName = Literal["fp32", "tf32", "fp16", "bf16"]
+"""What a machine may compute in, for a certificate: IEEE binary32, or factors rounded to another format whose products are
+summed in binary32."""
 PYTORCH = "pytorch"
 """The reference of a variant that is compared with the PyTorch outputs recorded in the bundle."""
 

@@ -237,3 +237,9 @@ def holm(p_values: Sequence[float], alpha: float) -> list[HolmTest]:
         rejections += rejected
         tests[place] = HolmTest(p_adjusted=adjusted, rejected=rejected, alpha=level)
     return [tests[place] for place in range(count)]
+
+
+def rounded_up(value: float, digits: int = 3) -> float:
+    """Return the least number of so many significant digits that is not below a positive value."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
+    return float(f"{math.ceil(value / unit) * unit:.{digits}g}")

@@ -25,8 +25,8 @@ RANDOM_SEED = 20201
 RANDOM_IMAGES = 14
 NO_LABEL = 255
 ROUNDING = 1e-4
-"""Largest difference between the last layer's pre-activations and the logits, relative to the image's largest logit:
-both are PyTorch's, computed at different batch sizes."""
+"""Largest difference between the logits and the last layer's pre-activations, which PyTorch computed at another batch size,
+or the exact logits; relative to the image's largest logit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,9 @@ class Golden:
         layer_widths: int64 (L,), outputs of each linear layer or convolution, input side first.
         pre_activations: float32 (K, sum of the widths), outputs of each such layer for these rows before its ReLU,
             layer after layer.
+        exact_logits: float64 (M, 10), those of the exported fp32 graph, evaluated in float64.
+        form_difference: float64 (1,), by how much a logit of PyTorch's network, evaluated in the same way, differs at
+            most from the graph's, over `images` and the whole test set.
     """
 
     images: Images
@@ -56,6 +59,8 @@ class Golden:
     layer_rows: NDArray[np.int64]
     layer_widths: NDArray[np.int64]
     pre_activations: NDArray[np.float32]
+    exact_logits: NDArray[np.float64]
+    form_difference: NDArray[np.float64]
 
 
 MEMBERS: dict[str, tuple[Shape, type]] = {
@@ -68,6 +73,8 @@ MEMBERS: dict[str, tuple[Shape, type]] = {
     "layer_rows": ((None,), np.int64),
     "layer_widths": ((None,), np.int64),
     "pre_activations": ((None, None), np.float32),
+    "exact_logits": ((None, CLASSES), np.float64),
+    "form_difference": ((1,), np.float64),
 }
 """Shape and dtype of each member of golden.npz."""
 
@@ -126,6 +133,7 @@ def _problems(golden: Golden) -> Iterator[str]:
         ("labels", golden.labels.shape, (count,)),
         ("logits", golden.logits.shape, (count, CLASSES)),
         ("pre_activations", golden.pre_activations.shape, (rows, int(golden.layer_widths.sum()))),
+        ("exact_logits", golden.exact_logits.shape, (count, CLASSES)),
     ):
         if found != expected:
             yield f"{name} is of shape {found}, expected {expected}"
@@ -133,6 +141,8 @@ def _problems(golden: Golden) -> Iterator[str]:
         ("logits", golden.logits),
         ("test_logits", golden.test_logits),
         ("pre_activations", golden.pre_activations),
+        ("exact_logits", golden.exact_logits),
+        ("form_difference", golden.form_difference),
     ):
         if not np.isfinite(values).all():
             yield f"{name} holds NaN or infinite values"
@@ -145,3 +155,12 @@ def _problems(golden: Golden) -> Iterator[str]:
     allowed = ROUNDING * np.maximum(1, np.abs(logits).max(axis=1, keepdims=True))
     if golden.layer_widths[-1] != CLASSES or (np.abs(golden.pre_activations[:, -CLASSES:] - logits) > allowed).any():
         yield "pre_activations: the last layer's are not its logits"
+    yield from _exact_problems(golden)
+
+
+def _exact_problems(golden: Golden) -> Iterator[str]:
+    allowed = ROUNDING * np.maximum(1, np.abs(golden.logits).max(axis=1, keepdims=True))
+    if (np.abs(golden.exact_logits - golden.logits) > allowed).any():
+        yield "exact_logits: they are not near its logits"
+    if golden.form_difference[0] < 0:
+        yield f"form_difference: {golden.form_difference[0]} is no difference"

@@ -9,7 +9,7 @@ import typer
 
 from mnist_edge.cli.options import DataDir, Json, NormalizeModel, Timeout, choices, dataset_option, require_plot
 from mnist_edge.cli.remote import On, refuse_options, words_for
-from mnist_edge.contract import Optimization, ProviderName, TargetName
+from mnist_edge.contract import ArithmeticName, Optimization, ProviderName, TargetName
 from mnist_edge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def verify(
     ] = None,
     built: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Verify this folder, made by export --target, instead of a new one."),
+        typer.Option(metavar="FOLDER|FILE", help="Verify what export --target made before, instead of a new one."),
     ] = None,
     images: Annotated[
         int | None, typer.Option(min=1, help="Run only the first test images, on a slow device of --target.")
@@ -68,6 +68,10 @@ def verify(
         typer.Option(
             help="Further batch sizes to check, separated by commas; 1, 2, 3, 7, 64 and all are always checked."
         ),
+    ] = None,
+    arithmetic: Annotated[
+        ArithmeticName | None,
+        typer.Option(help="Arithmetic that predictions are certified for: see docs/verify.md. Default: fp32."),
     ] = None,
     layers: Annotated[
         bool, typer.Option("--layers", help="Compare layer by layer, also where the logits agree.")
@@ -128,7 +132,11 @@ def verify(
         raise UsageError("--tf32 is an option of CUDA", hint="--provider cuda, or leave it out")
     if outputs is not None:
         _refuse_run_options(
-            provider=provider is not None, batch=batch is not None, layers=layers, threads=threads is not None
+            provider=provider is not None,
+            batch=batch is not None,
+            layers=layers,
+            threads=threads is not None,
+            arithmetic=arithmetic is not None,
         )
     options_of_session = {"provider": provider, "threads": threads, "optimization": optimization, "tf32": tf32 or None}
     named = {name: value for name, value in options_of_session.items() if value is not None}
@@ -140,12 +148,13 @@ def verify(
         layers=layers,
         normalization=normalize,
         timeout=timeout,
+        arithmetic=arithmetic,
     )
     if on is not None:
         words = words_for(
             context,
             here={"model", "variant", "provider", "dataset", "data_dir", "on", "plot", "json"},
-            there={"optimization", "tf32", "threads", "batch", "layers", "max_accuracy_drop", "timeout"},
+            there={"optimization", "tf32", "threads", "batch", "layers", "max_accuracy_drop", "timeout", "arithmetic"},
         )
         with status(f"verifying {chosen} on {on}"):
             report, reference = verify_on(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from mnist_edge.contract import (
+    ArithmeticName,
     DatasetName,
     Precision,
     RequirementKind,
@@ -19,8 +20,8 @@ TensorKind = Literal["pre-activations", "activations", "output"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Uncertified:
-    """An image whose top-2 margin in the reference is at most twice the largest error, so that it may flip.
+class SmallMargin:
+    """An image whose top-2 margin in the reference is at most twice the largest error seen, so that it may flip.
 
     Attributes:
         image: its number in the images that predictions were compared on.
@@ -35,18 +36,51 @@ class Uncertified:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MarginCertificate:
-    """Predictions that the largest logit error cannot have changed.
+class Margins:
+    """Predictions that an error of the size that was seen cannot have changed.
 
     Attributes:
         error: largest logit error over every image and batch size that was run.
-        certified: share of the images, 0 to 1, whose top-2 margin in the reference is over twice that error: no error of
+        unaffected: share of the images, 0 to 1, whose top-2 margin in the reference is over twice that error: no error of
             this size can change their prediction.
-        uncertified: all the others, the smallest margin first.
+        small: all the others, the smallest margin first.
     """
 
     error: float
+    unaffected: float
+    small: tuple[SmallMargin, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uncertified:
+    """An image whose prediction is not certain on every machine.
+
+    Attributes:
+        image: its number in the images that predictions were compared on.
+        margin: of the reference's class over the class that may come closest to it, computed exactly; negative where the
+            graph itself predicts another class.
+        bound: by how much rounding may reduce that margin.
+    """
+
+    image: int
+    margin: float
+    bound: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """Predictions that are the reference's on every machine with this arithmetic, in any order of summation.
+
+    Attributes:
+        arithmetic: that the bounds hold for.
+        certified: share of the images, 0 to 1, whose prediction is certain.
+        largest_bound: on the error of a logit, over these images; 0 where every sum is exact.
+        uncertified: all the others, in their order.
+    """
+
+    arithmetic: ArithmeticName
     certified: float
+    largest_bound: float
     uncertified: tuple[Uncertified, ...]
 
 
@@ -135,6 +169,10 @@ class VariantParity:
         layers: on failure or on request, where layer outputs are available.
         reason: why it failed, in a sentence; empty where it passed.
         settings: of its session; None where recorded outputs were compared.
+        outputs_sha256: of its logits for the `images`, as `pixels.logits_sha256` computes it, so that two runtimes can be
+            compared by one line; None where there are none.
+        certificate: None where nothing can be certified.
+        certificate_reason: why, in a sentence; empty where there is a certificate.
     """
 
     name: str
@@ -148,12 +186,15 @@ class VariantParity:
     max_abs_error: float | None
     max_relative_error: float | None
     accuracy: PairedAccuracy | None
-    margins: MarginCertificate | None
+    margins: Margins | None
     batches: tuple[int, ...]
     layers: LayerReport | None
     passed: bool
     reason: str
     settings: SessionSettings | None = None
+    outputs_sha256: str | None = None
+    certificate: Certificate | None = None
+    certificate_reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,6 +65,11 @@ class LinearChain:
         """Number of inputs, then number of outputs of each layer."""
         return (self.layers[0].weight.shape[1], *(len(layer.bias) for layer in self.layers))
 
+    @property
+    def form(self) -> tuple[tuple[tuple[int, ...], bool], ...]:
+        """Shape of the weights, and whether a ReLU follows, for each layer."""
+        return tuple((layer.weight.shape, layer.relu) for layer in self.layers)
+
 
 def read_linear_chain(model: Path | bytes) -> LinearChain:
     """Read an ONNX file, or its content, as a chain of linear layers.
@@ -261,7 +266,7 @@ def _folded(node: NodeProto, operands: list[NDArray[Any]]) -> NDArray[Any]:
     if node.op_type == "Constant" and "value_ints" in attributes:
         return np.array(attributes["value_ints"].ints, np.int64)
     if node.op_type not in FOLDED or node.domain not in {"", "ai.onnx"}:
-        raise _refuse(node, "of constants is not computed")
+        raise _refuse(node, "is no operator of a linear chain")
     values = operands[0]
     if node.op_type == "Cast":
         with np.errstate(over="ignore"):  # an infinite weight is refused where it is used

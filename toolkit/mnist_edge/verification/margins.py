@@ -1,4 +1,4 @@
-"""The margin certificate: predictions that an error of the measured size cannot have changed."""
+"""Margins: predictions that an error of the size that was seen cannot have changed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_edge.pixels import Logits
-from mnist_edge.records.verification import MarginCertificate, Uncertified
+from mnist_edge.records.verification import Margins, SmallMargin
 
 
 def top2_margins(logits: Logits) -> NDArray[np.float64]:
@@ -15,10 +15,10 @@ def top2_margins(logits: Logits) -> NDArray[np.float64]:
     return np.asarray(top[:, 1] - top[:, 0])
 
 
-def certify(
+def compare_margins(
     logits: Logits, predicted: NDArray[np.intp], error: float, rows: NDArray[np.intp] | None = None
-) -> MarginCertificate:
-    """Certify the prediction of every image whose margin is over twice the error.
+) -> Margins:
+    """Separate the images whose margin is over twice the error from those that it may flip.
 
     If no logit moves by more than `error`, the largest falls and the second rises by at most that much, so a margin of
     over `2 * error` cannot close.
@@ -27,21 +27,21 @@ def certify(
         logits: float32 (N, classes), the reference's.
         predicted: (N,), the variant's classes.
         error: largest logit error, 0 or more.
-        rows: the images that the error was measured on, all by default: no other image is certified.
+        rows: the images that the error was measured on, all by default: any other image may flip.
     """
     margins = top2_margins(logits)
-    certified = margins > 2 * error
+    unaffected = margins > 2 * error
     if rows is not None:
-        certified &= np.isin(np.arange(len(margins)), rows)
-    uncertified = np.flatnonzero(~certified)
-    uncertified = uncertified[np.argsort(margins[uncertified], kind="stable")]
-    return MarginCertificate(
+        unaffected &= np.isin(np.arange(len(margins)), rows)
+    small = np.flatnonzero(~unaffected)
+    small = small[np.argsort(margins[small], kind="stable")]
+    return Margins(
         error=error,
-        certified=1 - len(uncertified) / len(margins),
-        uncertified=tuple(
-            Uncertified(
+        unaffected=1 - len(small) / len(margins),
+        small=tuple(
+            SmallMargin(
                 image=int(i), margin=float(margins[i]), reference=int(logits[i].argmax()), predicted=int(predicted[i])
             )
-            for i in uncertified
+            for i in small
         ),
     )

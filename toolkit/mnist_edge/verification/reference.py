@@ -59,6 +59,19 @@ class ReferenceLayers:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExactOutputs:
+    """What `export` recorded of the graph that it wrote, evaluated in float64.
+
+    Attributes:
+        logits: float64 (M, 10), on the golden images.
+        form_difference: by how much a logit of PyTorch's own network differs at most, evaluated in float64 as well.
+    """
+
+    logits: NDArray[np.float64]
+    form_difference: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReferenceOutputs:
     """Everything that a variant is compared with.
 
@@ -69,6 +82,7 @@ class ReferenceOutputs:
         description: where the outputs come from, for the report.
         recorded: whether they are those of the bundle, and not of another model.
         other_test_set: whether the available test set is another one than the bundle's outputs are for.
+        exact: of the graph that was exported; None where the reference is another one than the recorded.
     """
 
     golden: Reference
@@ -77,6 +91,7 @@ class ReferenceOutputs:
     description: str
     recorded: bool = False
     other_test_set: bool = False
+    exact: ExactOutputs | None = None
 
 
 def with_relu(pre_activations: tuple[Floats, ...]) -> LayerValues:
@@ -120,6 +135,7 @@ def recorded_reference(bundle: Bundle, dataset: EvaluationSet | None) -> Referen
         description="PyTorch's outputs in golden.npz",
         recorded=True,
         other_test_set=dataset is not None and test_set is None,
+        exact=ExactOutputs(logits=bundle.golden.exact_logits, form_difference=float(bundle.golden.form_difference[0])),
     )
 
 

@@ -10,16 +10,18 @@ from typing import Any
 
 from mnist_edge.bundle.folder import Bundle
 from mnist_edge.bundle.golden import NO_LABEL
-from mnist_edge.contract import PYTORCH, DatasetName, Normalization, Precision, RequirementKind
+from mnist_edge.contract import PYTORCH, ArithmeticName, DatasetName, Normalization, Precision, RequirementKind
 from mnist_edge.records.bundle import Variant
 from mnist_edge.records.settings import SessionSettings
 from mnist_edge.records.verification import LayerReport, ParityReport, VariantParity
 from mnist_edge.runtime.classifier import TIMEOUT_SECONDS, Classifier, open_classifier
 from mnist_edge.runtime.recorded import RecordedOutputs
 from mnist_edge.runtime.session import RefusedModelError
+from mnist_edge.verification.certified import ONLY_OUTPUTS, Certification, certify_model
 from mnist_edge.verification.consistency import (
     mismatch,
     misstated_accuracy,
+    misstated_exactness,
     misstated_precision,
     misstated_variant,
     model_mismatch,
@@ -45,6 +47,7 @@ class VerifyOptions:
         layers: compare layer outputs also where the logits agree.
         normalization: what a float model expects of its pixels, where it does not state it.
         timeout: seconds that one run may take.
+        arithmetic: that predictions are certified for; None takes that of the session.
     """
 
     session: SessionSettings = field(default_factory=SessionSettings)
@@ -54,6 +57,12 @@ class VerifyOptions:
     layers: bool = False
     normalization: Normalization | None = None
     timeout: float = TIMEOUT_SECONDS
+    arithmetic: ArithmeticName | None = None
+
+    @property
+    def certified_arithmetic(self) -> ArithmeticName:
+        """The arithmetic that predictions are certified for."""
+        return self.arithmetic or ("tf32" if self.session.tf32 else "fp32")
 
     def of_variant(self, variant: Variant) -> VerifyOptions:
         """Return the options with the settings of a variant's session."""
@@ -66,6 +75,11 @@ class VerifyOptions:
         if self.session.tf32:
             kind, precision = with_tf32(kind, precision)
         return Requirement(kind=kind, precision=precision, max_drop=self.max_drop, batches=self.batches)
+
+    def requirement_of_variant(self, variant: Variant) -> Requirement:
+        """Return the requirement of a variant that runs with these settings."""
+        requirement = self.requirement(variant.requirement, variant.precision)
+        return dataclasses.replace(requirement, outputs_sha256=variant.outputs_sha256)
 
 
 def verify_bundle(
@@ -117,15 +131,21 @@ def verify_outputs(
         reference: of the bundle.
         options: for the accuracy that may be lost.
     """
-    base = Requirement(kind=variant.requirement, precision=variant.precision, max_drop=options.max_drop)
-    requirement = dataclasses.replace(base, all_batches=False)
+    requirement = Requirement(
+        kind=variant.requirement,
+        precision=variant.precision,
+        max_drop=options.max_drop,
+        outputs_sha256=variant.outputs_sha256,
+        all_batches=False,
+    )
     chosen = reference_of(bundle, variant, reference)
     test_set = chosen.test_set if chosen.test_set is not None and outputs.covers(chosen.test_set.images) else None
     golden = chosen.golden if outputs.covers(chosen.golden.images) else None
     found = check_parity(variant.name, outputs, golden, test_set, requirement)
     compared = dataclasses.replace(reference, test_set=test_set)
     problems = [mismatch(bundle), _accuracy_problem(bundle, reference)]
-    found = _with_reasons(dataclasses.replace(found, reference=chosen.description), problems, None)
+    found = dataclasses.replace(found, reference=chosen.description, certificate_reason=ONLY_OUTPUTS)
+    found = _with_reasons(found, problems, None)
     report = _report(str(bundle.folder), bundle.manifest.dataset, compared, (found,))
     return dataclasses.replace(report, outputs=outputs.name)
 
@@ -182,10 +202,11 @@ def _verify_variant(
             model_mismatch(bundle, variant, classifier),
             _accuracy_problem(bundle, reference),
             misstated_precision(file, variant),
+            misstated_exactness(file, variant),
         ]
         return problems, reference_of(bundle, variant, reference)
 
-    requirement = options.requirement(variant.requirement, variant.precision)
+    requirement = options.requirement_of_variant(variant)
     found = _check(variant.name, file, requirement, reference, options, prepare)
     if found.passed and reference.test_set is not None:
         problem = misstated_variant(variant, found.accuracy)
@@ -207,16 +228,24 @@ def _check(
         prepare: returns the problems of the open model other than its logits, and its reference.
     """
     problems: list[str] = []
+    certification = Certification(None, "the model cannot be run")
     try:
         classifier = open_classifier(
             file, options.session, normalization=options.normalization, timeout=options.timeout
         )
         problems, reference = prepare(classifier)
         found = check_parity(name, classifier, reference.golden, reference.test_set, requirement)
+        certification = certify_model(file, classifier, reference, requirement.kind, options.certified_arithmetic)
     except RefusedModelError as error:
         images = len((reference.test_set or reference.golden).images)
         found = failed_parity(name, requirement, error.message, images)
-    found = dataclasses.replace(found, reference=reference.description, settings=options.session)
+    found = dataclasses.replace(
+        found,
+        reference=reference.description,
+        settings=options.session,
+        certificate=certification.certificate,
+        certificate_reason=certification.reason,
+    )
     return _with_reasons(found, problems, _layers(found, file, requirement, reference, options))
 
 
@@ -235,7 +264,9 @@ def _layers(
     found: VariantParity, file: Path, requirement: Requirement, reference: ReferenceOutputs, options: VerifyOptions
 ) -> LayerReport | None:
     """Compare layer outputs on failure and on request."""
-    if reference.layers is None or (found.passed and not options.layers):
+    # An integer network has its units rescaled, so its layers would seem to drift.
+    wanted = options.layers or not (found.passed or requirement.outputs_sha256)
+    if reference.layers is None or not wanted:
         return None
     if requirement.kind == "accuracy":
         return NO_COMMON_LAYERS if options.layers else None

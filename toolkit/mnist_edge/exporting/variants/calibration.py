@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from mnist_edge.errors import BadFileError
 from mnist_edge.exporting.variants.dense import Dense, hidden_activations
 from mnist_edge.pixels import ImageFile, Images
 from mnist_edge.records.data import Dataset
+from mnist_edge.stats import rounded_up
 
 if TYPE_CHECKING:
     from mnist_edge.training.recipes import Recipe
@@ -82,9 +82,4 @@ def activation_ranges(layers: Sequence[Dense], calibration: CalibrationSet, divi
     for images in calibration.batches():
         found = [values.max() for values in hidden_activations(layers, images, divisor)]
         largest = np.maximum(largest, found) if found else largest
-    return tuple(_rounded_up(float(value)) for value in largest)
-
-
-def _rounded_up(value: float, digits: int = 3) -> float:
-    unit = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
-    return float(f"{math.ceil(value / unit) * unit:.{digits}g}")
+    return tuple(rounded_up(float(value)) for value in largest)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mnist_edge.pixels import Images, Logits
-from mnist_edge.records.verification import Uncertified, VariantParity
+from mnist_edge.records.verification import SmallMargin, VariantParity
 from mnist_edge.reporting.plots.figure import GREY, ORANGE, RED, new_figure, save_figure
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ EXPLANATION = (
 
 
 def margin_sheet(variants: Sequence[VariantParity], images: Images, logits: Logits, path: Path) -> Path:
-    """Draw the images with the smallest margins, for each variant in the colours of its certificate.
+    """Draw the images with the smallest margins, for each variant in colours that show which may flip.
 
     Args:
-        variants: whose certificates are shown.
+        variants: whose margins are shown.
         images: uint8 (N, 28, 28), those that predictions were compared on.
         logits: float32 (N, 10), the reference's.
         path: of the figure.
@@ -42,20 +42,20 @@ def margin_sheet(variants: Sequence[VariantParity], images: Images, logits: Logi
     figure.suptitle(EXPLANATION, fontsize=9, x=0.01, ha="left")
     parts = figure.subfigures(len(variants), 1, squeeze=False).ravel()
     for part, variant in zip(parts, variants, strict=True):
-        known = {} if variant.margins is None else {case.image: case for case in variant.margins.uncertified}
+        known = {} if variant.margins is None else {case.image: case for case in variant.margins.small}
         error = "not comparable" if variant.margins is None else f"largest logit error {variant.margins.error:.2g}"
         part.suptitle(f"{variant.name}: {error}", fontsize=10, x=0.01, ha="left", weight="bold")
         grid = part.subplots(rows, COLUMNS, squeeze=False).ravel()
         for axes, image in zip(grid, nearest, strict=False):
             reference = int(logits[image].argmax())
             _draw(axes, images[image], _caption(int(image), float(margins[image]), reference, known.get(int(image))))
-            _frame(axes, known.get(int(image)), certified=variant.margins is not None)
+            _frame(axes, known.get(int(image)), comparable=variant.margins is not None)
         for axes in grid[len(nearest) :]:
             axes.set_axis_off()
     return save_figure(figure, path)
 
 
-def _caption(image: int, margin: float, reference: int, case: Uncertified | None) -> str:
+def _caption(image: int, margin: float, reference: int, case: SmallMargin | None) -> str:
     predicted = reference if case is None else case.predicted
     prediction = f"predicted {predicted}" if predicted == reference else f"reference {reference}, predicted {predicted}"
     return f"image {image:,}\n{prediction}\nmargin {margin:.2g}"
@@ -68,13 +68,13 @@ def _draw(axes: Axes, pixels: Images, caption: str) -> None:
     axes.set_title(caption, fontsize=8)
 
 
-def _frame(axes: Axes, case: Uncertified | None, *, certified: bool) -> None:
-    """Colour the frame: grey where the prediction is certain, orange where it may change, red where it did."""
+def _frame(axes: Axes, case: SmallMargin | None, *, comparable: bool) -> None:
+    """Colour the frame: grey where the error seen cannot change the prediction, orange where it may, red where it did."""
     changed = case is not None and case.predicted != case.reference
     colour = RED if changed else ORANGE if case is not None else GREY
     for side in axes.spines.values():
         side.set_color(colour)
         side.set_linewidth(3 if case is not None else 1)
-        side.set_visible(certified)
+        side.set_visible(comparable)
     if case is not None:
         axes.title.set_color(colour)

@@ -64,7 +64,7 @@ def _variant_table(report: ParityReport) -> Table:
             "-" if v.max_abs_error is None else f"{v.max_abs_error:.2g}",
             percent(None if v.accuracy is None else v.accuracy.variant),
             "-" if v.accuracy is None else f"{v.accuracy.drop_upper95:.3%}",
-            percent(None if v.margins is None else v.margins.certified),
+            percent(None if v.certificate is None else v.certificate.certified),
         )
     return table
 
@@ -79,11 +79,13 @@ def _details(v: VariantParity, report: ParityReport) -> list[str]:
         lines.append(f"{v.name}: compared with {v.reference}")
     if v.requirement == "accuracy":
         lines.append(f"{v.name}: a model with weights of its own; only its accuracy counts")
+    if v.outputs_sha256 is not None:
+        lines.append(f"{v.name}: logits sha256 {v.outputs_sha256[:16]}...")
     if v.batches:
         lines.append(f"{v.name}: golden inputs run at batch {', '.join(map(str, v.batches))}")
     if v.ties:
         lines.append(f"{v.name}: {v.ties} predictions changed where the reference's margin is within the tolerance")
-    lines += [*_accuracy_lines(v), *_margin_lines(v)]
+    lines += [*_accuracy_lines(v), *_certificate_lines(v), *_margin_lines(v)]
     if v.layers is not None and v.layers.detail and v.passed:
         where = "" if v.layers.first is None else f"layer {v.layers.first} differs, "
         still = "" if v.layers.first is None else "; the logits agree nevertheless"
@@ -105,14 +107,33 @@ def _accuracy_lines(v: VariantParity) -> list[str]:
     return [f"{line}: {'not inferior' if a.non_inferior else 'NOT SHOWN to be as accurate'} at {a.max_drop:.2%}"]
 
 
+def _certificate_lines(v: VariantParity) -> list[str]:
+    found = v.certificate
+    if found is None:
+        return [f"{v.name}: no certificate: {v.certificate_reason}"] if v.certificate_reason else []
+    certain = v.images - len(found.uncertified)
+    line = (
+        f"{v.name}: {certain:,} of {v.images:,} predictions are certain on every machine that computes in "
+        f"{found.arithmetic}, in any order of summation (no logit is off by more than {found.largest_bound:.2g})"
+    )
+    if not found.uncertified:
+        return [line]
+    shown = found.uncertified[:LISTED]
+    listed = (
+        f"; the first {len(shown)} others, all with --json:" if len(shown) < len(found.uncertified) else "; the others:"
+    )
+    cases = [f"  image {case.image}: margin {case.margin:.2g}, bound {case.bound:.2g}" for case in shown]
+    return [line + listed, *cases]
+
+
 def _margin_lines(v: VariantParity) -> list[str]:
     m = v.margins
-    if m is None or not m.uncertified:
+    if m is None or not m.small:
         return []
-    shown = m.uncertified[:LISTED]
-    listed = f"; the smallest {len(shown)}, all with --json:" if len(shown) < len(m.uncertified) else ":"
+    shown = m.small[:LISTED]
+    listed = f"; the smallest {len(shown)}, all with --json:" if len(shown) < len(m.small) else ":"
     return [
-        f"{v.name}: {len(m.uncertified)} images have a margin of at most twice the largest error {m.error:.2g}{listed}",
+        f"{v.name}: {len(m.small)} images have a margin of at most twice the largest error {m.error:.2g}{listed}",
         *(
             f"  image {image.image}: margin {image.margin:.2g}, reference {image.reference}, predicted {image.predicted}"
             for image in shown
