@@ -12,9 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mnist_edge.benchmarking.plan import Plan, resolve_plan
+from mnist_edge.benchmarking.rounds import bench
 from mnist_edge.errors import UnavailableError, UsageError
 from mnist_edge.integer_network import IntegerNetwork, check_network, integer_logits
 from mnist_edge.pixels import Images
+from mnist_edge.records.benchmark import Scenario
 from mnist_edge.runtime.session import RefusedModelError
 from mnist_edge.targets.c99 import devices
 from mnist_edge.targets.c99.folder import folder_files
@@ -306,3 +309,18 @@ def test_a_missing_emulator_is_4_with_its_package(monkeypatch: pytest.MonkeyPatc
 def test_devices_are_found_by_name() -> None:
     target = REGISTRY["c"]
     assert (find_device(target, None), find_device(target, "rv32imac")) == ("host", "rv32imac")
+
+
+@needs_compiler
+def test_bench_times_generated_c_beside_onnxruntime(bundle_folder: Path) -> None:
+    """A row of its own, whose outputs were compared with the golden logits."""
+    plan = Plan(model=bundle_folder, target="c", rounds=2, scenario=Scenario(seconds=0.02))
+    rows = bench(plan).results
+    assert [(row.engine, row.variant) for row in rows] == [("onnxruntime", "fp32"), ("c", "fp32"), ("torch", "fp32")]
+    assert (rows[1].outputs, rows[1].settings.threads) == (rows[0].outputs, 1)
+    assert rows[1].p50_us > 0
+
+
+def test_bench_times_no_other_target(bundle_folder: Path) -> None:
+    with pytest.raises(UsageError, match="--target web is not timed"):
+        resolve_plan(Plan(model=bundle_folder, target="web"))

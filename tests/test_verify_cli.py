@@ -32,6 +32,7 @@ from mnist_edge.verification.verify import VerifyOptions
 ROW = {
     "name", "precision", "requirement", "reference", "images", "flips", "flip_rate_upper95", "ties", "max_abs_error", "max_relative_error",
     "accuracy", "margins", "batches", "layers", "passed", "reason", "settings", "certificate", "certificate_reason",
+    "outputs_sha256",
 }  # fmt: skip
 FAULTS = ("weight bytes of the transpose", "divided by 255 twice", "one weight NaN")
 

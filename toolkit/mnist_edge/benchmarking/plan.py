@@ -10,11 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mnist_edge.benchmarking.c_library import c_libraries
 from mnist_edge.benchmarking.feeds import require_finite_outputs
 from mnist_edge.bundle.folder import Bundle, is_bundle, load_bundle
 from mnist_edge.bundle.golden import GOLDEN
 from mnist_edge.bundle.manifest import MANIFEST, read_manifest
-from mnist_edge.contract import PIXELS, PYTORCH, Normalization, ProviderName
+from mnist_edge.contract import PIXELS, PYTORCH, Normalization, ProviderName, TargetName
 from mnist_edge.cpus import require_cpus
 from mnist_edge.errors import UnavailableError, UsageError
 from mnist_edge.files import sha256_file
@@ -44,6 +45,7 @@ class Plan:
         rounds: fresh processes for each candidate.
         normalization: of the pixels of a float model that does not state it.
         tf32: on CUDA, round the factors of fp32 products to 10 bits.
+        target: also time what is generated for it, on one thread of the CPU.
     """
 
     model: Path
@@ -55,6 +57,7 @@ class Plan:
     scenario: Scenario = SINGLE_STREAM
     normalization: Normalization | None = None
     tf32: bool = False
+    target: TargetName | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +122,7 @@ def _require_memory(batches: Sequence[int], image_bytes: int) -> None:
 def _resolve_bundle(plan: Plan) -> ResolvedPlan:
     _require_memory(plan.batches or (), 4 * PIXELS)
     bundle = load_bundle(plan.model)
+    variants = bundle.select(plan.variants)
     models = [
         _Model(
             engine="onnxruntime",
@@ -127,22 +131,30 @@ def _resolve_bundle(plan: Plan) -> ResolvedPlan:
             requirement=requirement_of(variant),
             recorded=variant.settings,
         )
-        for variant in bundle.select(plan.variants)
+        for variant in variants
     ]
     for model in models:
         require_bounded(model.file)
+    notes: list[str] = []
+    if plan.target is not None:
+        libraries, notes = c_libraries(bundle, variants, plan.target)
+        models += [
+            _Model(engine=plan.target, variant=variant.name, file=library, requirement=requirement_of(variant))
+            for variant, library in libraries
+        ]
     baseline, note = _baseline(bundle, plan.scenario)
     return ResolvedPlan(
         candidates=_candidates(plan, models, baseline, plan.batches or (1,)),
         golden=plan.model / GOLDEN,
         weights_sha256=bundle.manifest.weights_sha256,
-        notes=(note,) if note else (),
+        notes=(*([note] if note else []), *notes),
     )
 
 
 def _resolve_file(plan: Plan) -> ResolvedPlan:
-    if plan.variants:
-        raise UsageError(f"{plan.model} is one model, not a bundle with variants", hint="leave --variant out")
+    if plan.variants or plan.target is not None:
+        option = "--variant" if plan.variants else "--target"
+        raise UsageError(f"{plan.model} is one model, not a bundle with variants", hint=f"leave {option} out")
     classifier = open_classifier(plan.model, SessionSettings(provider=plan.provider), normalization=plan.normalization)
     require_finite_outputs(classifier)
     fixed = classifier.fixed_batch
@@ -201,12 +213,15 @@ def _groups(
     plan: Plan, models: Sequence[_Model], baseline: _Model | None
 ) -> list[list[tuple[_Model, SessionSettings]]]:
     """Return what is timed side by side, with the settings of each; the baseline once for each provider and thread count."""
+    in_sessions = [model for model in models if model.engine == "onnxruntime"]
+    generated = [(model, SessionSettings()) for model in models if model.engine != "onnxruntime"]
 
     def with_recorded(provider: ProviderName, **named: Any) -> list[tuple[_Model, SessionSettings]]:
-        return [(model, model.recorded.with_named({"provider": provider, **named})) for model in models]
+        return [(model, model.recorded.with_named({"provider": provider, **named})) for model in in_sessions]
 
     counts = [{}] if plan.threads is None else [{"threads": threads} for threads in plan.threads]
     on_cpu = [with_recorded("cpu", **count) for count in counts]
+    on_cpu[0] += generated
     if plan.provider == "cpu":
         return [group + _baselines(baseline, group) for group in on_cpu]
     own = with_recorded(plan.provider, tf32=plan.tf32, cuda_graph=False)

@@ -17,7 +17,11 @@ from mnist_edge.cpus import available_cpus
 from mnist_edge.records.benchmark import BenchReport, BenchRow, Candidate
 from mnist_edge.runtime.session import require_provider
 
-ENGINES = {"onnxruntime": "mnist_edge.benchmarking.worker", "torch": "mnist_edge.baseline.eager"}
+ENGINES = {
+    "onnxruntime": "mnist_edge.benchmarking.worker",
+    "torch": "mnist_edge.baseline.eager",
+    "c": "mnist_edge.benchmarking.c_worker",
+}
 """The module that each engine's process runs. PyTorch's is named and not imported, as this package never imports torch."""
 ORDER_SEED = 11
 SLOWED = 1.15

@@ -148,6 +148,10 @@ def _variant_problems(variant: Variant) -> Iterator[str]:
             yield f"{key}: {value} is no fraction of 1"
     if variant.flips is not None and variant.flips < 0:
         yield f"flips: {variant.flips} is no count"
+    if variant.outputs_sha256 is not None:
+        for key, value in dataclasses.asdict(variant.outputs_sha256).items():
+            if not HASH.fullmatch(value):
+                yield f"outputs_sha256: {key}: {value[:80]!r} is no sha256"
     if not 1 <= variant.settings.threads <= MAX_THREADS:
         yield f"settings: threads: {variant.settings.threads} is not 1 to {MAX_THREADS}"
     if not variant.passed:

@@ -10,7 +10,7 @@ import typer
 
 from mnist_edge.cli.options import Json, choices, require_output, require_plot
 from mnist_edge.cli.remote import On, words_for
-from mnist_edge.contract import Normalization, ProviderName, ScenarioName
+from mnist_edge.contract import Normalization, ProviderName, ScenarioName, TargetName
 from mnist_edge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,6 +52,9 @@ def bench(
             help="CPU thread counts, separated by commas; auto times 1, 2, 4 ... and recommends one. "
             "Default: as tuned, else 1."
         ),
+    ] = None,
+    target: Annotated[
+        TargetName | None, typer.Option(help="Also time what is generated for this target: c, on one thread.")
     ] = None,
     scenario: Annotated[ScenarioName, typer.Option(help="How requests arrive.")] = "single-stream",
     rate: Annotated[
@@ -106,6 +109,7 @@ def bench(
         scenario=_scenario(scenario, rate, gap, duration),
         normalization=normalize,
         tf32=tf32,
+        target=target,
     )
     require_output(output, "--output")
     results = _Results(output=output, plot=plot, verbose=verbose, json=json)

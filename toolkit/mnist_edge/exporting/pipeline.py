@@ -31,7 +31,7 @@ from mnist_edge.exporting.kept import keep_variants
 from mnist_edge.exporting.proof import joined, publish_proven, require_parity
 from mnist_edge.exporting.variants.student_graph import student_graph, student_precision
 from mnist_edge.files import sha256_bytes
-from mnist_edge.records.bundle import ExportReport, Variant, VariantSpec
+from mnist_edge.records.bundle import ExportReport, OutputHashes, Variant, VariantSpec
 from mnist_edge.records.data import Dataset, EvaluationSet, SelectionSplit
 from mnist_edge.runtime.session import require_provider
 from mnist_edge.training.model import reference_logits, reference_pre_activations
@@ -128,6 +128,7 @@ def add_variant(
     *,
     made: dict[str, Any] | None = None,
     selection: SelectionSplit | None = None,
+    outputs_sha256: OutputHashes | None = None,
 ) -> ExportReport:
     """Add a model to a bundle, or replace the one of that name, if it passes; the folder is replaced atomically.
 
@@ -139,6 +140,7 @@ def add_variant(
             is as accurate.
         made: how the file was made, as JSON values.
         selection: images to measure its selection accuracy on.
+        outputs_sha256: what its logits must be on any runtime, byte for byte; None where rounding may differ.
 
     The settings of the other variants are kept, and so is the choice of `tune`, unless the chosen file changes.
 
@@ -159,7 +161,7 @@ def add_variant(
         spec = dataclasses.replace(spec, max_accuracy_drop=MAX_DROP)
     with staging(folder) as staged:
         before = load_bundle(folder)
-        variant = _variant(spec, f"{spec.name}.onnx", model, made)
+        variant = _variant(spec, f"{spec.name}.onnx", model, made, outputs_sha256)
         variants = list(before.manifest.variants)
         place = next((i for i, other in enumerate(variants) if other.name == spec.name), len(variants))
         references = (PYTORCH, *(other.name for other in variants[:place]))
@@ -195,9 +197,22 @@ def _files(variants: list[Variant], new: Variant) -> list[str]:
     return [variant.file for variant in variants if variant is not new]
 
 
-def _variant(spec: VariantSpec, file: str, model: bytes, made: dict[str, Any] | None = None) -> Variant:
+def _variant(
+    spec: VariantSpec,
+    file: str,
+    model: bytes,
+    made: dict[str, Any] | None = None,
+    outputs_sha256: OutputHashes | None = None,
+) -> Variant:
     fields = {field.name: getattr(spec, field.name) for field in dataclasses.fields(VariantSpec)}
-    return Variant(**fields, file=file, bytes=len(model), sha256=sha256_bytes(model), made=made or {})
+    return Variant(
+        **fields,
+        file=file,
+        bytes=len(model),
+        sha256=sha256_bytes(model),
+        made=made or {},
+        outputs_sha256=outputs_sha256,
+    )
 
 
 def golden_of(model: nn.Sequential, dataset: Dataset, origin: graph.Origin, exported: bytes) -> Golden:

@@ -56,7 +56,7 @@ class Candidate:
     """One combination to time: a file on an engine, with batch size, session settings and scenario.
 
     Attributes:
-        engine: `onnxruntime` or `torch`.
+        engine: `onnxruntime`, `torch`, or the target that code was generated for.
         variant: name in the bundle, or the stem of the file; for PyTorch, the variant whose weights it has.
         batch: images of one run.
         requirement: of the outputs, where there are golden logits to compare them with.

@@ -21,6 +21,19 @@ from mnist_edge.records.verification import ParityReport
 
 
 @dataclass(frozen=True, kw_only=True)
+class OutputHashes:
+    """SHA-256 of a variant's logits, as `pixels.logits_sha256` computes it.
+
+    Attributes:
+        golden: for the golden images of the bundle.
+        test: for the test images that the bundle records outputs for.
+    """
+
+    golden: str
+    test: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class VariantSpec:
     """A model of a bundle before its file is written.
 
@@ -52,6 +65,7 @@ class Variant(VariantSpec):
         selection_accuracy: on the training images that training held out, a fraction of 1, to choose a variant by;
             None where the training set was not available.
         made: how the file was made, as JSON values.
+        outputs_sha256: what its logits must be, byte for byte, on any runtime; None where rounding may differ.
     """
 
     file: str
@@ -63,6 +77,7 @@ class Variant(VariantSpec):
     settings: SessionSettings = DEFAULT_SETTINGS
     selection_accuracy: float | None = None
     made: dict[str, Any] = field(default_factory=dict)
+    outputs_sha256: OutputHashes | None = None
 
 
 VARIANT_ERRORS = (CheckFailedError, UsageError, BadFileError)
@@ -106,7 +121,7 @@ class ExportReport(Report):
         failed: variants that were requested and could not be made, or did not pass.
     """
 
-    schema: ClassVar[str] = "mnist-edge/export/3"
+    schema: ClassVar[str] = "mnist-edge/export/4"
     bundle: Path
     dataset: DatasetName
     input: InputKind

@@ -169,6 +169,8 @@ class VariantParity:
         layers: on failure or on request, where layer outputs are available.
         reason: why it failed, in a sentence; empty where it passed.
         settings: of its session; None where recorded outputs were compared.
+        outputs_sha256: of its logits for the `images`, as `pixels.logits_sha256` computes it, so that two runtimes can be
+            compared by one line; None where there are none.
         certificate: None where nothing can be certified.
         certificate_reason: why, in a sentence; empty where there is a certificate.
     """
@@ -190,6 +192,7 @@ class VariantParity:
     passed: bool
     reason: str
     settings: SessionSettings | None = None
+    outputs_sha256: str | None = None
     certificate: Certificate | None = None
     certificate_reason: str = ""
 

@@ -11,12 +11,14 @@ from mnist_edge.bundle.folder import Bundle
 from mnist_edge.bundle.golden import sha256_array
 from mnist_edge.bundle.manifest import MANIFEST
 from mnist_edge.contract import INPUTS, LABELS, OUTPUT_NAME
-from mnist_edge.errors import BadFileError
+from mnist_edge.errors import BadFileError, CheckFailedError
+from mnist_edge.integer_network import check_network
 from mnist_edge.pixels import Images
 from mnist_edge.records.bundle import Variant
 from mnist_edge.records.verification import PairedAccuracy
 from mnist_edge.runtime.classifier import Classifier
 from mnist_edge.runtime.images import describe
+from mnist_edge.verification.integer_graph import read_integer_network
 from mnist_edge.verification.precision import precision_of
 
 
@@ -144,3 +146,23 @@ def misstated_precision(model: Path, variant: Variant) -> str:
     if found == variant.precision:
         return ""
     return f"manifest.json states that it computes in {variant.precision}, its graph computes in {found}"
+
+
+def misstated_exactness(model: Path, variant: Variant) -> str:
+    """Return why a variant's logits cannot be the same bytes on every runtime although the manifest states them.
+
+    This runtime may compute the recorded bytes, and another one, with other instructions, saturate.
+
+    Returns:
+        An empty string where it is an integer network whose sums are exact in any order, or nothing is stated.
+
+    Raises:
+        ModuleNotFoundError: the package onnx is missing.
+    """
+    if variant.outputs_sha256 is None:
+        return ""
+    try:
+        check_network(read_integer_network(model))
+    except (BadFileError, CheckFailedError) as error:
+        return error.message
+    return ""

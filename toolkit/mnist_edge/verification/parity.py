@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mnist_edge.bundle.golden import NO_LABEL
 from mnist_edge.errors import UsageError
-from mnist_edge.pixels import Logits
+from mnist_edge.pixels import Logits, logits_sha256
 from mnist_edge.records.verification import VariantParity
 from mnist_edge.runtime.predictor import Predictor
 from mnist_edge.runtime.session import RefusedModelError
@@ -93,6 +93,8 @@ def check_parity(
         try:
             logits = predictor.logits(test_set.images, batch=TEST_BATCH)
             _compare(logits, test_set, "on the test set", comparison)
+            if requirement.outputs_sha256 is not None:
+                _compare_bytes(logits, requirement.outputs_sha256.test, "on the test set", comparison)
         except RefusedModelError as error:
             comparison.fail(error.message)
         if golden_passed and comparison.reason:
@@ -154,6 +156,8 @@ def _run_golden(
             continue
         where = "on the golden inputs" if batch is None else f"at batch {batch}"
         _compare(logits, golden, where, comparison)
+        if comparison.requirement.outputs_sha256 is not None:
+            _compare_bytes(logits, comparison.requirement.outputs_sha256.golden, where, comparison)
         if comparison.requirement.kind == "accuracy" and not comparison.reason:
             first = logits if first is None else first
             _compare_batches(logits, first, where, comparison)
@@ -198,6 +202,14 @@ def _compare_batches(logits: Logits, first: Logits, where: str, comparison: _Com
     drifted, allowed = drift(logits.astype(np.float64), first.astype(np.float64)), comparison.requirement.allowed_drift
     if drifted > allowed:
         comparison.fail(f"{where} its logits drift by {drifted:.2g} from its own at another batch size")
+
+
+def _compare_bytes(logits: Logits, recorded: str, where: str, comparison: _Comparison) -> None:
+    found = logits_sha256(logits)
+    if found != recorded:
+        comparison.fail(
+            f"{where} logits are not the recorded bytes: their sha256 is {found[:16]}..., expected {recorded[:16]}..."
+        )
 
 
 def _malformed(logits: Logits, expected: Logits, where: str) -> str:
@@ -255,4 +267,5 @@ def _result(
         layers=None,
         passed=comparison.reason == "",
         reason=comparison.reason,
+        outputs_sha256=logits_sha256(logits),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mnist_edge.contract import Precision, RequirementKind
+from mnist_edge.records.bundle import OutputHashes
 
 TOLERANCE = 1e-4
 """Largest logit error of an exact variant, relative to the image's largest logit (or to 1 where that is smaller).
@@ -29,6 +30,7 @@ class Requirement:
         precision: for the drift that it explains in a lossy model.
         max_drop: accuracy that it may lose, a fraction of 1; not for exact models.
         batches: batch sizes to run besides the usual ones.
+        outputs_sha256: what the logits must be besides, byte for byte; None where rounding may differ.
         all_batches: run the golden inputs at several batch sizes; False for outputs that were recorded elsewhere.
     """
 
@@ -36,6 +38,7 @@ class Requirement:
     precision: Precision = "fp32"
     max_drop: float = MAX_DROP
     batches: tuple[int, ...] = ()
+    outputs_sha256: OutputHashes | None = None
     all_batches: bool = True
 
     @property

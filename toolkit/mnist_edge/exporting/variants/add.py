@@ -23,7 +23,15 @@ def add_kind(folder: Path, kind: VariantKind, context: VariantContext) -> Export
     built = kind.build(context)
     context.notify(f"comparing {kind.name} with its reference")
     selection = built.selection or context.selection
-    return add_variant(folder, built.spec, built.model, context.dataset, made=built.made, selection=selection)
+    return add_variant(
+        folder,
+        built.spec,
+        built.model,
+        context.dataset,
+        made=built.made,
+        selection=selection,
+        outputs_sha256=built.outputs_sha256,
+    )
 
 
 def try_kind(folder: Path, kind: VariantKind, context: VariantContext) -> ExportReport | FailedVariant:

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from mnist_edge.bundle.golden import golden_inputs
 from mnist_edge.contract import Optimization
 from mnist_edge.errors import CheckFailedError, UsageError
 from mnist_edge.exporting.variants.kind import Built, VariantContext, VariantKind
 from mnist_edge.integer_network import IntegerNetwork, check_network, integer_logits, largest_sums
 from mnist_edge.pixels import Images, logits_sha256
+from mnist_edge.records.bundle import OutputHashes
+from mnist_edge.records.data import Dataset
 
 LEVELS: tuple[Optimization, ...] = ("none", "all")
 """Optimisation levels at which a new file is run: as written, and fused."""
@@ -43,7 +46,7 @@ def build(bits: int, context: VariantContext) -> Built:
     metadata = {entry.key: entry.value for entry in fp32.metadata_props}
     model = exact_model(kind.name, network, context.opset, images, metadata)
     made = exact_description(network) | {"calibration_images": len(images), "calibration_seed": SEED}
-    return Built(model=model, spec=kind.spec(context), made=made)
+    return Built(model=model, spec=kind.spec(context), made=made, outputs_sha256=hashes(network, context.dataset))
 
 
 def require_images(name: str, context: VariantContext) -> None:
@@ -89,6 +92,15 @@ def exact_model(
                 hint="report this as a bug",
             )
     return model
+
+
+def hashes(network: IntegerNetwork, dataset: Dataset) -> OutputHashes:
+    """Return the sha256 of the logits that the reference in numpy computes: every runtime owes these."""
+    golden, _ = golden_inputs(dataset.test_images, dataset.test_labels)
+    return OutputHashes(
+        golden=logits_sha256(integer_logits(network, golden)),
+        test=logits_sha256(integer_logits(network, dataset.test_images)),
+    )
 
 
 def exact_description(network: IntegerNetwork) -> dict[str, Any]:

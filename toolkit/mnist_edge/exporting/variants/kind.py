@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_edge.contract import InputKind, Normalization, Precision, RequirementKind
-from mnist_edge.records.bundle import VariantSpec
+from mnist_edge.records.bundle import OutputHashes, VariantSpec
 from mnist_edge.records.data import Dataset, SelectionSplit
 
 if TYPE_CHECKING:
@@ -70,12 +70,14 @@ class Built:
         model: content of its ONNX file, with the input and output of the fp32 variant.
         made: how it was made, as JSON values, for the manifest.
         selection: images to measure its selection accuracy on, where it was trained on some of the context's.
+        outputs_sha256: what its logits must be on any runtime, byte for byte; None where rounding may differ.
     """
 
     model: bytes
     spec: VariantSpec
     made: dict[str, Any] = field(default_factory=dict)
     selection: SelectionSplit | None = None
+    outputs_sha256: OutputHashes | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from mnist_edge.contract import StudentName, variant_name
 from mnist_edge.errors import CheckFailedError
-from mnist_edge.exporting.variants.exact import exact_description, exact_model, require_images
+from mnist_edge.exporting.variants.exact import exact_description, exact_model, hashes, require_images
 from mnist_edge.exporting.variants.kind import Built, VariantContext, VariantKind
 from mnist_edge.exporting.variants.student import own_selection, trained_student
 
@@ -54,7 +54,13 @@ def build(name: StudentName, context: VariantContext) -> Built:
         "calibration_images": len(images),
         "calibration_seed": SEED,
     }
-    return Built(model=model, spec=kind.spec(context), made=made, selection=own)
+    return Built(
+        model=model,
+        spec=kind.spec(context),
+        made=made,
+        selection=own,
+        outputs_sha256=hashes(network, context.dataset),
+    )
 
 
 KINDS_BY_NAME = {

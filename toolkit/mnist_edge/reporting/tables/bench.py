@@ -11,7 +11,7 @@ from rich.table import Table
 from mnist_edge.records.benchmark import BenchReport, BenchRow, ThreadAdvice
 from mnist_edge.reporting.tables.format import counted, micro, ratio_words, short_number
 
-ENGINES = {"torch": "PyTorch eager"}
+ENGINES = {"torch": "PyTorch eager", "c": "C"}
 """Names of the engines in print, where they differ from those in records."""
 MILLISECONDS_FROM = 100_000
 """Median in microseconds from which a table is in milliseconds: six digits are its widest number."""
@@ -117,7 +117,8 @@ def _what(row: BenchRow, rows: Sequence[BenchRow]) -> str:
     extras = [f"on {row.settings.provider}"] if row.settings.provider != first.settings.provider else []
     extras += [extra for extra in row.settings.extras if extra not in shared]
     extras += [row.scenario.described] if row.scenario.name != first.scenario.name else []
-    return ", ".join([ENGINES.get(row.engine, row.variant), *extras])
+    named = {"torch": ENGINES["torch"], "c": f"C {row.variant}"}.get(row.engine, row.variant)
+    return ", ".join([named, *extras])
 
 
 def _shared_extras(rows: Sequence[BenchRow]) -> list[str]:

@@ -79,6 +79,8 @@ def _details(v: VariantParity, report: ParityReport) -> list[str]:
         lines.append(f"{v.name}: compared with {v.reference}")
     if v.requirement == "accuracy":
         lines.append(f"{v.name}: a model with weights of its own; only its accuracy counts")
+    if v.outputs_sha256 is not None:
+        lines.append(f"{v.name}: logits sha256 {v.outputs_sha256[:16]}...")
     if v.batches:
         lines.append(f"{v.name}: golden inputs run at batch {', '.join(map(str, v.batches))}")
     if v.ties:
