@@ -25,6 +25,7 @@ from benchmarks.common import HERE, MNIST_EDGE, RESULTS, mnist_folder
 from mnist_edge.benchmarking.environment import environment
 from mnist_edge.records.report import Report
 
+TEST_IMAGES = 10_000
 WORK = HERE.parent / "runs" / "proof"
 INTEGERS = ("int8-exact", "int4-exact", "student-3k-exact", "student-6k-exact")
 README = HERE.parent / "README.md"
@@ -71,6 +72,12 @@ RUNTIMES = (
     _target("c", "avr", "generated C", variants=("student-3k-exact",), images=16),
 )
 
+ON_CUDA = (
+    Runtime(name="onnxruntime", device="CUDA", options=("--provider", "cuda")),
+    Runtime(name="onnxruntime", device="CUDA with TF32", options=("--provider", "cuda", "--tf32")),
+)
+"""With `--cuda`, on a machine that has it: a result of its own, which the table of README includes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProofRow:
@@ -78,8 +85,9 @@ class ProofRow:
 
     Attributes:
         emulated: whether the CPU was emulated; predictions are then those of the real one, times are not.
-        flips: predictions that differ from PyTorch's; None where the runtime did not run.
-        max_abs_error: of a logit, from PyTorch's; None as above, and for variants with weights of their own.
+        flips: predictions that differ from those that the variant owes there: PyTorch's for fp32. None where the runtime did
+            not run.
+        max_abs_error: of a logit; None as above, and for variants that owe accuracy alone.
         outputs_sha256: of the logits.
         equal: whether these are the bytes that the manifest records; None for variants in floating point.
         reason: why it did not pass.
@@ -159,43 +167,72 @@ def prove(bundle: Path, runtime: Runtime, variant: str) -> ProofRow:
     return dataclasses.replace(
         row,
         **{name: found[name] for name in fields},
-        equal=None if owed is None else found["passed"],
+        equal=None if owed is None else _equal(found, owed["test"]),
         passed=done.returncode == 0 and found["passed"],
     )
 
 
-def table(report: ProofReport) -> str:
-    """Return the Markdown table of README: a row a runtime and device, with the variants that it ran."""
-    lines = ["| runtime | device | variant | images | flips | largest error | equal bytes |", "| --- " * 7 + "|"]
-    for row in report.rows:
-        error = "" if row.max_abs_error is None or row.equal is not None else f"{row.max_abs_error:.1e}"
-        equal = "" if row.equal is None else "yes" if row.equal else "**no**"
+def _equal(found: dict[str, Any], owed: str) -> bool:
+    """Whether the logits are the recorded bytes; of fewer images than the test set, `verify` itself compared them."""
+    return bool(found["passed"] and (found["outputs_sha256"] == owed or found["images"] < TEST_IMAGES))
+
+
+def table(rows: Sequence[ProofRow]) -> str:
+    """Return the rows as a Markdown table: a line a runtime and device, a column a variant."""
+    names = list(dict.fromkeys(row.variant for row in rows))
+    lines = [f"| runtime | device | images | {' | '.join(names)} |", "| --- " * (3 + len(names)) + "|"]
+    places: dict[tuple[str, str], dict[str, ProofRow]] = {}
+    for row in rows:
         device = f"{row.device}, emulated" if row.emulated else row.device
-        flips = "did not pass" if not row.passed else row.flips
-        lines.append(f"| {row.runtime} | {device} | {row.variant} | {row.images:,} | {flips} | {error} | {equal} |")
+        places.setdefault((row.runtime, device), {})[row.variant] = row
+    for (runtime, device), found in places.items():
+        images = max(row.images for row in found.values())
+        cells = [_cell(found[name]) if name in found else "" for name in names]
+        lines.append(f"| {runtime} | {device} | {images:,} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def write_readme(report: ProofReport, readme: Path = README) -> None:
-    """Replace the table of README."""
+def _cell(row: ProofRow) -> str:
+    if not row.passed:
+        return "**did not pass**"
+    if row.equal is not None:
+        return "equal bytes" if row.equal else "**other bytes**"
+    error = "" if row.max_abs_error is None else f", error {row.max_abs_error:.1e}"
+    return f"{row.flips} flips{error}"
+
+
+def newest(name: str) -> tuple[ProofRow, ...]:
+    """Return the rows of the newest result of this name; none where there is no result."""
+    files = sorted(RESULTS.glob(f"*-{name}.json"))
+    return tuple(ProofRow(**row) for row in json.loads(files[-1].read_text())["rows"]) if files else ()
+
+
+def with_table(readme: str) -> str:
+    """Return the text of README with the table of the newest results between its marks."""
     before, after = (re.escape(mark) for mark in MARKS)
-    text = readme.read_text()
-    content, count = re.subn(f"({before}).*?({after})", lambda m: m[1] + table(report) + m[2], text, flags=re.DOTALL)
+    content = table((*newest("proof"), *newest("proof_cuda")))
+    text, count = re.subn(f"({before}).*?({after})", lambda m: m[1] + content + m[2], readme, flags=re.DOTALL)
     if count != 1:
         raise AssertionError("README has no place for the table of the proof")
-    readme.write_text(content)
+    return text
+
+
+def write_readme() -> None:
+    """Replace the table of README."""
+    README.write_text(with_table(README.read_text()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run all, two at a time; write the result and README's table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", type=Path, help="use this one, with all variants, instead of training")
+    parser.add_argument("--cuda", action="store_true", help="run onnxruntime on a GPU, and nothing else")
     parser.add_argument("--only", help="runtimes and devices whose names match; nothing is written")
     options = parser.parse_args(arguments)
     bundle = options.bundle or make_bundle(WORK)
     work = [
         (runtime, variant)
-        for runtime in RUNTIMES
+        for runtime in (ON_CUDA if options.cuda else RUNTIMES)
         for variant in runtime.variants
         if options.only is None or re.search(options.only, f"{runtime.name} {runtime.device} {variant}")
     ]
@@ -209,12 +246,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ThreadPoolExecutor(max_workers=2) as pool:
         rows = tuple(pool.map(one, work))
     report = ProofReport(environment=environment(), rows=rows)
-    print(table(report))
+    print(table(rows))
     if options.only is None:
+        name = "proof_cuda" if options.cuda else "proof"
         RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"{datetime.datetime.now(datetime.UTC).date()}-proof.json"
+        path = RESULTS / f"{datetime.datetime.now(datetime.UTC).date()}-{name}.json"
         path.write_text(json.dumps(report.to_json(), indent=2, allow_nan=False) + "\n")
-        write_readme(report)
+        write_readme()
     return 0 if all(row.passed for row in rows) else 1
 
 

@@ -23,6 +23,16 @@ def dense_network(seed: int, widths: tuple[int, ...] = (32, 16), bits: int = 8) 
     return IntegerNetwork(layers=tuple(layers))
 
 
+def saturating_network() -> IntegerNetwork:
+    """784-10 in 8 bits with pairs of weights that int16 cannot hold: on white images x86 without VNNI saturates.
+
+    `integer_graph` writes it although `check_network` refuses it. Only the fused form goes wrong, and only there.
+    """
+    weight = np.zeros((10, 784, 1, 1), np.int8)
+    weight[:, 100:104] = 127
+    return IntegerNetwork(layers=(layer(weight, 8, np.ones(10), np.arange(10), 0, 1, 1),))
+
+
 def conv_network(seed: int) -> IntegerNetwork:
     """Two convolutions and a last layer over the whole map, 4-bit weights with multipliers, strides 2 and 1."""
     random = np.random.default_rng(seed)

@@ -17,6 +17,7 @@ from mnist_edge.exporting.variants.kind import VariantContext
 from mnist_edge.pixels import logits_sha256
 from mnist_edge.records.data import Dataset
 from mnist_edge.records.verification import VariantParity
+from mnist_edge.targets.bounded import beyond_bound
 from mnist_edge.targets.c99.folder import golden_header
 from mnist_edge.targets.c99.networks import network_logits, read_network
 from mnist_edge.targets.registry import REGISTRY
@@ -184,3 +185,15 @@ def test_the_sha256_of_the_self_test_is_that_of_the_bundle(bundle: Bundle, folde
         test = program.self_test()
     assert test is not None
     assert (test.images, test.sha256) == (16, expected)
+
+
+def test_a_logit_beyond_the_bound_of_float32_is_reported(bundle: Bundle) -> None:
+    """A hundredth of the tolerance of `exact`, where rounding explains less; NaN; and an integer network has no bound."""
+    fp32, images = bundle.file(bundle.variant("fp32")), bundle.golden.images[:40]
+    logits = network_logits(read_network(fp32, "fp32"), images)
+    assert beyond_bound(fp32, [(images, logits)]) == ""
+    for error in (0.01, np.nan):
+        wrong = logits.copy()
+        wrong[7, 3] += error
+        assert "a logit of image 7 is beyond" in beyond_bound(fp32, [(images[:5], logits[:5]), (images, wrong)])
+    assert beyond_bound(bundle.file(bundle.variant("int8-exact")), [(images, logits + 1)]) == ""

@@ -11,10 +11,10 @@ import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from integer_networks import conv_network, dense_network, layer
+from integer_networks import conv_network, dense_network, layer, saturating_network
 from onnx import numpy_helper
 
-from mnist_edge.errors import BadFileError, UnavailableError
+from mnist_edge.errors import BadFileError, CheckFailedError, UnavailableError
 from mnist_edge.integer_network import IntegerNetwork, check_network, integer_logits
 from mnist_edge.verification.integer_graph import integer_graph, read_integer_network
 
@@ -96,6 +96,17 @@ def test_onnxruntime_fuses_8_bits_to_integer_products(tmp_path: Path) -> None:
         for opset in (18, 21):
             session(integer_graph(NETWORKS[name](1), opset).SerializeToString(), optimised=tmp_path / "optimised.onnx")
             assert [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node] == kinds
+
+
+def test_what_saturates_elsewhere_is_right_in_floats_and_refused() -> None:
+    """Why a CPU's bytes prove nothing about another's: unfused, even this network computes the reference's."""
+    network, white = saturating_network(), np.full((1, 28, 28), 255, np.uint8)
+    with pytest.raises(CheckFailedError, match="output 0: a pair of products may reach 64770, at most 32767"):
+        check_network(network)
+    model = integer_graph(network, 20).SerializeToString()
+    expected = [float(4 * 127 * 255 + bias) for bias in range(10)]
+    assert integer_logits(network, white).tolist() == [expected]
+    assert logits(model, white, LEVELS[0]).tolist() == [expected]
 
 
 def test_a_weight_that_is_off_by_one_is_read_as_it_is(tmp_path: Path) -> None:

@@ -541,6 +541,7 @@ STUDENTS = ("student-fast", "student-3k", "student-6k", "student-12k", "student-
         ({"objective": "size"}, ("student-6k",), ["fp16", "student-3k"]),
         ({"variants": ("student-40k", "student-6k", "fp32")}, (), ["student-6k", "student-40k"]),
         ({"variants": ("student-40k", "student-6k")}, ("student-6k",), ["student-40k"]),
+        ({"variants": ("int4-exact", "student-6k-exact")}, (), ["int4-exact", "student-6k-exact"]),
     ],
     ids=str,
 )
@@ -551,8 +552,11 @@ def test_students_are_built_until_one_meets_the_limits(
     bundle: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """6k does: the larger ones would take minutes to train, to be slower and larger. Named ones are all built."""
-    monkeypatch.setattr(build, "known_kinds", lambda: ("fp16", "int8", *STUDENTS))
+    """6k does: the larger ones would take minutes to train, to be slower and larger. Named ones are all built.
+
+    An exact student is as large as its parent and slower, and int4-exact is never best: only where they are named.
+    """
+    monkeypatch.setattr(build, "known_kinds", lambda: ("fp16", "int8", "int4-exact", *STUDENTS, "student-6k-exact"))
     model = (bundle / "model.onnx").read_bytes()
 
     def make(name: str) -> None:

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mnist_edge.bundle.folder import Bundle
 from mnist_edge.errors import BadFileError
 from mnist_edge.integer_network import integer_logits
@@ -38,6 +41,13 @@ class Owed:
         """Return the first images of both sets; None for all."""
         test_set = None if self.test_set is None else _first(self.test_set, images)
         return dataclasses.replace(self, golden=_first(self.golden, images), test_set=test_set)
+
+    def golden_rows(self, rows: NDArray[np.intp]) -> Owed:
+        """Return these golden images alone."""
+        golden = Reference(
+            images=self.golden.images[rows], labels=self.golden.labels[rows], logits=self.golden.logits[rows]
+        )
+        return dataclasses.replace(self, golden=golden, test_set=None)
 
 
 def _first(reference: Reference, images: int | None) -> Reference:

@@ -15,9 +15,11 @@ from mnist_edge.records.bundle import Variant
 from mnist_edge.records.verification import ParityReport, VariantParity
 from mnist_edge.runtime.classifier import TIMEOUT_SECONDS
 from mnist_edge.runtime.session import RefusedModelError
+from mnist_edge.targets.bounded import Recorder, beyond_bound
 from mnist_edge.targets.golden import golden_rows
 from mnist_edge.targets.owed import Owed, owed_outputs
 from mnist_edge.targets.target import Target, TargetProgram
+from mnist_edge.verification.certified import ONLY_PROGRAM
 from mnist_edge.verification.parity import check_parity, failed_parity
 from mnist_edge.verification.reference import ReferenceOutputs
 from mnist_edge.verification.requirement import Requirement
@@ -91,7 +93,7 @@ def verify_programs(
         settings=None,
         outputs=None,
         reference=reference.description,
-        test_set=reference.test_set is not None,
+        test_set=reference.test_set is not None and options.device not in target.golden_only,
         target=target.name,
         device=options.device,
         variants=found,
@@ -101,20 +103,39 @@ def verify_programs(
 def _verify_variant(
     bundle: Bundle, variant: Variant, target: Target, reference: ReferenceOutputs, options: TargetOptions
 ) -> VariantParity:
-    owed = owed_outputs(bundle, variant, reference).first(options.images)
-    requirement = Requirement(kind="exact", precision=variant.precision, all_batches=target.all_batches)
+    owed = owed_outputs(bundle, variant, reference)
+    whole = options.images is None and options.device not in target.golden_only
+    if options.device in target.golden_only:
+        owed = owed.golden_rows(golden_rows(bundle.golden.labels))
+    else:
+        owed = owed.first(options.images)
+    requirement = Requirement(
+        kind="exact",
+        precision=variant.precision,
+        all_batches=target.all_batches,
+        outputs_sha256=variant.outputs_sha256 if whole else None,
+    )
     with tempfile.TemporaryDirectory(prefix="mnist-edge-target-") as place:
         folder = options.built or Path(place) / f"{target.name}{target.suffix}"
         if options.built is None:
             target.build(bundle, variant, folder)
         try:
             with target.open(folder, options.device, options.timeout) as program:
-                found = check_parity(variant.name, program, owed.golden, owed.test_set, requirement)
-                problem = found.reason or _inequality(found, owed) or _self_test_problem(program, bundle)
+                recorder = Recorder(predictor=program)
+                found = check_parity(variant.name, recorder, owed.golden, owed.test_set, requirement)
+                problem = found.reason or _inequality(found, owed)
+                problem = problem or beyond_bound(bundle.file(variant), recorder.runs)
+                problem = problem or _self_test_problem(program, bundle)
         except RefusedModelError as error:
             problem = error.message
             found = failed_parity(variant.name, requirement, problem, len((owed.test_set or owed.golden).images))
-    return dataclasses.replace(found, reference=owed.description, passed=not problem, reason=problem)
+    return dataclasses.replace(
+        found,
+        reference=owed.description,
+        certificate_reason=ONLY_PROGRAM,
+        passed=not problem,
+        reason=problem,
+    )
 
 
 def _inequality(found: VariantParity, owed: Owed) -> str:

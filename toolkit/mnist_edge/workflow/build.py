@@ -23,6 +23,8 @@ FASTEST_FIRST = ("student-fast", "student-6k", "student-12k", "student-40k")
 STUDENTS: dict[Objective, tuple[str, ...]] = {"size": ("student-3k", "student-6k", "student-12k", "student-40k")}
 """By objective, the students that are built one after the other until one meets the limits: each is better than the next
 in what is asked for, and less accurate."""
+NAMED_ONLY = ("int4-exact",)
+"""Kinds that never pay, as `pruned` is smaller and `int8` faster: candidates only where they are named."""
 
 
 class Builder:
@@ -149,10 +151,10 @@ def wanted_kinds(named: Sequence[str], objective: Objective) -> tuple[list[str],
     """Return the kinds that may be candidates: those that take seconds to build, and the students, which take minutes.
 
     Args:
-        named: kinds that were asked for; without any, all but some students, see STUDENTS.
+        named: kinds that were asked for; without any, all but NAMED_ONLY and some students, see STUDENTS.
         objective: decides on the students and their order.
     """
-    kinds = [name for name in known_kinds() if not named or name in named]
+    kinds = [name for name in known_kinds() if name in named or not (named or name in NAMED_ONLY)]
     students = [name for name in kinds if is_student(name)]
     if not named:
         students = [name for name in STUDENTS.get(objective, FASTEST_FIRST) if name in students]

@@ -42,8 +42,9 @@ DEVICES: dict[str, Device] = {
     "cortex-m4": _ARM,
     "cortex-m55": _ARM,
     "rv32imac": _RISCV,
+    "avr": Device(tools={"avr-gcc": "gcc-avr avr-libc", "simavr": "simavr"}, seconds_per_image=5, emulated=True),
 }
-GOLDEN_ONLY: frozenset[str] = frozenset()
+GOLDEN_ONLY = frozenset({"avr"})
 """Devices that run only the images of the self-test."""
 
 

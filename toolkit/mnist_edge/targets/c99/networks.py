@@ -11,6 +11,7 @@ from mnist_edge.errors import BadFileError, UsageError
 from mnist_edge.integer_network import IntegerNetwork, integer_logits
 from mnist_edge.pixels import Images, Logits
 from mnist_edge.targets.c99.source import Network
+from mnist_edge.verification.certificate import exact_logits
 from mnist_edge.verification.integer_graph import read_integer_network
 from mnist_edge.verification.linear_chain import LinearChain, NotLinearChainError, read_linear_chain
 
@@ -60,8 +61,4 @@ def network_logits(network: Network, images: Images) -> Logits:
     """Return the logits of uint8 images (n, 28, 28), float32 (n, 10): exactly, or evaluated in float64 and rounded."""
     if isinstance(network, IntegerNetwork):
         return integer_logits(network, images)
-    values = images.reshape(len(images), -1).astype(np.float64)
-    for layer in network.layers:
-        values = values @ layer.weight.T.astype(np.float64) + layer.bias
-        values = np.maximum(values, 0) if layer.relu else values
-    return values.astype(np.float32)
+    return exact_logits(network, images.reshape(len(images), -1)).astype(np.float32)

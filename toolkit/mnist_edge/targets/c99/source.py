@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mnist_edge.errors import UsageError
 from mnist_edge.integer_network import IntegerLayer, IntegerNetwork
 from mnist_edge.verification.linear_chain import LinearChain
 
@@ -17,6 +18,9 @@ DENSE_BLOCK, BLOCK = 64, 16
 loop over inputs run more often, which costs little where many inputs are multiplied with each sum."""
 FUSED_BYTES = 512
 """A first map of more bytes is not kept in memory."""
+MULTIPLIER_LIMIT = 2**16 - 1
+LANES = 8
+"""Bytes that `files/integers.c` reads at a time: a row of weights is followed by at least this many, less one."""
 LINE = 116
 """Characters of a line of constants."""
 
@@ -33,6 +37,9 @@ def model_files(network: Network) -> dict[str, str]:
 
     Args:
         network: one that `check_network` passes, or a chain that takes uint8 with a ReLU after every layer but the last.
+
+    Raises:
+        UsageError: a multiplier of 2^16 or more, which no export writes.
     """
     if isinstance(network, IntegerNetwork):
         logit = f"typedef int32_t model_logit; /* in units of 2^-MODEL_LOGIT_SHIFT */\n#define MODEL_LOGIT_SHIFT {network.layers[-1].shift}"
@@ -78,8 +85,9 @@ def _floats(chain: LinearChain) -> str:
         source = "image, 0" if number == 0 else f"0, {'ab'[(number - 1) % 2]}"
         target = "logits" if number == last else "ab"[number % 2]
         calls.append(f"    run(weights{number}, biases{number}, {source}, {inputs}, {outputs}, {target});")
-    hidden = [len(layer.bias) for layer in chain.layers[:-1]]
-    return "\n".join([template("floats.c"), *tables, _model("float", hidden, calls)])
+    lengths = _turns([len(layer.bias) for layer in chain.layers[:-1]])
+    buffers = [f"    float {name}[{length}];" for name, length in zip("ab", lengths, strict=False)]
+    return "\n".join([template("floats.c"), *tables, _model(buffers, calls)])
 
 
 def _integers(network: IntegerNetwork) -> str:
@@ -88,9 +96,14 @@ def _integers(network: IntegerNetwork) -> str:
     block = block_of(network)
     for number, layer in enumerate(network.layers):
         outputs, channels, kernel, _ = layer.weight.shape
+        if layer.multiplier.max() > MULTIPLIER_LIMIT:
+            raise UsageError(
+                f"layer {number + 1} has a multiplier of {layer.multiplier.max()}, C stores at most {MULTIPLIER_LIMIT}",
+                hint="export the variant again",
+            )
         tables += [
-            array(f"weights{number}", "uint8_t", _decimals(stored_weights(layer, block))),
-            array(f"multipliers{number}", "int32_t", _decimals(layer.multiplier)),
+            array(f"weights{number}", "uint8_t", _decimals(np.pad(stored_weights(layer, block), (0, LANES - 1)))),
+            array(f"multipliers{number}", "uint16_t", _decimals(layer.multiplier)),
             array(f"biases{number}", "int32_t", _decimals(layer.bias)),
         ]
         rows.append(
@@ -99,8 +112,10 @@ def _integers(network: IntegerNetwork) -> str:
         )
     layers = "\n".join(["static const layer layers[] = {", *rows, "};", ""])
     defined = f"#define BLOCK {block} /* outputs whose sums are in memory at a time */\n"
+    offset, length = _overlap(network)
+    buffers = [f"    uint8_t a[{length}], *const b = a + {offset};"] + ["    uint8_t y, x;"] * is_fused(network)
     calls = [*_fused_calls(network), *_calls(network)]
-    return "\n".join([defined, template("integers.c"), *tables, layers, _model("uint8_t", _lengths(network), calls)])
+    return "\n".join([defined, template("integers.c"), *tables, layers, _model(buffers, calls)])
 
 
 def _calls(network: IntegerNetwork) -> list[str]:
@@ -130,7 +145,6 @@ def _fused_calls(network: IntegerNetwork) -> list[str]:
     channels = first.weight.shape[1]
     step = first.stride * second.stride * channels
     return [
-        "    uint8_t y, x;",
         f"    for (y = 0; y < {side}; ++y) {{",
         f"        for (x = 0; x < {side}; ++x) {{",
         f"            run(&layers[0], image + {step}u * (y * {first.size}u + x), {first.size * channels}, {kernel}, a, logits);",
@@ -148,9 +162,8 @@ def is_fused(network: IntegerNetwork) -> bool:
     return len(network.layers) > 2 and len(network.layers[0].bias) * network.layers[0].output_size ** 2 > FUSED_BYTES
 
 
-def _model(kind: str, hidden: Sequence[int], calls: Sequence[str]) -> str:
+def _model(buffers: Sequence[str], calls: Sequence[str]) -> str:
     """Return `model_logits`."""
-    buffers = [f"    {kind} {name}[{length}];" for name, length in zip("ab", _buffers(hidden), strict=False)]
     head = "void model_logits(const uint8_t *image, model_logit *logits)"
     return "\n".join([head, "{", *buffers, *calls, "}", ""])
 
@@ -185,25 +198,46 @@ def constant_bytes(network: Network) -> int:
     """Return the bytes of the constants, in flash."""
     if isinstance(network, IntegerNetwork):
         block = block_of(network)
-        return sum(stored_weights(layer, block).size + 8 * len(layer.bias) for layer in network.layers)
+        return sum(stored_weights(layer, block).size + 6 * len(layer.bias) for layer in network.layers)
     return sum(4 * (layer.weight.size + layer.bias.size) for layer in network.layers)
 
 
 def buffer_bytes(network: Network) -> int:
     """Return the bytes of the arrays of `model_logits` and of the function that it calls, all on its stack."""
     if isinstance(network, IntegerNetwork):
-        return sum(_buffers(_lengths(network))) + 4 * block_of(network)
-    return 4 * sum(_buffers([len(layer.bias) for layer in network.layers[:-1]]))
+        return _overlap(network)[1] + 4 * block_of(network)
+    return 4 * sum(_turns([len(layer.bias) for layer in network.layers[:-1]]))
 
 
 def _lengths(network: IntegerNetwork) -> list[int]:
-    """Return the number of outputs of each layer that are in memory at a time; 1 for the last one, which writes logits."""
-    lengths = [len(layer.bias) * layer.output_size**2 for layer in network.layers[:-1]] + [1]
+    """Return the number of outputs of each layer but the last that are in memory at a time."""
+    lengths = [len(layer.bias) * layer.output_size**2 for layer in network.layers[:-1]]
     if is_fused(network):
         lengths[0] = len(network.layers[0].bias) * network.layers[1].weight.shape[2] ** 2
     return lengths
 
 
-def _buffers(lengths: Sequence[int]) -> list[int]:
-    """Return the lengths of the two buffers that take turns: the outputs of odd and of even layers."""
+def _turns(lengths: Sequence[int]) -> list[int]:
+    """Return the lengths of two buffers that take turns: the outputs of odd and of even layers."""
     return [max(lengths[first::2]) for first in range(2) if lengths[first::2]]
+
+
+def _overlap(network: IntegerNetwork) -> tuple[int, int]:
+    """Return where buffer `b` begins in `a`, and the length of both.
+
+    A layer that reads `a` and writes `b` needs `b` to begin after its input. One that reads `b` and writes `a` may
+    overwrite what none of its later pixels needs.
+    """
+    lengths = _lengths(network)
+    before_b = [lengths[number - 1] for number in range(1, len(lengths), 2)]
+    before_a = [_distance(network.layers[number]) for number in range(2, len(lengths), 2)]
+    offset = max([*before_b, *before_a], default=0)
+    return offset, max([1, *lengths[::2], *(offset + length for length in lengths[1::2])])
+
+
+def _distance(layer: IntegerLayer) -> int:
+    """Return how far before its input the output of a layer must begin, so that a pixel is written before its window."""
+    outputs, channels = len(layer.bias), int(layer.weight.shape[1])
+    pixels = [(y, x) for y in range(layer.output_size) for x in range(layer.output_size)]
+    starts = [(y * layer.size + x) * layer.stride * channels for y, x in pixels]
+    return max((number + 1) * outputs - start for number, start in enumerate(starts))

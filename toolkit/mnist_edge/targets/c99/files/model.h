@@ -19,10 +19,12 @@ void model_logits(const uint8_t *image, model_logit *logits);
 #include <avr/pgmspace.h>
 #define MODEL_STORED PROGMEM
 #define MODEL_LOAD8(address) pgm_read_byte(address)
+#define MODEL_LOAD16(address) pgm_read_word(address)
 #define MODEL_LOAD32(address) pgm_read_dword(address)
 #else
 #define MODEL_STORED
 #define MODEL_LOAD8(address) (*(address))
+#define MODEL_LOAD16(address) (*(address))
 #define MODEL_LOAD32(address) (*(address))
 #endif
 

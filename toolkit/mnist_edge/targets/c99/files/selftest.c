@@ -19,6 +19,18 @@ static void print_number(uint16_t value)
     port_put((char)('0' + value % 10));
 }
 
+#ifdef PRINT_LOGITS
+static void print_bytes(const uint8_t *bytes)
+{
+    uint8_t i;
+    for (i = 0; i < 2 * LOGITS_BYTES; ++i) {
+        const uint8_t half = (uint8_t)(i % 2 ? bytes[i / 2] & 15 : bytes[i / 2] >> 4);
+        port_put((char)(half < 10 ? '0' + half : 'a' + half - 10));
+    }
+    port_put('\n');
+}
+#endif
+
 static int fail(uint16_t image, const char *what)
 {
     print("mnist-edge selftest FAILED at image ");
@@ -93,11 +105,7 @@ int main(void)
         }
         logits_bytes(logits, bytes);
 #ifdef PRINT_LOGITS
-        for (uint8_t i = 0; i < LOGITS_BYTES; ++i) {
-            port_put("0123456789abcdef"[bytes[i] >> 4]);
-            port_put("0123456789abcdef"[bytes[i] & 15]);
-        }
-        port_put('\n');
+        print_bytes(bytes);
 #endif
         sha256_add(&hash, bytes, LOGITS_BYTES);
     }
