@@ -45,6 +45,7 @@ class Machine:
         fused: a product is added before it is rounded.
         flush: subnormals become 0, when they are read and when they are computed.
         arithmetic, truncate: format of factors.
+        stored: biases and logits are rounded to that format as well, if it has 16 bits.
     """
 
     seed: int
@@ -53,15 +54,21 @@ class Machine:
     flush: bool = False
     arithmetic: str = "fp32"
     truncate: bool = False
+    stored: bool = False
 
     def logits(self, chain: LinearChain, inputs: NDArray[np.generic]) -> NDArray[np.float32]:
         """Run rows (n, in) through the chain: float32 (n, out)."""
         random = np.random.default_rng(self.seed)
         values = inputs.astype(np.float32)
         for layer in chain.layers:
-            values = np.stack([self._layer(layer.weight, layer.bias, row, random) for row in values])
+            bias = self._stored(layer.bias)
+            values = np.stack([self._layer(layer.weight, bias, row, random) for row in values])
             values = np.maximum(values, 0) if layer.relu else values
-        return values
+        return self._stored(values)
+
+    def _stored(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        short = self.stored and self.arithmetic in {"fp16", "bf16"}
+        return as_factor(values, self.arithmetic, truncate=False) if short else values
 
     def _flushed(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.where(np.abs(values) < SMALLEST_NORMAL, np.float32(0), values) if self.flush else values

@@ -74,6 +74,7 @@ MACHINES = st.builds(
     fused=st.booleans(),
     flush=st.booleans(),
     truncate=st.booleans(),
+    stored=st.booleans(),
 )
 NETS = st.tuples(st.integers(0, 10**6), st.sampled_from([(6, 3), (12, 8, 4), (16, 12, 9, 5)]), st.sampled_from([1, 30]))
 
@@ -97,6 +98,22 @@ def test_no_machine_leaves_the_bounds(
     predictions = bounds.logits.argmax(axis=1)
     certain = certify(chain, given_inputs, predictions, ARITHMETICS[arithmetic]).certain
     assert (found.argmax(axis=1) == predictions)[certain].all()
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize("first", [1e-40, 1e-38, 1e-36, 1e-8, 1e-5])
+def test_values_that_are_flushed_to_zero_are_within_the_bounds(arithmetic: ArithmeticName, first: float) -> None:
+    """Relative errors say nothing about what underflows: as a weight, a product, a bias or an activation."""
+    chain = net(3, (12, 8, 4))
+    hidden = LinearLayer(
+        weight=chain.layers[0].weight * np.float32(first), bias=np.full(8, first, np.float32), relu=True
+    )
+    last = LinearLayer(weight=chain.layers[1].weight * np.float32(1000), bias=np.zeros(4, np.float32), relu=False)
+    chain, inputs = LinearChain(layers=(hidden, last), input_dtype="uint8"), pixels(3, 8, 12)
+    bounds = bound_logits(chain, inputs, ARITHMETICS[arithmetic])
+    for flush in (True, False):
+        found = Machine(seed=0, flush=flush, arithmetic=arithmetic, stored=True).logits(chain, inputs)
+        assert (np.abs(found - bounds.logits) <= bounds.errors).all()
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
@@ -125,8 +142,11 @@ def gamma(terms: int, unit: Fraction) -> Fraction:
     return terms * unit / (1 - terms * unit)
 
 
-def bounds_by_hand(chain: LinearChain, row: NDArray[np.generic]) -> list[Fraction]:
-    """Bounds for binary32 in rational arithmetic: forward as in docs/verify.md, then what each layer adds, to the logits."""
+Layers = list[tuple[LinearLayer, list[Fraction], list[Fraction], list[Fraction]]]
+
+
+def layers_by_hand(chain: LinearChain, row: NDArray[np.generic]) -> Layers:
+    """Each layer with its outputs, what it adds to their errors, and bounds of their whole errors, for binary32."""
     single, double = Fraction(1, 2**24), Fraction(1, 2**53)
     values = [Fraction(float(value)) for value in row]
     errors, layers = [Fraction(0)] * len(row), []
@@ -147,43 +167,73 @@ def bounds_by_hand(chain: LinearChain, row: NDArray[np.generic]) -> list[Fractio
         layers.append((layer, outputs, own, whole))
         values = [max(z, Fraction(0)) for z in outputs]
         errors = [e if z + e > 0 else Fraction(0) for z, e in zip(outputs, whole, strict=True)]
-    _, _, own, whole = layers[-1]
-    found = []
-    for logit in range(len(own)):
-        influence = [Fraction(int(j == logit)) for j in range(len(own))]
-        total = own[logit]
-        for (above, *_), (_, outputs, added, whole_below) in pairwise(reversed(layers)):
-            columns = [[Fraction(float(w)) for w in column] for column in above.weight.T]
-            influence = [sum(i * w for i, w in zip(influence, column, strict=True)) for column in columns]
-            total += sum(abs(i) * max(e - abs(z), 0) for i, e, z in zip(influence, whole_below, outputs, strict=True))
-            influence = [i if z > 0 else Fraction(0) for i, z in zip(influence, outputs, strict=True)]
-            total += sum(abs(i) * a for i, a in zip(influence, added, strict=True))
-        found.append(min(total, whole[logit]))
-    return found
+    return layers
+
+
+def error_by_hand(layers: Layers, weights: list[int]) -> Fraction:
+    """A bound on the error of a weighted sum of the logits."""
+    influence = [Fraction(weight) for weight in weights]
+    total = sum(abs(i) * a for i, a in zip(influence, layers[-1][2], strict=True))
+    for (above, *_), (_, outputs, added, whole) in pairwise(reversed(layers)):
+        columns = [[Fraction(float(w)) for w in column] for column in above.weight.T]
+        influence = [sum(i * w for i, w in zip(influence, column, strict=True)) for column in columns]
+        total += sum(abs(i) * max(e - abs(z), 0) for i, e, z in zip(influence, whole, outputs, strict=True))
+        influence = [i if z > 0 else Fraction(0) for i, z in zip(influence, outputs, strict=True)]
+        total += sum(abs(i) * a for i, a in zip(influence, added, strict=True))
+    return min(total, sum(abs(weight) * e for weight, e in zip(weights, layers[-1][3], strict=True)))
+
+
+def on_the_bend(seed: int, inputs: NDArray[np.uint8]) -> LinearChain:
+    """A 7-6-5-3 network whose first hidden units are within a rounding error of 0 for the first image."""
+    random = np.random.default_rng(seed)
+    layers = [
+        LinearLayer(
+            weight=random.normal(0, 1, (fan_out, fan_in)).astype(np.float32),
+            bias=random.normal(0, 1, fan_out).astype(np.float32),
+            relu=number < 3,
+        )
+        for number, (fan_in, fan_out) in enumerate(pairwise((7, 6, 5, 3)), 1)
+    ]
+    bias = -(layers[0].weight.astype(np.float64) @ inputs[0]).astype(np.float32)
+    layers[0] = dataclasses.replace(layers[0], bias=bias)
+    return LinearChain(layers=tuple(layers), input_dtype="uint8")
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_bounds_are_those_of_the_formulas(seed: int) -> None:
     """One scalar at a time in rational arithmetic: a term too few, or a transposed weight, is a wrong bound."""
-    random = np.random.default_rng(seed)
-    layers = tuple(
-        LinearLayer(
-            weight=random.normal(0, 1, (fan_out, fan_in)).astype(np.float32),
-            bias=random.normal(0, 1, fan_out).astype(np.float32) * np.float32(1e-6 if number == 1 else 1),
-            relu=number < 3,
-        )
-        for number, (fan_in, fan_out) in enumerate(pairwise((7, 6, 5, 3)), 1)
-    )
-    chain, inputs = LinearChain(layers=layers, input_dtype="uint8"), pixels(seed, 3, 7)
+    inputs = pixels(seed, 3, 7)
+    chain = on_the_bend(seed, inputs)
     found, here = bound_logits(chain, inputs, ARITHMETICS["fp32"]), bound_logits(chain, inputs, FLOAT64)
     for image, row in enumerate(inputs):
-        by_hand = np.array([float(bound) for bound in bounds_by_hand(chain, row)])
-        np.testing.assert_allclose(found.errors[image], by_hand, rtol=1e-9)  # by hand at the exact activations
-        exact = exactly(chain, row)[-1]
+        layers, exact = layers_by_hand(chain, row), exactly(chain, row)[-1]
+        by_hand = [float(error_by_hand(layers, [int(j == logit) for j in range(3)])) for logit in range(3)]
+        np.testing.assert_allclose(found.errors[image], by_hand, rtol=1e-7)  # by hand at the exact activations
         assert all(
             abs(Fraction(float(z)) - value) <= Fraction(float(e))
             for z, value, e in zip(here.logits[image], exact, here.errors[image], strict=True)
         )
+        for label in range(3):
+            others = [j for j in range(3) if j != label]
+            weights = [[(k == label) - (k == j) for k in range(3)] for j in others]
+            allowed = [float(error_by_hand(layers, signs)) for signs in weights]
+            margins = [float(exact[label] - exact[j]) for j in others]
+            closest = int(np.argmin(np.subtract(margins, allowed)))
+            certainty = certify(chain, row[None], np.array([label]), ARITHMETICS["fp32"])
+            np.testing.assert_allclose(certainty.allowed[0], allowed[closest], rtol=1e-7)
+            np.testing.assert_allclose(certainty.margins[0], margins[closest], rtol=1e-9)
+            assert certainty.certain[0] == (margins[closest] > allowed[closest])
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_machines_that_see_a_unit_on_the_other_side_of_0_stay_within_the_bounds(arithmetic: ArithmeticName) -> None:
+    """Rounding decides whether such a unit is active at all."""
+    inputs = pixels(0, 1, 7)
+    for seed in range(20):
+        chain = on_the_bend(seed, inputs)
+        bounds = bound_logits(chain, inputs, ARITHMETICS[arithmetic])
+        found = Machine(seed, "signs", arithmetic=arithmetic, truncate=seed % 2 == 0).logits(chain, inputs)
+        assert (np.abs(found - bounds.logits) <= bounds.errors).all()
 
 
 def test_the_margin_is_compared_with_what_both_logits_can_lose() -> None:
@@ -199,6 +249,32 @@ def test_the_margin_is_compared_with_what_both_logits_can_lose() -> None:
     assert not found.certain[0]
     assert found.allowed[0] < 2 * shared
     assert certify(chain, inputs, np.array([0]), ARITHMETICS["fp32"]).margins[0] == pytest.approx(-0.5)
+
+
+def test_every_way_of_reading_the_weights_counts() -> None:
+    """A weight of 1.0007 is 1.001 to a machine that rounds it to TF32, and 1 to one that truncates it."""
+    layer = LinearLayer(weight=np.float32([[1 + 1.5 * 2**-11], [1]]), bias=np.float32([0, 0.1]), relu=False)
+    chain, inputs = LinearChain(layers=(layer,), input_dtype="uint8"), np.uint8([[255]])
+    for label, margin in ((0, -0.1), (1, 0.1 - 255 * 2**-10)):
+        found = certify(chain, inputs, np.array([label]), ARITHMETICS["tf32"])
+        assert not found.certain[0]
+        assert found.margins[0] == pytest.approx(margin, abs=1e-6)
+        assert found.allowed[0] < 1e-3
+    assert certify(chain, inputs, np.array([0]), ARITHMETICS["fp32"]).certain[0]
+
+
+def test_the_difference_from_the_predicting_network_counts_for_both_logits() -> None:
+    """One may be higher and the other lower."""
+    chain, inputs = net(2, (12, 8, 4)), pixels(2, 5, 12)
+    exact, arithmetic = exact_logits(chain, inputs), ARITHMETICS["fp32"]
+    alone = certify(chain, inputs, exact.argmax(axis=1), arithmetic)
+    apart = certify(chain, inputs, exact.argmax(axis=1), arithmetic, difference=3.0)
+    np.testing.assert_allclose(apart.allowed - alone.allowed, 6)
+    np.testing.assert_allclose(apart.bounds.errors - alone.bounds.errors, 3)
+    other = exact.astype(np.float32)
+    other[:, 2] += 0.5
+    apart = certify(chain, inputs, exact.argmax(axis=1), arithmetic, reference=other)
+    np.testing.assert_allclose(apart.allowed - alone.allowed, 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -222,6 +298,36 @@ def test_logits_behind_a_relu_have_no_certificate() -> None:
     layer = LinearLayer(weight=np.float32([[1], [2]]), bias=np.float32([0, 0]), relu=True)
     with pytest.raises(NoCertificateError, match="the logits pass a Relu"):
         bound_logits(LinearChain(layers=(layer,), input_dtype="uint8"), np.uint8([[1]]), ARITHMETICS["fp32"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_thousands_of_orders_of_a_real_network_stay_within_the_bounds(
+    arithmetic: ArithmeticName, mnist_folder: Path
+) -> None:
+    """The seed's own weights, 784-600-400-200-100-10, on test images; and a thousandth of the bound is violated."""
+    from mnist_edge.data.sources import load_test_set
+    from mnist_edge.exporting.exact import chain_of
+    from mnist_edge.exporting.graph import fold_normalization
+    from mnist_edge.training.state_dict import read_model
+
+    path = mnist_folder / "seed" / "mnist.pth"
+    if not path.is_file():
+        pytest.skip("the seed's mnist.pth is not beside MNIST")
+    chain = chain_of(fold_normalization(read_model(path).network, "seed"))
+    images = load_test_set("mnist", mnist_folder, may_download=False).test_images
+    inputs = images[[0, 8]].reshape(2, -1)
+    bounds = bound_logits(chain, inputs, ARITHMETICS[arithmetic])
+    largest = 0.0
+    for seed in range(300):  # each of 1,310 units draws an order of its own
+        order = ("random", "tree", "signs", "random")[seed % 4]
+        machine = Machine(
+            seed, order, fused=seed % 3 == 0, flush=seed % 2 == 0, arithmetic=arithmetic, truncate=seed % 5 == 0
+        )
+        apart = np.abs(machine.logits(chain, inputs) - bounds.logits) / bounds.errors
+        assert (apart <= 1).all()
+        largest = max(largest, float(apart.max()))
+    assert largest > 1 / 1000
 
 
 @pytest.fixture(scope="module")

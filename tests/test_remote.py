@@ -22,7 +22,7 @@ from conftest import ROOT, Result
 from test_cli import in_process
 
 from mnist_edge.benchmarking.results import read_result
-from mnist_edge.remote import there
+from mnist_edge.remote import run, there
 from mnist_edge.remote.run import Job, run_there
 from mnist_edge.remote.ssh import ssh_command
 from mnist_edge.remote.wheel import build_wheel
@@ -236,7 +236,7 @@ def test_a_killed_command_is_reported(device: Device, bundle_folder: Path) -> No
 def test_what_the_shell_prints_is_not_mixed_up_with_the_report(device: Device, bundle_folder: Path) -> None:
     """Start-up files greet, without a line feed at the end, and logout files say goodbye."""
     device.prints({"error": {"kind": "bad-file", "message": "as asked", "hint": ""}}, 3)
-    (device.folder / "greeting").write_text('Welcome!\n{"code": 0, "output": "{}"}\nLast login: today')
+    (device.folder / "greeting").write_text('Welcome!\nmessage {"code": 0, "output": "{}"}\nLast login: today')
     (device.folder / "farewell").write_text("bye\n" * 1000)
     failed(verify(device, bundle_folder), 3, "as asked")
 
@@ -348,9 +348,11 @@ def test_an_interrupt_leaves_nothing(device: Device, bundle_folder: Path) -> Non
     device.interpreter(f"echo $$ > {device.folder}/pid; exec sleep 60")
     command = [sys.executable, "-m", "mnist_edge", "verify", str(bundle_folder), "--on", "user@device"]
     env = {**os.environ, **device.path, "XDG_CACHE_HOME": str(device.folder / "none")}
-    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, cwd=device.folder) as process:
+    with subprocess.Popen(
+        command, env=env, stderr=subprocess.PIPE, text=True, cwd=device.folder, start_new_session=True
+    ) as process:
         wait_for(lambda: alive(device.folder / "pid"), "the command did not start")
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the command
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert device.left() == []
@@ -359,9 +361,10 @@ def test_an_interrupt_leaves_nothing(device: Device, bundle_folder: Path) -> Non
 
 def test_a_killed_worker_there_leaves_nothing(device: Device, bundle_folder: Path) -> None:
     """Its supervisor removes the folder, and this side reports that the run ended without a result."""
-    device.interpreter("kill -9 $PPID; sleep 60")
+    device.interpreter(f"echo $$ > {device.folder}/pid; kill -9 $PPID; sleep 60")
     failed(verify(device, bundle_folder), 4, "user@device ended the run while running", "killed")
     assert device.left() == []
+    wait_for(lambda: not alive(device.folder / "pid"), "the command still runs")
 
 
 def test_what_a_killed_run_left_is_removed_by_the_next(device: Device, bundle_folder: Path) -> None:
@@ -389,6 +392,29 @@ def test_a_connection_that_stays_silent_counts_as_lost(tmp_path: Path) -> None:
         assert b"copying" in process.stdout.read()  # to its end: the program has ended although its input is open
         process.wait(10)
     assert list((tmp_path / ".cache/mnist-edge/devices/runs").iterdir()) == []
+
+
+def test_a_run_may_take_longer_than_the_silence_that_ends_it(
+    device: Device, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This side sends heartbeats for as long as the command there runs."""
+    text = Path(there.__file__).read_text().replace("SILENCE = 60", "SILENCE = 0.5")
+    (device.folder / "there.py").write_text(text)
+    monkeypatch.setattr(run, "files", lambda _package: device.folder)
+    monkeypatch.setattr(run, "HEARTBEAT_SECONDS", 0.1)
+    device.interpreter('sleep 1.5; echo \'{"error": {"kind": "usage", "message": "as asked"}}\'')
+    failed(verify(device, bundle_folder), 2, "as asked")
+    monkeypatch.setattr(run, "HEARTBEAT_SECONDS", 60)
+    failed(verify(device, bundle_folder), 4, "user@device ended the run while running")
+
+
+def test_the_account_does_not_decide_what_is_compared(device: Device, bundle_folder: Path) -> None:
+    """Variables of its shell, and modules in the folder of a run, are not used."""
+    (device.folder / "before").write_text("export MNIST_EDGE_DATA=/there PYTHONHOME=/there; ")
+    device.interpreter(
+        'echo "{\\"error\\": {\\"kind\\": \\"usage\\", \\"message\\": \\"<$MNIST_EDGE_DATA$PYTHONHOME>\\"}}"'
+    )
+    failed(verify(device, bundle_folder), 2, "user@device: <>")
 
 
 def alive(pid_file: Path) -> bool:

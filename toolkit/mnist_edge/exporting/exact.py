@@ -40,7 +40,7 @@ def exact_outputs(
         not change the file. Of a student, whose graph stores the very weights that PyTorch runs: PyTorch's in float64,
         and 0; and so where the graph is not the network's, which the comparison of their logits will report.
     """
-    own, chain = _chain_of(network), _exported_chain(exported)
+    own, chain = chain_of(network), _exported_chain(exported)
     if chain is None or chain.form != own.form:
         return _in_float64(network, golden, normalization), 0.0
     difference = 0.0
@@ -64,7 +64,7 @@ def _exported_chain(exported: bytes) -> LinearChain | None:
         return None
 
 
-def _chain_of(network: nn.Sequential) -> LinearChain:
+def chain_of(network: nn.Sequential) -> LinearChain:
     """Return a network's linear layers as they are, before anything is folded in."""
     layers = linear_layers(network)
     return LinearChain(

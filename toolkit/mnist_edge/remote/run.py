@@ -30,6 +30,8 @@ HEARTBEAT_SECONDS = 10
 """The program there gives up after six of them."""
 CLEAN_UP_SECONDS = 10
 """How long the other side may take to remove its folder before ssh is ended."""
+CHUNK = 2**16
+"""Bytes after which sending notices that it is to stop."""
 MAX_LINE = 256 * 2**20
 """Bytes of one message, which holds a report."""
 MAX_NOISE = 2**20
@@ -102,6 +104,8 @@ def _follow(connection: _Connection, on: str, notify: Callable[[str], None]) -> 
         stage = str(message.get("stage", stage))
         if stage == "setting up":
             notify(f"setting up mnist-edge with Python {message.get('python')} on {on}, once for this version")
+        elif stage == "waiting":
+            notify(f"waiting for another run that sets up {on}")
         elif stage == "running":
             notify(f"running on {on}")
     raise connection.failure(stage)
@@ -224,7 +228,10 @@ class _Connection:
     def _feed(self, pipe: IO[bytes], contents: list[bytes]) -> None:
         with contextlib.suppress(OSError), pipe:  # a lost connection is reported by the reader
             for content in contents:
-                pipe.write(content)
+                for start in range(0, len(content), CHUNK):
+                    if self._ended.is_set():
+                        return
+                    pipe.write(memoryview(content)[start : start + CHUNK])
             pipe.flush()
             while not self._ended.wait(HEARTBEAT_SECONDS):
                 pipe.write(b".")

@@ -28,7 +28,7 @@ NO_PYTHON = "no-python"
 _FIND_PYTHON = (
     "PATH=$PATH:$HOME/.local/bin; "
     "for p in python3 python3.14 python3.13 python3.12 python3.11; do "
-    '"$p" -c "import sys; sys.exit(sys.version_info < {minimum})" </dev/null >/dev/null 2>&1 && '
+    '"$p" -I -c "import sys; sys.exit(sys.version_info < {minimum})" </dev/null >/dev/null 2>&1 && '
     'exec "$p" -I -c "import os, sys; '
     'exec(bytes().join(os.read(0, 1) for _ in range(int(sys.argv[1]))))" {size} {token}; done; '
     "echo; echo {token} {no_python} $(python3 --version 2>/dev/null || echo no python3)"

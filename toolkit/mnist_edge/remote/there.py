@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -77,7 +77,7 @@ def _supervise(worker: int, root: Path, folder: Path) -> None:
         if not folder.exists():
             break
         time.sleep(0.1)  # a child that is not quite dead has written once more
-    with contextlib.suppress(OSError), _locked(root, wait=False):
+    with contextlib.suppress(OSError), _locked(root):
         for environment in (root / "environments").iterdir():
             if not (environment / READY).exists():
                 shutil.rmtree(environment, ignore_errors=True)
@@ -93,8 +93,7 @@ def _work(token: str, root: Path, folder: Path) -> NoReturn:
         python, _lock_of_environment = _environment(token, root, folder, job)
         _send(token, stage="running")
         # Nothing of this account decides what is compared: the test set is the one that was sent.
-        own = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "MNIST_EDGE"))}
-        own |= {"PYTHONSAFEPATH": "1", "XDG_CACHE_HOME": str(folder / "cache")}
+        own = {"PYTHONSAFEPATH": "1", "XDG_CACHE_HOME": str(folder / "cache")}
         done = _run([str(python), "-m", "mnist_edge", *job["words"]], folder, own)
         _send(token, code=done.returncode, output=done.stdout, last_line=_last_line(done.stderr))
         code = 0
@@ -144,7 +143,7 @@ def _environment(token: str, root: Path, folder: Path, job: dict[str, Any]) -> t
     environments = root / "environments"
     home = environments / f"{job['environment']}-py{sys.version_info[0]}.{sys.version_info[1]}"
     python = home / "bin" / "python"
-    with _locked(root):
+    with _locked(root, lambda: _send(token, stage="waiting")):
         if not (home / READY).exists() or not python.exists():  # it links to an interpreter that may be gone
             _send(token, stage="setting up", python=sys.version.split()[0])
             shutil.rmtree(home, ignore_errors=True)
@@ -164,7 +163,7 @@ def _make(home: Path, folder: Path, job: dict[str, Any]) -> None:
             "sudo apt install python3-venv there, or what your system calls it",
         )
     python = str(home / "bin" / "python")
-    own = os.environ | {"TMPDIR": str(folder)}  # removed with it; /tmp may be small, and in memory
+    own = {"TMPDIR": str(folder)}  # removed with it; /tmp may be small, and in memory
     steps = {
         "venv": [sys.executable, "-m", "venv", "--without-pip", str(home)],
         "ensurepip": [python, "-m", "ensurepip", "--default-pip"],
@@ -186,9 +185,11 @@ def _reason(done: subprocess.CompletedProcess[str]) -> str:
     return [f"exit code {done.returncode}", *lines[-1:], *errors[-1:], *full[-1:]][-1]
 
 
-def _run(command: list[str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def _run(command: list[str], folder: Path, own: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a program with further variables, and without those of the account that could change what it does."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "MNIST_EDGE"))}
     return subprocess.run(
-        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        command, cwd=folder, env=kept | own, stdin=subprocess.DEVNULL, capture_output=True, text=True,
         errors="replace", check=False,
     )  # fmt: skip
 
@@ -203,9 +204,15 @@ def _remove_unused(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(root: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock under which environments are made."""
-    held = _lock(root, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _locked(root: Path, before_waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold the lock under which environments are made; without anything to do before it, do not wait for it."""
+    try:
+        held = _lock(root, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if before_waiting is None:
+            raise
+        before_waiting()
+        held = _lock(root, fcntl.LOCK_EX)
     try:
         yield
     finally:

@@ -19,6 +19,7 @@ from mnist_edge.targets.bounded import Recorder, beyond_bound
 from mnist_edge.targets.golden import golden_rows
 from mnist_edge.targets.owed import Owed, owed_outputs
 from mnist_edge.targets.target import Target, TargetProgram
+from mnist_edge.verification.certified import ONLY_PROGRAM
 from mnist_edge.verification.parity import check_parity, failed_parity
 from mnist_edge.verification.reference import ReferenceOutputs
 from mnist_edge.verification.requirement import Requirement
@@ -128,7 +129,13 @@ def _verify_variant(
         except RefusedModelError as error:
             problem = error.message
             found = failed_parity(variant.name, requirement, problem, len((owed.test_set or owed.golden).images))
-    return dataclasses.replace(found, reference=owed.description, passed=not problem, reason=problem)
+    return dataclasses.replace(
+        found,
+        reference=owed.description,
+        certificate_reason=ONLY_PROGRAM,
+        passed=not problem,
+        reason=problem,
+    )
 
 
 def _inequality(found: VariantParity, owed: Owed) -> str:

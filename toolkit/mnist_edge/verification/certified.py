@@ -25,6 +25,9 @@ FACTOR_BITS: dict[ArithmeticName, int | None] = {"fp32": 24, "tf32": 11, "fp16":
 BATCH = 2000
 """Images that are prepared at a time: a float image may be resized, and large."""
 
+ONLY_OUTPUTS = "only recorded outputs were compared; the model itself is certified without --outputs"
+ONLY_PROGRAM = "a program was compared; the model that it was made from is certified without --target"
+
 
 class Certification(NamedTuple):
     """A certificate, or the reason why there is none."""

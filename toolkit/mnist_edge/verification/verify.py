@@ -17,7 +17,7 @@ from mnist_edge.records.verification import LayerReport, ParityReport, VariantPa
 from mnist_edge.runtime.classifier import TIMEOUT_SECONDS, Classifier, open_classifier
 from mnist_edge.runtime.recorded import RecordedOutputs
 from mnist_edge.runtime.session import RefusedModelError
-from mnist_edge.verification.certified import Certification, certify_model
+from mnist_edge.verification.certified import ONLY_OUTPUTS, Certification, certify_model
 from mnist_edge.verification.consistency import (
     mismatch,
     misstated_accuracy,
@@ -32,8 +32,6 @@ from mnist_edge.verification.parity import check_parity, failed_parity
 from mnist_edge.verification.precision import precision_of
 from mnist_edge.verification.reference import ReferenceOutputs, onnx_reference
 from mnist_edge.verification.requirement import MAX_DROP, Requirement, requirement_of, with_tf32
-
-ONLY_OUTPUTS = "only recorded outputs were compared; the model itself is certified without --outputs"
 
 
 @dataclass(frozen=True, kw_only=True)
