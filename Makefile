@@ -1,9 +1,10 @@
 # Everything below needs only python3 (3.11 or newer) and make; `make help` lists the targets.
 PYTHON ?= python3
 BIN := .venv/bin
+export NODE_PATH ?= $(CURDIR)/.venv/npm/node_modules
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test slow proof emulators fuzz mutants lint benchmark wheel lock clean
+.PHONY: help setup demo test slow proof runtimes fuzz mutants lint benchmark wheel lock clean
 
 help: ## list these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -30,11 +31,12 @@ test: lint ## lint and the fast tests: what must pass before a change is merged
 slow: setup ## the tests marked slow, which `make test` leaves out
 	$(BIN)/pytest -m slow
 
-proof: setup ## every variant on every runtime here and emulated, over all test images (about an hour); needs the packages of .ci/packages
+proof: runtimes ## every variant on every runtime here and emulated, over all test images (half an hour); needs the packages of .ci/packages
 	$(BIN)/python -m benchmarks.proof $(OPTIONS)
 
-emulators: setup ## download QEMU and the aarch64 wheels, to run onnxruntime as on other CPUs (250 MB in the cache folder)
+runtimes: setup ## download the runtimes of the proof and the slow tests: QEMU with the aarch64 wheels (cache folder, 250 MB), onnxruntime-web
 	$(BIN)/python -m mnist_edge.targets.emulated.setup
+	test -d $(NODE_PATH)/onnxruntime-web || npm install --silent --no-save --prefix .venv/npm onnxruntime-web@1.30.0
 
 fuzz: setup ## 10,000 mutated files for every parser (about 40 minutes); OPTIONS="--inputs 500 --only onnx"
 	$(BIN)/python -m tests.fuzz $(OPTIONS)

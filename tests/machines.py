@@ -40,8 +40,8 @@ class Machine:
     Attributes:
         seed: of the order of the terms, a new one in each layer.
         order: "random" one after the other, "tree" in pairs, "signs" all positive terms first: the partial sums, and
-            with them the errors, are then as large as they get. "blocks" adds 8 products and the sum so far at once, each
-            cut to the bits of the largest of them, as tensor cores do.
+            with them the errors, are then as large as they get. "blocks" adds 8 products and the sum so far at once, the
+            largest first, each cut to the bits of the largest of them, as tensor cores do.
         fused: a product is added before it is rounded.
         flush: subnormals become 0, when they are read and when they are computed.
         arithmetic, truncate: format of factors.
@@ -87,6 +87,8 @@ class Machine:
         order = random.permuted(np.tile(np.arange(terms.shape[1]), (len(terms), 1)), axis=1)
         if self.order == "signs":
             order = np.argsort(-np.sign(terms), axis=1, kind="stable")
+        if self.order == "blocks":
+            order = np.argsort(-np.abs(terms), axis=1, kind="stable")
         terms = np.take_along_axis(terms, order, axis=1)
         rounded = self._flushed(terms.astype(np.float32))
         if self.order == "tree":

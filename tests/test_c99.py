@@ -12,9 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mnist_edge.benchmarking import c_worker
 from mnist_edge.benchmarking.plan import Plan, resolve_plan
-from mnist_edge.benchmarking.rounds import bench
+from mnist_edge.benchmarking.process import Task
+from mnist_edge.benchmarking.rounds import ENGINES
 from mnist_edge.errors import UnavailableError, UsageError
+from mnist_edge.exporting.variants import fp16
+from mnist_edge.exporting.variants.kind import VariantContext
 from mnist_edge.integer_network import IntegerNetwork, check_network, integer_logits
 from mnist_edge.pixels import Images
 from mnist_edge.records.benchmark import Scenario
@@ -22,7 +26,7 @@ from mnist_edge.runtime.session import RefusedModelError
 from mnist_edge.targets.c99 import devices
 from mnist_edge.targets.c99.folder import folder_files
 from mnist_edge.targets.c99.library import build_library, open_library
-from mnist_edge.targets.c99.networks import network_logits
+from mnist_edge.targets.c99.networks import network_logits, read_network
 from mnist_edge.targets.c99.program import open_program
 from mnist_edge.targets.c99.source import Network, buffer_bytes, constant_bytes, model_files
 from mnist_edge.targets.folder import write_folder
@@ -211,22 +215,30 @@ def test_a_folder_of_something_else_is_not_replaced(generated: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("verify", "--target", "c", "--variant", "int8"), "export --variant int8-exact"),
-        (("export", "--target", "c", "--variant", "int8", "--bundle"), "export --variant int8-exact"),
         (("verify", "--target", "c", "--device", "z80"), "it has host, host-sanitized"),
         (("verify", "--device", "host"), "--device has no effect without --target"),
         (("verify", "--target", "c", "--layers"), "--layers does not go with --target"),
         (("export", "--target", "c", "--opset", "21", "--bundle"), "--opset does not go with --target"),
-        (("verify", "--target", "c", "--built", "."), "was generated from one variant"),
     ],
 )
-def test_what_cannot_be_expressed_is_2(
-    two_variant_bundle: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+def test_options_that_contradict_each_other_are_2(
+    bundle_folder: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    done = mnist_edge(*arguments, two_variant_bundle, cwd=tmp_path)
+    done = mnist_edge(*arguments, bundle_folder, cwd=tmp_path)
     assert (done.code, done.out) == (2, "")
     assert message in done.err
     assert done.err.count("\n") == 1
+
+
+def test_what_cannot_be_expressed_is_2(variant_context: VariantContext, tmp_path: Path) -> None:
+    """The error names the variant to use instead."""
+    (tmp_path / "fp16.onnx").write_bytes(fp16.build(variant_context).model)
+    with pytest.raises(UsageError, match="C cannot be generated for the variant fp16") as error:
+        read_network(tmp_path / "fp16.onnx", "fp16")
+    assert "--variant int8-exact" in error.value.hint
+    with pytest.raises(UsageError) as error:
+        read_network(tmp_path / "fp16.onnx", "student-6k")
+    assert "--variant student-6k-exact" in error.value.hint
 
 
 def fake(folder: Path, run: str, harness: str = "true") -> Path:
@@ -313,12 +325,24 @@ def test_devices_are_found_by_name() -> None:
 
 @needs_compiler
 def test_bench_times_generated_c_beside_onnxruntime(bundle_folder: Path) -> None:
-    """A row of its own, whose outputs were compared with the golden logits."""
-    plan = Plan(model=bundle_folder, target="c", rounds=2, scenario=Scenario(seconds=0.02))
-    rows = bench(plan).results
-    assert [(row.engine, row.variant) for row in rows] == [("onnxruntime", "fp32"), ("c", "fp32"), ("torch", "fp32")]
-    assert (rows[1].outputs, rows[1].settings.threads) == (rows[0].outputs, 1)
-    assert rows[1].p50_us > 0
+    """A candidate of its own, whose outputs are compared with the golden logits."""
+    found = resolve_plan(Plan(model=bundle_folder, target="c", scenario=Scenario(name="idle", seconds=0.02, gap_ms=1)))
+    timed = [one for one in found.candidates if one.scenario.name == "idle"]
+    assert [(one.engine, one.variant) for one in timed] == [("onnxruntime", "fp32"), ("c", "fp32")]
+    assert ENGINES["c"] == c_worker.__name__
+    task = Task(
+        model=str(timed[1].file),
+        batch=3,
+        golden=str(found.golden),
+        scenario=Scenario(seconds=0.02),
+        settings=timed[1].settings,
+        requirement=timed[1].requirement,
+    )
+    result = c_worker.measure(task)
+    assert result.check is not None
+    assert (result.check.problem, result.check.flips) == ("", 0)
+    assert result.check.images > 0
+    assert min(result.run_ns) > 0
 
 
 def test_bench_times_no_other_target(bundle_folder: Path) -> None:

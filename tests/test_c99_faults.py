@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mnist_edge.bundle.folder import Bundle, load_bundle
+from mnist_edge.errors import UsageError
 from mnist_edge.exporting.pipeline import add_variant
 from mnist_edge.exporting.variants import exact
 from mnist_edge.exporting.variants.kind import VariantContext
@@ -23,6 +24,7 @@ from mnist_edge.targets.c99.networks import network_logits, read_network
 from mnist_edge.targets.registry import REGISTRY
 from mnist_edge.targets.verify import TargetOptions, verify_programs
 from mnist_edge.verification.reference import recorded_reference
+from mnist_edge.workflow.verify import verify_target
 from tests.conftest import mnist_edge
 
 pytestmark = pytest.mark.skipif(
@@ -174,6 +176,11 @@ def test_the_command_reports_a_fault_with_1(bundle: Bundle, folders: dict[str, P
     assert done.code == 1
     assert "does not predict as" in done.err
     assert done.json["passed"] is False
+
+
+def test_a_folder_is_of_one_variant(bundle: Bundle, folders: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match="was generated from one variant"):
+        verify_target(bundle.folder, "c", built=folders["fp32"])
 
 
 def test_the_sha256_of_the_self_test_is_that_of_the_bundle(bundle: Bundle, folders: dict[str, Path]) -> None:

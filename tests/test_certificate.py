@@ -199,6 +199,36 @@ def on_the_bend(seed: int, inputs: NDArray[np.uint8]) -> LinearChain:
     return LinearChain(layers=tuple(layers), input_dtype="uint8")
 
 
+def test_what_tensor_cores_cut_off_is_within_the_bounds() -> None:
+    """Every term after the first lies just below its last bit, and is lost: twice as much as rounding loses."""
+    weight = np.full((2, 64), 2.0**-24 * (2 - 2**-9), np.float32)  # 11 bits
+    weight[:, 0] = 1
+    layer = LinearLayer(weight=weight, bias=np.zeros(2, np.float32), relu=False)
+    chain, inputs = LinearChain(layers=(layer,), input_dtype="uint8"), np.ones((1, 64), np.uint8)
+    bounds = bound_logits(chain, inputs, ARITHMETICS["tf32"])
+    lost = np.abs(Machine(0, "blocks", arithmetic="tf32").logits(chain, inputs) - bounds.logits)
+    assert (lost <= bounds.errors).all()
+    assert (lost > bounds.errors / 4).all()
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "bits", "truncate"), [("fp16", 11, False), ("bf16", 8, False), ("tf32", 11, True)]
+)
+def test_activations_that_are_rounded_as_badly_as_can_be_are_within_the_bounds(
+    arithmetic: ArithmeticName, bits: int, *, truncate: bool
+) -> None:
+    """Two activations between two numbers of the format, whose errors add up where one is subtracted from the other."""
+    half = 2.0**-bits
+    parts = (0.0, 2 * half * (1 - 2**-6)) if truncate else (3 * half, half)  # half to even: one up, one down
+    hidden = LinearLayer(weight=np.ones((2, 1), np.float32), bias=np.float32(parts), relu=True)
+    last = LinearLayer(weight=np.float32([[2**10, -(2**10)], [0, 0]]), bias=np.zeros(2, np.float32), relu=False)
+    chain, inputs = LinearChain(layers=(hidden, last), input_dtype="uint8"), np.uint8([[1]])
+    bounds = bound_logits(chain, inputs, ARITHMETICS[arithmetic])
+    apart = np.abs(Machine(0, arithmetic=arithmetic, truncate=truncate).logits(chain, inputs) - bounds.logits)
+    assert apart[0, 0] <= bounds.errors[0, 0]
+    assert apart[0, 0] > bounds.errors[0, 0] / 3
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_the_bounds_are_those_of_the_formulas(seed: int) -> None:
     """One scalar at a time in rational arithmetic: a term too few, or a transposed weight, is a wrong bound."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from test_certificate import net, pixels
 from test_cli import in_process, one_line
 from test_cuda_graph import trained as steps_of
 from test_resume import assert_same_end, trained
 from test_student import TINY
 
 from mnist_edge.benchmarking.gpu import BoundRun
-from mnist_edge.contract import DeviceName, ProviderName
+from mnist_edge.contract import ArithmeticName, DeviceName, ProviderName
 from mnist_edge.errors import CheckFailedError, MnistEdgeError
 from mnist_edge.records.data import Dataset
 from mnist_edge.records.settings import SessionSettings
@@ -28,6 +30,8 @@ from mnist_edge.training.checkpoint import LAST, load_checkpoint
 from mnist_edge.training.cuda_graph import cuda_capture
 from mnist_edge.training.loop import Run, continued_run, new_run
 from mnist_edge.training.recipes import find_recipe, settings_for
+from mnist_edge.verification.arithmetic import ARITHMETICS
+from mnist_edge.verification.certificate import bound_logits
 
 CUDA: ProviderName = "cuda"
 ON_CUDA = SessionSettings(provider=CUDA)
@@ -217,3 +221,38 @@ def test_a_hidden_gpu_is_4(
     done = mnist_edge(command, *options[command], cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
     assert (done.code, done.out) == (4, "")
     assert "CUDA" in one_line(done.err)
+
+
+@pytest.fixture
+def matmul() -> Iterator[Any]:
+    """PyTorch's settings of products on CUDA, restored afterwards."""
+    found = torch.backends.cuda.matmul
+    names = ("allow_tf32", "allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction")
+    before = {name: getattr(found, name) for name in names}
+    yield found
+    for name, value in before.items():
+        setattr(found, name, value)
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_a_gpu_stays_within_the_bounds_of_a_certificate(
+    arithmetic: ArithmeticName, device: DeviceName, matmul: Any
+) -> None:
+    """Of binary32, and of the formats that tensor cores multiply in; at batch sizes with kernels of their own."""
+    matmul.allow_tf32 = arithmetic == "tf32"
+    # Otherwise parts of a sum may be added in 16 bits.
+    matmul.allow_fp16_reduced_precision_reduction = matmul.allow_bf16_reduced_precision_reduction = False
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(arithmetic, torch.float32)
+    chain, inputs = net(0, (784, 600, 400, 200, 100, 10)), pixels(0, 256, 784)
+    bounds = bound_logits(chain, inputs, ARITHMETICS[arithmetic])
+    largest = 0.0
+    for batch in (1, 8, 256):
+        values = torch.tensor(inputs[:batch], device=device).to(dtype)
+        for layer in chain.layers:
+            weight, bias = (torch.tensor(value, device=device).to(dtype) for value in (layer.weight, layer.bias))
+            values = torch.nn.functional.linear(values, weight, bias)
+            values = values.relu() if layer.relu else values
+        apart = np.abs(values.float().cpu().numpy() - bounds.logits[:batch]) / bounds.errors[:batch]
+        assert (apart <= 1).all()
+        largest = max(largest, float(apart.max()))
+    assert largest > 1e-6  # it was compared with what this arithmetic computes

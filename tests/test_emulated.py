@@ -83,7 +83,7 @@ def test_a_missing_emulator_names_its_packages(tmp_path: Path, monkeypatch: pyte
             require_emulator(device)
         assert raised.value.exit_code == 4
         assert "mmdebstrap" in raised.value.hint
-        assert "make emulators" in raised.value.hint
+        assert "make runtimes" in raised.value.hint
 
 
 @pytest.fixture(params=DEVICES)

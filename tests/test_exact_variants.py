@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from conftest import mnist_edge
 from numpy.typing import NDArray
 from test_student import checkpoint, student
 from test_student_export import ALL4
@@ -219,3 +220,21 @@ def test_a_student_that_loses_too_much_is_not_published(
     student_exact.build("3k", with_run)
     with pytest.raises(CheckFailedError, match=r"right on 93\.90% of the held-out images, the student on 99\.00%"):
         student_exact.build("3k", with_run)
+
+
+@pytest.mark.slow
+def test_at_most_five_predictions_of_mnist_change(mnist_folder: Path, tmp_path: Path) -> None:
+    """Of 10,000 test images in 8 bits; as small as int8, and the sha256 is the same unfused."""
+    environment = {"MNIST_EDGE_DATA": str(mnist_folder)}
+    trained = mnist_edge("train", "--dataset", "mnist", "--run", "runs/mnist", cwd=tmp_path, **environment)
+    assert trained.code == 0, trained.err
+    options = ["--variant", "int8", "--variant", "int8-exact"]
+    exported = mnist_edge("export", "--run", "runs/mnist", *options, "--json", cwd=tmp_path, **environment)
+    assert exported.code == 0, exported.err
+    found = {row["name"]: row for row in exported.json["variants"]}
+    assert found["int8-exact"]["flips"] <= 5
+    assert found["int8-exact"]["bytes"] <= found["int8"]["bytes"]
+    options = ["--variant", "int8-exact", "--optimization", "none", "--json"]
+    unfused = mnist_edge("verify", "exported/mnist", *options, cwd=tmp_path, **environment)
+    assert unfused.code == 0, unfused.err
+    assert unfused.json["variants"][0]["outputs_sha256"] == found["int8-exact"]["outputs_sha256"]["test"]

@@ -48,7 +48,7 @@ NETWORKS: dict[str, Callable[[int], IntegerNetwork]] = {
 }
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(sorted(NETWORKS)), st.integers(0, 10**6), st.sampled_from([18, 20, 21, 23]), st.integers(1, 40))
 def test_every_level_and_batch_gives_the_bytes_of_the_reference(kind: str, seed: int, opset: int, batch: int) -> None:
     """Fused into integer products or computed in floats, packed or INT4: no byte differs."""

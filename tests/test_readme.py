@@ -155,3 +155,11 @@ def run(words: list[str]) -> None:
     except UnavailableError:
         if "--target" not in words:  # compilers, emulators and browsers are not everywhere; their own tests skip
             raise
+
+
+def test_the_table_of_the_proof_is_that_of_the_newest_results() -> None:
+    """README shows what `make proof` measured last, not an older or a hand-written table."""
+    from benchmarks.proof import with_table
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert with_table(readme) == readme

@@ -6,13 +6,22 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.contract import LABELS
 from mnist_edge.errors import UsageError
+from mnist_edge.integer_network import IntegerNetwork, integer_logits
+from mnist_edge.pixels import logits_sha256
+from mnist_edge.targets.c99.source import constant_bytes, model_files
+from mnist_edge.targets.web.chromium import DEVICE
+from mnist_edge.targets.web.page import PageModel, write_page
+from mnist_edge.targets.web.predictor import open_page
 from mnist_edge.targets.web.target import WEB
+from mnist_edge.targets.web.wasm import compile_wasm
 from tests.conftest import mnist_edge
+from tests.integer_networks import conv_network, dense_network
 from tests.test_onnxruntime_web import needs_runtime
 from tests.test_web_page import needs_browser, needs_compiler, with_renewed_policy
 
@@ -30,6 +39,38 @@ def test_a_page_is_one_small_file_and_always_the_same(bundle_folder: Path, tmp_p
         pages.append((tmp_path / name).read_bytes())
     assert pages[0] == pages[1]
     assert len(pages[0]) < facts["wasm_bytes"] * 4 / 3 + 40_000
+
+
+def integer_page(network: IntegerNetwork, images: np.ndarray) -> bytes:
+    model = PageModel(
+        description="a network on integers",
+        wasm=compile_wasm(model_files(network)),
+        images=images,
+        logits=integer_logits(network, images),
+        tolerance=0.0,
+    )
+    return write_page(model)
+
+
+@needs_compiler
+def test_a_page_of_a_student_leaves_room_below_60_kb() -> None:
+    # Protects the size: all but the constants, which are 7.2 kB in student-6k-exact. Unrolled loops once cost 10 kB.
+    network = conv_network(5)
+    images = np.zeros((16, 28, 28), np.uint8)
+    assert len(integer_page(network, images)) - constant_bytes(network) * 4 / 3 < 45_000
+
+
+@pytest.mark.slow
+@needs_compiler
+@needs_browser
+@pytest.mark.parametrize("network", [dense_network(1), dense_network(2, bits=4), conv_network(3)])
+def test_integers_give_the_same_bytes_in_the_browser(network: IntegerNetwork, tmp_path: Path) -> None:
+    # Protects the claim of equal bytes, for both kinds of layer and both sizes of weights; the reference is numpy's.
+    images = np.random.default_rng(6).integers(0, 256, (300, 28, 28), dtype=np.uint8)
+    (tmp_path / "page.html").write_bytes(integer_page(network, images[:16]))
+    with open_page(tmp_path / "page.html", DEVICE, 30.0) as predictor:
+        assert predictor.logits(images).tobytes() == integer_logits(network, images).tobytes()
+        assert predictor.self_test().sha256 == logits_sha256(integer_logits(network, images[:16]))
 
 
 def test_clothes_are_not_drawn(bundle_folder: Path, tmp_path: Path) -> None:

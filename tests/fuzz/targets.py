@@ -227,6 +227,25 @@ def _read_onnx(folder: Path) -> str:
     return digest(classifier.logits(np.zeros((2, 28, 28), np.uint8)))
 
 
+def _make_integers(folder: Path) -> None:
+    from mnist_edge.integer_network import IntegerLayer, IntegerNetwork
+    from mnist_edge.verification.integer_graph import integer_graph
+
+    weight = np.random.default_rng(0).integers(-7, 8, (10, 1, 28, 28)).astype(np.int8)
+    ones = np.ones(10, np.int32)
+    layer = IntegerLayer(weight=weight, bits=4, multiplier=ones * 3, bias=ones, shift=5, stride=1, size=28)
+    (folder / "model.onnx").write_bytes(integer_graph(IntegerNetwork(layers=(layer,)), 20).SerializeToString())
+
+
+def _read_integers(folder: Path) -> str:
+    from mnist_edge.integer_network import check_network
+    from mnist_edge.verification.integer_graph import read_integer_network
+
+    network = read_integer_network(folder / "model.onnx")
+    check_network(network)
+    return digest(*(layer.weight for layer in network.layers))
+
+
 def _change_onnx(data: bytes, rng: random.Random) -> bytes:
     """Change the bytes, or one attribute, name or dimension of the graph."""
     if rng.random() < 0.6:
@@ -370,6 +389,7 @@ TARGETS = (
     Target(name="golden", file="b/golden.npz", make=_make_bundle, change=mutate_bytes, read=_read_bundle, sealed=True),
     Target(name="golden, read alone", file="b/golden.npz", make=_make_bundle, change=_change_golden, read=_read_golden),
     Target(name="onnx", file="b/model.onnx", make=_make_bundle, change=_change_onnx, read=_read_onnx),
+    Target(name="integer network", file="model.onnx", make=_make_integers, change=mutate_bytes, read=_read_integers),
     Target(name="recipe", file="mine.toml", make=_make_recipe, change=mutate_bytes, read=_read_recipe),
     Target(name="bench result", file="bench.json", make=_make_result, change=_change_json, read=_read_result),
     Target(name="journal", file="study/journal.log", make=_make_journal, change=_change_journal, read=_read_journal),

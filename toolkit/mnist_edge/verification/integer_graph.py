@@ -198,7 +198,8 @@ def _read_floats(graph: GraphProto) -> Iterator[IntegerLayer]:
 
 
 def _whole(values: NDArray[np.float64]) -> bool:
-    return bool((values == np.rint(values)).all())
+    """Whether all are integers that int32 holds."""
+    return bool((np.abs(values) < 2**31).all() and (values == np.rint(values)).all())
 
 
 def _read_integers(graph: GraphProto, count: int) -> list[NDArray[np.int8]]:

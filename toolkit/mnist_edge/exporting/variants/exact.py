@@ -124,7 +124,7 @@ KINDS_BY_BITS = {
         name="int4-exact",
         precision="int4",
         requirement="lossy",
-        advice="an eighth of the size, the same bytes everywhere",
+        advice="an eighth of the size; may lose more than 0.1 points",
         build=partial(build, 4),
     ),
 }

@@ -151,9 +151,9 @@ def _run(command: list[str], timeout: float) -> tuple[int | None, str]:
 
 
 def _reason(output: str) -> str:
-    """Return the line that explains a failure best: the first error of a compiler, otherwise the last line but make's."""
+    """Return the line that explains a failure best: the first error of compiler or linker, else the last line but make's."""
     lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("make: ***")]
-    errors = [line for line in lines if "error:" in line.lower() or "FAILED" in line]
+    errors = [line for line in lines if any(word in line for word in ("error:", "FAILED", "will not fit"))]
     return ([*errors, *lines[-1:], "it printed nothing"])[0][:SHOWN]
 
 

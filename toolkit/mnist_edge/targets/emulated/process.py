@@ -124,7 +124,7 @@ def _answer(name: str, process: subprocess.Popen[str], seconds: float) -> dict[s
         answer: dict[str, Any] = dict(json.loads(line))
     except (ValueError, TypeError):
         how = f"printed {line[:60]!r}" if line else f"ended with {process.poll()}"
-        raise CheckFailedError(f"{name}: the emulated process {how}", hint="make emulators sets it up again") from None
+        raise CheckFailedError(f"{name}: the emulated process {how}", hint="make runtimes sets it up again") from None
     if "refused" in answer:
         message, hint = answer["refused"]
         raise RefusedModelError(message, hint=hint)

@@ -58,7 +58,7 @@ def require_emulator(device: str) -> Emulator:
     if not all(path.exists() for path in needed):
         raise UnavailableError(
             f"the emulated CPU {device} is not set up in {folder}",
-            hint="apt-get install mmdebstrap, then make emulators (python -m mnist_edge.targets.emulated.setup)",
+            hint="apt-get install mmdebstrap, then make runtimes (python -m mnist_edge.targets.emulated.setup)",
         )
     if device == "aarch64":
         # -S: the interpreter's own site module would look for the packages of the machine outside.

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from mnist_edge.errors import CheckFailedError, UnavailableError
 
+# -O3 made the module of a student 1.7 times as large, and no model measurably faster.
 FLAGS = (
-    *("--target=wasm32", "-std=c99", "-O3", "-msimd128", "-ffreestanding", "-nostdlib"),
+    *("--target=wasm32", "-std=c99", "-O2", "-msimd128", "-ffreestanding", "-nostdlib"),
     # Copies and fills as instructions: there is no C library to call.
     "-mbulk-memory",
     # A fused product would round otherwise than the reference; wasm has none today.
