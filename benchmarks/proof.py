@@ -76,7 +76,9 @@ RUNTIMES = (
 
 ON_CUDA = (
     Runtime(name="onnxruntime", device="CUDA", options=("--provider", "cuda"), variants=FLOAT_GRAPHS),
-    Runtime(name="onnxruntime", device="CUDA with TF32", options=("--provider", "cuda", "--tf32"), variants=FLOAT_GRAPHS),
+    Runtime(
+        name="onnxruntime", device="CUDA with TF32", options=("--provider", "cuda", "--tf32"), variants=FLOAT_GRAPHS
+    ),
 )
 """With `--cuda`, on a machine that has it: a result of its own, which the table of README includes."""
 
