@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,7 @@ NETWORKS: dict[str, Network] = {
 
 def written(network: Network, folder: Path) -> Path:
     shown = images(16)
-    write_folder(folder, folder_files(network, shown, network_logits(network, shown)))
+    write_folder(folder, folder_files(network, shown, network_logits(network, shown)), "c")
     return folder
 
 
@@ -203,13 +204,57 @@ def test_a_tampered_file_fails_the_self_test(generated: Path, tmp_path: Path) ->
     assert subprocess.run(command, capture_output=True, check=False).returncode != 0
 
 
-def test_a_folder_of_something_else_is_not_replaced(generated: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(generated, tmp_path / "c")
-    write_folder(folder, {"one.c": b"int x;"})
-    assert sorted(path.name for path in folder.iterdir()) == ["SHA256SUMS", "one.c"]
-    (folder / "mine.c").write_text("int y;")
-    with pytest.raises(UsageError, match=r"holds files that no export wrote \(mine.c\)"):
-        write_folder(folder, {"one.c": b"int x;"})
+def add(name: str, text: str) -> Callable[[Path], None]:
+    def plant(folder: Path) -> None:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+
+    return plant
+
+
+def own_album(folder: Path) -> None:
+    """A user's folder with sums of its own, and a build/ that is no compiler's."""
+    shutil.rmtree(folder)
+    (folder / "build").mkdir(parents=True)
+    (folder / "photo.jpg").write_bytes(b"photo")
+    (folder / "build" / "precious.txt").write_bytes(b"precious")
+    sums = subprocess.run(["sha256sum", "photo.jpg"], cwd=folder, capture_output=True, check=True).stdout
+    (folder / "SHA256SUMS").write_bytes(sums)
+
+
+@pytest.mark.parametrize(
+    ("plant", "message"),
+    [
+        (own_album, r"holds files that no export wrote \(SHA256SUMS\)"),
+        (add("mine.c", "int y;"), r"holds files that no export wrote \(mine.c\)"),
+        (add("one.c", "int y;"), "holds changes"),
+        (add("SHA256SUMS", f"{'0' * 64}  .mnist-edge-target\n{'0' * 64}  one.c\n"), "holds changes"),
+        (lambda folder: (folder / "one.c").unlink(), "holds changes"),
+        (lambda folder: (folder / "link").symlink_to("/tmp"), r"no export wrote \(link\)"),
+    ],
+)
+def test_a_folder_of_something_else_is_not_replaced(
+    plant: Callable[[Path], object], message: str, tmp_path: Path
+) -> None:
+    """A user's files and edits outlive an export; only what an export wrote, unchanged, is replaced."""
+    folder = tmp_path / "c"
+    write_folder(folder, {"one.c": b"int x;"}, "c")
+    plant(folder)
+    before = {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+    with pytest.raises(UsageError, match=message) as error:
+        write_folder(folder, {"two.c": b"int x;"}, "c")
+    assert "--output" in error.value.hint
+    assert {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")} == before
+
+
+def test_an_export_is_replaced_with_what_make_left_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    write_folder(folder, {"one.c": b"int x;"}, "c")
+    add("build/one.o", "object")(folder)
+    with pytest.raises(UsageError, match=r"build/one\.o"):
+        write_folder(folder, {"one.c": b"int x;"}, "onnxruntime")
+    write_folder(folder, {"two.c": b"int x;"}, "c")
+    assert sorted(path.name for path in folder.iterdir()) == [".mnist-edge-target", "SHA256SUMS", "two.c"]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ MODEL = "model.onnx"
 def build(bundle: Bundle, variant: Variant, folder: Path) -> dict[str, int]:
     """Copy the model of a variant into a folder, atomically; return its size."""
     content = bundle.file(variant).read_bytes()
-    write_folder(folder, {MODEL: content})
+    write_folder(folder, {MODEL: content}, "onnxruntime")
     return {"model_bytes": len(content)}
 
 

@@ -68,7 +68,7 @@ def build(bundle: Bundle, variant: Variant, folder: Path) -> dict[str, int]:
     model = bundle.file(variant).read_bytes()
     name = f"{bundle.manifest.dataset}-{variant.name}"
     tensors = (classifier.input, classifier.output)
-    write_folder(folder, repository_files(name, variant, model, tensors, bundle.manifest.labels))
+    write_folder(folder, repository_files(name, variant, model, tensors, bundle.manifest.labels), "triton")
     return {"model_bytes": len(model)}
 
 
