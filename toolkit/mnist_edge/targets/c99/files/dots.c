@@ -1,6 +1,7 @@
 /*
  * x86, where memory is plenty: each map is computed whole, and an instruction multiplies four inputs, which are adjacent in
- * memory, with their int4 weights of eight outputs. Reads up to 3 bytes beyond a map, and LANES - 1 beyond the weights.
+ * memory, with their int4 weights of eight outputs. Blocks have 2 * LANES outputs. Reads up to 3 bytes
+ * beyond a map, and LANES - 1 beyond the weights.
  */
 #include <immintrin.h>
 #include <string.h>
@@ -17,7 +18,7 @@ static inline __m256i dot(__m256i sums, __m256i x, __m256i weights)
 #endif
 }
 
-/* The weights of four inputs, of the first and of the second half of a block of outputs: int8, the inputs of an output together. */
+/* The int8 weights of four inputs, those of an output together, of each half of a block of outputs. */
 typedef struct {
     __m256i half[2];
 } quad;
@@ -30,7 +31,8 @@ static inline quad unpack(const uint8_t *weights, uint16_t bytes, uint16_t input
     quad q;
     uint16_t i;
     for (i = 0; i < 4; ++i) { /* 0x88 is two weights of 0 */
-        rows[i] = i < inputs ? _mm_loadl_epi64((const __m128i *)(const void *)(weights + i * bytes)) : _mm_set1_epi8((char)0x88);
+        const void *const row = weights + i * bytes;
+        rows[i] = i < inputs ? _mm_loadl_epi64((const __m128i *)row) : _mm_set1_epi8((char)0x88);
     }
     even = _mm_unpacklo_epi8(rows[0], rows[1]);
     odd = _mm_unpacklo_epi8(rows[2], rows[3]);
