@@ -85,7 +85,7 @@ def test_every_row_is_complete(report: BenchReport, bundle_folder: Path) -> None
     assert json.loads(json.dumps(content, allow_nan=False)) == content
     assert set(content) == {
         "schema", "model", "weights_sha256", "environment", "order_seed", "reference_work_ms", "results", "gpu_from_batch",
-        "profile", "notes", "thread_advice",
+        "profile", "notes", "thread_advice", "host",
     }  # fmt: skip
     assert content["schema"] == "mnist-edge/bench/6"
     assert content["weights_sha256"] == load_bundle(bundle_folder).manifest.weights_sha256
@@ -214,7 +214,8 @@ def test_wrong_decisions_in_timed_runs_are_no_timing(bundle_folder: Path, tmp_pa
     golden = load_bundle(bundle_folder).golden
     sums = golden.pre_activations.copy()
     sums[:, -10:] = np.roll(sums[:, -10:], 1, axis=1)
-    golden = dataclasses.replace(golden, logits=np.roll(golden.logits, 1, axis=1), pre_activations=sums)
+    rolled = {name: np.roll(getattr(golden, name), 1, axis=1) for name in ("logits", "exact_logits")}
+    golden = dataclasses.replace(golden, **rolled, pre_activations=sums)
     folder = rewrite_bundle(bundle_folder, tmp_path / "b", golden=golden_bytes(golden))
     with pytest.raises(CheckFailedError, match="predictions of timed runs differ"):
         bench(plan(folder))

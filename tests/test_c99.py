@@ -351,6 +351,7 @@ def test_devices_are_found_by_name() -> None:
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_bench_times_generated_c_beside_onnxruntime(bundle_folder: Path) -> None:
     """A candidate of its own, whose outputs are compared with the golden logits."""
     found = resolve_plan(Plan(model=bundle_folder, target="c", scenario=Scenario(name="idle", seconds=0.02, gap_ms=1)))
