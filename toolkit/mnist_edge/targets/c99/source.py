@@ -118,7 +118,8 @@ def _integers(network: IntegerNetwork) -> str:
     code = [template("integers.c"), layers, _model(buffers, [*_fused_calls(network), *_calls(network)])]
     if has_dots(network):
         quads = f"#define QUADS {_quads(network)} /* of inputs of a window */"
-        code = ["#ifdef __AVX2__", quads, template("dots.c"), layers, _whole_maps(network), "#else", *code, "#endif", ""]
+        dots = [quads, template("dots.c"), layers, _whole_maps(network)]
+        code = ["#ifdef __AVX2__", *dots, "#else", *code, "#endif", ""]
     return "\n".join([template("layer.c"), *tables, defined, *code])
 
 
