@@ -131,7 +131,7 @@ def has_dots(network: IntegerNetwork) -> bool:
 def _quads(network: IntegerNetwork) -> int:
     """Return the most quads of inputs that a window has; those of its rows are padded."""
     shapes = [layer.weight.shape for layer in network.layers]
-    return max(kernel * -(-kernel * channels // 4) for _, channels, kernel, _ in shapes)
+    return max(int(kernel) * -(-int(kernel) * int(channels) // 4) for _, channels, kernel, _ in shapes)
 
 
 def _whole_maps(network: IntegerNetwork) -> str:
