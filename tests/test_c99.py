@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -347,15 +348,13 @@ def test_a_program_that_does_not_answer_every_image_is_refused(run: str, message
 @needs_compiler
 def test_a_program_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
     """The emulator is a child of make: it must not live on."""
-    folder = fake(tmp_path / "c", "sleep 60 & echo $$! > $(BUILD)/pid; cp $(BUILD)/pid .; wait")
+    folder = fake(tmp_path / "c", "sleep 60 & echo $$! > $(BUILD)/pid; wait")
     started = time.monotonic()
-    with (
-        open_program(folder, "host", 0.3) as program,
-        pytest.raises(RefusedModelError, match=r"did not end within 0\.3"),
-    ):
-        program.logits(images(1))
+    with open_program(folder, "host", 0.3) as program:
+        with pytest.raises(RefusedModelError, match=r"did not end within 0\.3"):
+            program.logits(images(1))
+        sleeper = int((program.build / "pid").read_text())
     assert time.monotonic() - started < 30
-    sleeper = int((folder / "pid").read_text())
     state = Path(f"/proc/{sleeper}/stat")
     assert not state.exists() or state.read_text().split(")")[1].split()[0] == "Z"
 
@@ -377,6 +376,64 @@ def test_what_does_not_compile_is_refused(tmp_path: Path) -> None:
         open_program(folder, "host", 60),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("compiler", "message", "hint"),
+    [
+        (" ", "CC names no compiler", "unset CC"),
+        ("nope", "needs nope, which is not installed", "unset CC, or install nope"),
+        ("nope gcc", "needs nope, which is not installed", "unset CC, or install nope"),
+    ],
+)
+def test_a_compiler_that_is_not_there_is_4(
+    compiler: str, message: str, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", compiler)
+    with pytest.raises(UnavailableError, match=message) as error:
+        devices.require_tools("host")
+    assert error.value.hint == hint
+
+
+@needs_compiler
+def test_a_compiler_that_refuses_an_untouched_export_is_4(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `gcc -m32` without its libraries; of a folder that was changed, the check fails."""
+    folder = written(NETWORKS["one layer"], tmp_path / "c")
+    monkeypatch.setenv("CC", "cc --no-such-option")
+    with pytest.raises(UnavailableError, match="cannot compile generated C") as error, open_program(folder, "host", 60):
+        pass
+    assert error.value.hint == "unset CC"
+    with pytest.raises(UnavailableError, match="cannot compile generated C"):
+        build_library(folder)
+    (folder / "model.c").write_text("not C")
+    with pytest.raises(RefusedModelError, match="failed"), open_program(folder, "host", 60):
+        pass
+
+
+@needs_compiler
+@pytest.mark.parametrize(("name", "value"), [("MAKEFLAGS", "-n"), ("MAKEFLAGS", "-e"), ("GNUMAKEFLAGS", "-e")])
+def test_make_takes_nothing_from_the_environment(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not to build, or to build with other flags, would change what is proven."""
+    folder = fake(tmp_path / "c", WRITES.format(44), harness="test $(FLAGS) = ours && touch $(BUILD)/made")
+    (folder / "Makefile").write_text("FLAGS := ours\n" + (folder / "Makefile").read_text())
+    monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FLAGS", "theirs")
+    with open_program(folder, "host", 60) as program:
+        assert (program.build / "made").is_file()
+
+
+@needs_compiler
+def test_folders_may_have_spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of temporary files, and that of the program."""
+    (tmp_path / "tmp $x").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp $x"))
+    folder = fake(tmp_path / "my c", WRITES.format(44), harness="touch $(BUILD)/made")
+    with open_program(folder, "host", 60) as program:
+        assert (program.build / "made").is_file()
+        with pytest.raises(RefusedModelError, match="reports 0 images, expected 1"):
+            program.logits(images(1))
 
 
 def test_a_missing_emulator_is_4_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:

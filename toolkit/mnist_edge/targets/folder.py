@@ -49,21 +49,29 @@ def _sums(hashes: Mapping[str, str]) -> str:
     return "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes.items()))
 
 
-def _require_replaceable(folder: Path, target: TargetName) -> None:
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise UsageError(f"{folder} is not a folder", hint=HINT)
-    present = entries(folder)
-    if not present:
-        return
+def changes(folder: Path, target: TargetName) -> str:
+    """Return how a folder differs from what `write_folder` wrote for a target, or an empty string.
+
+    What `make` leaves in a C folder is no difference.
+    """
     stated = (folder / SUMS).read_text(errors="replace") if (folder / SUMS).is_file() else ""
     listed = {line.partition("  ")[2] for line in stated.splitlines()}
+    present = entries(folder)
     if target == "c" and MARKER in listed:
         present = {name for name in present if not name.startswith(f"{MADE}/")}
     unexpected = sorted(present - listed - {SUMS} if MARKER in listed else present)
     if unexpected:
-        raise UsageError(f"{folder} holds files that no export wrote ({unexpected[0]}); it is not replaced", hint=HINT)
+        return f"holds files that no export wrote ({unexpected[0]})"
     files = present - {SUMS}
-    if not all((folder / name).is_file() for name in files) or stated != _sums(
-        {name: sha256_file(folder / name) for name in files}
-    ):
-        raise UsageError(f"{folder} holds changes: its files are not those of {SUMS}; it is not replaced", hint=HINT)
+    readable = all((folder / name).is_file() for name in files)
+    if not readable or stated != _sums({name: sha256_file(folder / name) for name in files}):
+        return f"holds changes: its files are not those of {SUMS}"
+    return ""
+
+
+def _require_replaceable(folder: Path, target: TargetName) -> None:
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise UsageError(f"{folder} is not a folder", hint=HINT)
+    found = changes(folder, target) if entries(folder) else ""
+    if found:
+        raise UsageError(f"{folder} {found}; it is not replaced", hint=HINT)
