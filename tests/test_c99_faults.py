@@ -40,7 +40,7 @@ def bundle(
     """The bundle of `workplace` with the variant int8-exact."""
     folder = shutil.copytree(bundle_folder, tmp_path_factory.mktemp("c99") / "digits")
     built = exact.build(8, variant_context)
-    add_variant(folder, built.spec, built.model, digits)
+    add_variant(folder, built.spec, built.model, digits, outputs_sha256=built.outputs_sha256)
     return load_bundle(folder)
 
 
