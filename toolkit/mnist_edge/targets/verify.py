@@ -19,7 +19,7 @@ from mnist_edge.targets.bounded import Recorder, beyond_bound
 from mnist_edge.targets.golden import golden_rows
 from mnist_edge.targets.owed import Owed, owed_outputs
 from mnist_edge.targets.target import Target, TargetProgram
-from mnist_edge.verification.certified import ONLY_PROGRAM
+from mnist_edge.verification.certified import ONLY_PROGRAM, PROGRAM_WITHIN
 from mnist_edge.verification.consistency import contradictions, misstated_variant
 from mnist_edge.verification.parity import check_parity, failed_parity
 from mnist_edge.verification.reference import ReferenceOutputs
@@ -119,6 +119,7 @@ def _verify_variant(
         all_batches=target.all_batches,
         outputs_sha256=variant.outputs_sha256 if whole else None,
     )
+    within = False
     with tempfile.TemporaryDirectory(prefix="mnist-edge-target-") as place:
         folder = options.built or Path(place) / f"{target.name}{target.suffix}"
         if options.built is None:
@@ -128,7 +129,9 @@ def _verify_variant(
                 recorder = Recorder(predictor=program)
                 found = check_parity(variant.name, recorder, owed.golden, owed.test_set, requirement)
                 problem = problem or found.reason or _inequality(found, owed)
-                problem = problem or beyond_bound(bundle.file(variant), recorder.runs)
+                beyond = beyond_bound(bundle.file(variant), recorder.runs)
+                within = beyond == ""
+                problem = problem or beyond or ""
                 problem = problem or _self_test_problem(program, bundle)
                 if whole and owed.test_set is not None:
                     problem = problem or misstated_variant(variant, found.accuracy)
@@ -138,7 +141,7 @@ def _verify_variant(
     return dataclasses.replace(
         found,
         reference=owed.description,
-        certificate_reason=ONLY_PROGRAM,
+        certificate_reason=PROGRAM_WITHIN if within else ONLY_PROGRAM,
         passed=not problem,
         reason=problem,
     )
