@@ -102,6 +102,22 @@ def verify_programs(
     )
 
 
+def compared_images(
+    bundle: Bundle, target: Target, reference: ReferenceOutputs, options: TargetOptions
+) -> ReferenceOutputs:
+    """Return a reference with the images alone that programs are run on, in the order in which a report numbers them."""
+    every = Owed(golden=reference.golden, test_set=reference.test_set, description="", equal=False)
+    run = _run_images(every, bundle, target, options)
+    return dataclasses.replace(reference, golden=run.golden, test_set=run.test_set)
+
+
+def _run_images(owed: Owed, bundle: Bundle, target: Target, options: TargetOptions) -> Owed:
+    """Return what is owed for the images that a program is run on."""
+    if options.device in target.golden_only:
+        return owed.golden_rows(golden_rows(bundle.golden.labels))
+    return owed.first(options.images)
+
+
 def _verify_variant(
     bundle: Bundle, variant: Variant, target: Target, reference: ReferenceOutputs, options: TargetOptions
 ) -> VariantParity:
@@ -109,10 +125,7 @@ def _verify_variant(
     owed = owed_outputs(bundle, variant, reference)
     problem = _contradiction(bundle, variant, reference) or owed.misrecorded(variant.outputs_sha256)
     whole = options.images is None and options.device not in target.golden_only
-    if options.device in target.golden_only:
-        owed = owed.golden_rows(golden_rows(bundle.golden.labels))
-    else:
-        owed = owed.first(options.images)
+    owed = _run_images(owed, bundle, target, options)
     requirement = Requirement(
         kind="exact",
         precision=variant.precision,
