@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import subprocess
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +41,7 @@ from tests.integer_networks import conv_network, dense_network, layer
 needs_compiler = pytest.mark.skipif(
     shutil.which("cc") is None or shutil.which("make") is None, reason="no C compiler: apt-get install gcc make"
 )
+CPU = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
 STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Werror")
 
 
@@ -79,10 +83,23 @@ def mixed_network() -> IntegerNetwork:
     return IntegerNetwork(layers=tuple(layers))
 
 
+def odd_network() -> IntegerNetwork:
+    """4 bits; windows that end with the image and are no multiple of four, blocks of 16, 3 and 1 outputs."""
+    random = np.random.default_rng(9)
+    layers, size, channels = [], 28, 1
+    for outputs, kernel, stride in ((19, 7, 3), (17, 3, 2), (10, 3, 1)):
+        weight = random.integers(-7, 8, (outputs, channels, kernel, kernel)).astype(np.int8)
+        bias = random.integers(-900, 900, outputs)
+        layers.append(layer(weight, 4, random.integers(1, 9, outputs), bias, 7, stride, size))
+        size, channels = (size - kernel) // stride + 1, outputs
+    return IntegerNetwork(layers=tuple(layers))
+
+
 NETWORKS: dict[str, Network] = {
     "dense int8": dense_network(1, (70, 33)),  # more outputs than sums in memory
     "dense int4": dense_network(2, (33, 17), bits=4),
     "conv int4": conv_network(3),
+    "odd int4": odd_network(),
     "mixed": mixed_network(),
     "float": chain(),
     "one layer": chain((784, 10)),
@@ -91,7 +108,7 @@ NETWORKS: dict[str, Network] = {
 
 def written(network: Network, folder: Path) -> Path:
     shown = images(16)
-    write_folder(folder, folder_files(network, shown, network_logits(network, shown)))
+    write_folder(folder, folder_files(network, shown, network_logits(network, shown)), "c")
     return folder
 
 
@@ -114,17 +131,29 @@ def test_a_shared_library_computes_what_the_network_does(name: str, tmp_path: Pa
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_model_compiles_without_a_warning_and_calls_nothing(name: str, compiler: str, tmp_path: Path) -> None:
-    """Not even memcpy and memset, which compilers make of loops that copy or clear."""
+    """Not even memcpy and memset, which compilers make of loops that copy or clear; on x86 with AVX2 these alone."""
     if shutil.which(compiler) is None:
         pytest.skip(f"{compiler} is not installed: apt-get install {compiler}")
     for file, text in model_files(NETWORKS[name]).items():
         (tmp_path / file).write_text(text)
-    for level in ("-O2", "-O3", "-Os"):
-        command = [compiler, *STRICT, level, "-c", "model.c", "-o", "model.o"]
+    x86 = platform.machine() == "x86_64"
+    for level in ("-O2", "-O3", "-Os", *["-O3 -mavx2"] * x86):
+        command = [compiler, *STRICT, *level.split(), "-c", "model.c", "-o", "model.o"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
         symbols = subprocess.run(["nm", "-u", "model.o"], cwd=tmp_path, capture_output=True, text=True, check=True)
-        assert symbols.stdout == "", level
+        called = set(symbols.stdout.split()) - {"U"}
+        assert called <= ({"memcpy", "memset"} if "avx2" in level else set()), level
+
+
+@needs_compiler
+@pytest.mark.skipif("avx2" not in CPU, reason="this CPU has no AVX2")
+def test_avx2_reads_no_foreign_memory_and_computes_the_same(tmp_path: Path) -> None:
+    """Without VNNI, which `-march=native` may have; the self-test compares integers, the sanitizer watches its reads."""
+    make = ["make", "--silent", "selftest", "DEVICE=host-sanitized", "COMPILER=cc -mavx2"]
+    folder = written(odd_network(), tmp_path / "c")
+    done = subprocess.run(make, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("mnist-edge selftest ok"), done.stderr
 
 
 @needs_compiler
@@ -203,13 +232,57 @@ def test_a_tampered_file_fails_the_self_test(generated: Path, tmp_path: Path) ->
     assert subprocess.run(command, capture_output=True, check=False).returncode != 0
 
 
-def test_a_folder_of_something_else_is_not_replaced(generated: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(generated, tmp_path / "c")
-    write_folder(folder, {"one.c": b"int x;"})
-    assert sorted(path.name for path in folder.iterdir()) == ["SHA256SUMS", "one.c"]
-    (folder / "mine.c").write_text("int y;")
-    with pytest.raises(UsageError, match=r"holds files that no export wrote \(mine.c\)"):
-        write_folder(folder, {"one.c": b"int x;"})
+def add(name: str, text: str) -> Callable[[Path], None]:
+    def plant(folder: Path) -> None:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+
+    return plant
+
+
+def own_album(folder: Path) -> None:
+    """A user's folder with sums of its own, and a build/ that is no compiler's."""
+    shutil.rmtree(folder)
+    (folder / "build").mkdir(parents=True)
+    (folder / "photo.jpg").write_bytes(b"photo")
+    (folder / "build" / "precious.txt").write_bytes(b"precious")
+    sums = subprocess.run(["sha256sum", "photo.jpg"], cwd=folder, capture_output=True, check=True).stdout
+    (folder / "SHA256SUMS").write_bytes(sums)
+
+
+@pytest.mark.parametrize(
+    ("plant", "message"),
+    [
+        (own_album, r"holds files that no export wrote \(SHA256SUMS\)"),
+        (add("mine.c", "int y;"), r"holds files that no export wrote \(mine.c\)"),
+        (add("one.c", "int y;"), "holds changes"),
+        (add("SHA256SUMS", f"{'0' * 64}  .mnist-edge-target\n{'0' * 64}  one.c\n"), "holds changes"),
+        (lambda folder: (folder / "one.c").unlink(), "holds changes"),
+        (lambda folder: (folder / "link").symlink_to("/tmp"), r"no export wrote \(link\)"),
+    ],
+)
+def test_a_folder_of_something_else_is_not_replaced(
+    plant: Callable[[Path], object], message: str, tmp_path: Path
+) -> None:
+    """A user's files and edits outlive an export; only what an export wrote, unchanged, is replaced."""
+    folder = tmp_path / "c"
+    write_folder(folder, {"one.c": b"int x;"}, "c")
+    plant(folder)
+    before = {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+    with pytest.raises(UsageError, match=message) as error:
+        write_folder(folder, {"two.c": b"int x;"}, "c")
+    assert "--output" in error.value.hint
+    assert {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")} == before
+
+
+def test_an_export_is_replaced_with_what_make_left_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    write_folder(folder, {"one.c": b"int x;"}, "c")
+    add("build/one.o", "object")(folder)
+    with pytest.raises(UsageError, match=r"build/one\.o"):
+        write_folder(folder, {"one.c": b"int x;"}, "onnxruntime")
+    write_folder(folder, {"two.c": b"int x;"}, "c")
+    assert sorted(path.name for path in folder.iterdir()) == [".mnist-edge-target", "SHA256SUMS", "two.c"]
 
 
 @pytest.mark.parametrize(
@@ -275,15 +348,13 @@ def test_a_program_that_does_not_answer_every_image_is_refused(run: str, message
 @needs_compiler
 def test_a_program_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
     """The emulator is a child of make: it must not live on."""
-    folder = fake(tmp_path / "c", "sleep 60 & echo $$! > $(BUILD)/pid; cp $(BUILD)/pid .; wait")
+    folder = fake(tmp_path / "c", "sleep 60 & echo $$! > $(BUILD)/pid; wait")
     started = time.monotonic()
-    with (
-        open_program(folder, "host", 0.3) as program,
-        pytest.raises(RefusedModelError, match=r"did not end within 0\.3"),
-    ):
-        program.logits(images(1))
+    with open_program(folder, "host", 0.3) as program:
+        with pytest.raises(RefusedModelError, match=r"did not end within 0\.3"):
+            program.logits(images(1))
+        sleeper = int((program.build / "pid").read_text())
     assert time.monotonic() - started < 30
-    sleeper = int((folder / "pid").read_text())
     state = Path(f"/proc/{sleeper}/stat")
     assert not state.exists() or state.read_text().split(")")[1].split()[0] == "Z"
 
@@ -305,6 +376,64 @@ def test_what_does_not_compile_is_refused(tmp_path: Path) -> None:
         open_program(folder, "host", 60),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("compiler", "message", "hint"),
+    [
+        (" ", "CC names no compiler", "unset CC"),
+        ("nope", "needs nope, which is not installed", "unset CC, or install nope"),
+        ("nope gcc", "needs nope, which is not installed", "unset CC, or install nope"),
+    ],
+)
+def test_a_compiler_that_is_not_there_is_4(
+    compiler: str, message: str, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", compiler)
+    with pytest.raises(UnavailableError, match=message) as error:
+        devices.require_tools("host")
+    assert error.value.hint == hint
+
+
+@needs_compiler
+def test_a_compiler_that_refuses_an_untouched_export_is_4(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `gcc -m32` without its libraries; of a folder that was changed, the check fails."""
+    folder = written(NETWORKS["one layer"], tmp_path / "c")
+    monkeypatch.setenv("CC", "cc --no-such-option")
+    with pytest.raises(UnavailableError, match="cannot compile generated C") as error, open_program(folder, "host", 60):
+        pass
+    assert error.value.hint == "unset CC"
+    with pytest.raises(UnavailableError, match="cannot compile generated C"):
+        build_library(folder)
+    (folder / "model.c").write_text("not C")
+    with pytest.raises(RefusedModelError, match="failed"), open_program(folder, "host", 60):
+        pass
+
+
+@needs_compiler
+@pytest.mark.parametrize(("name", "value"), [("MAKEFLAGS", "-n"), ("MAKEFLAGS", "-e"), ("GNUMAKEFLAGS", "-e")])
+def test_make_takes_nothing_from_the_environment(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not to build, or to build with other flags, would change what is proven."""
+    folder = fake(tmp_path / "c", WRITES.format(44), harness="test $(FLAGS) = ours && touch $(BUILD)/made")
+    (folder / "Makefile").write_text("FLAGS := ours\n" + (folder / "Makefile").read_text())
+    monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FLAGS", "theirs")
+    with open_program(folder, "host", 60) as program:
+        assert (program.build / "made").is_file()
+
+
+@needs_compiler
+def test_folders_may_have_spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of temporary files, and that of the program."""
+    (tmp_path / "tmp $x").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp $x"))
+    folder = fake(tmp_path / "my c", WRITES.format(44), harness="touch $(BUILD)/made")
+    with open_program(folder, "host", 60) as program:
+        assert (program.build / "made").is_file()
+        with pytest.raises(RefusedModelError, match="reports 0 images, expected 1"):
+            program.logits(images(1))
 
 
 def test_a_missing_emulator_is_4_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:

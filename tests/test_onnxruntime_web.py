@@ -29,7 +29,7 @@ def installed() -> bool:
 
 needs_runtime = pytest.mark.skipif(
     not any(map(shutil.which, NAMES)) or not installed(),
-    reason="needs Chromium (apt install chromium) and onnxruntime-web (npm install onnxruntime-web, or $NODE_PATH)",
+    reason="needs Chromium (apt-get install chromium) and onnxruntime-web (npm install onnxruntime-web, or $NODE_PATH)",
 )
 
 

@@ -92,7 +92,7 @@ def missing() -> str:
         return "needs root, to add an account"
     needed = [SSHD, "ssh", "ssh-keygen", "useradd", "userdel"]
     lacking = [program for program in needed if shutil.which(program) is None]
-    return f"not installed: {', '.join(lacking)} (apt install openssh-server)" if lacking else ""
+    return f"not installed: {', '.join(lacking)} (apt-get install openssh-server)" if lacking else ""
 
 
 @contextlib.contextmanager

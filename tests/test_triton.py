@@ -32,7 +32,7 @@ def repository(bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     assert done.code == 0, done.err
     files = {file["name"]: file["bytes"] for file in done.json["files"]}
     assert set(files) == {
-        "README.md", "SHA256SUMS", "digits-fp32/config.pbtxt", "digits-fp32/labels.txt", "digits-fp32/1/model.onnx",
+        ".mnist-edge-target", "README.md", "SHA256SUMS", "digits-fp32/config.pbtxt", "digits-fp32/labels.txt", "digits-fp32/1/model.onnx",
     }  # fmt: skip
     assert done.json["facts"] == {"model_bytes": files["digits-fp32/1/model.onnx"]}
     return folder
@@ -74,6 +74,12 @@ CHANGES = {
     "another input": ('"image"', '"pixels"'),
     "another output": ('"logits"', '"scores"'),
     "another model": ('"digits-fp32"', '"digits"'),
+    "another backend": ('backend: "onnxruntime"', 'backend: "tensorrt"'),
+    "a platform": ('backend: "onnxruntime"', 'backend: "onnxruntime"\nplatform: "tensorrt_plan"'),
+    "no batches": ("max_batch_size: 64", "max_batch_size: 0"),
+    "a negative batch": ("max_batch_size: 64", "max_batch_size: -1"),
+    "another output block": ("instance_group", 'output [\n  {\n    name: "more"\n  }\n]\ninstance_group'),
+    "other versions": ("dynamic_batching", "version_policy { specific { versions: [ 2 ] } }\ndynamic_batching"),
 }
 
 
@@ -90,10 +96,24 @@ def test_a_config_of_another_model_fails(repository: Path, bundle_folder: Path, 
     assert "does not describe its model" in done.err
 
 
+@pytest.mark.parametrize("name", ["2/model.onnx", "1/model.plan", "../other/1/model.onnx", "labels.txt"])
+def test_a_file_that_a_server_would_load_besides_fails(
+    repository: Path, bundle_folder: Path, tmp_path: Path, name: str
+) -> None:
+    """Another version, another model, other classes: what the server loads is not what was compared."""
+    built = shutil.copytree(repository, tmp_path / "models")
+    file = built / "digits-fp32" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(f"{digit}\n" for digit in "1023456789"))
+    done = verify(bundle_folder, built)
+    assert (done.code, done.err.count("\n")) == (1, 1), done.err
+    assert "labels.txt does not name the classes of digits" in done.err or "unlike what an export writes" in done.err
+
+
 def test_a_config_that_is_tuned_for_a_server_passes(repository: Path, bundle_folder: Path, tmp_path: Path) -> None:
     built = shutil.copytree(repository, tmp_path / "models")
     config = built / "digits-fp32" / "config.pbtxt"
-    config.write_text(config.read_text().replace("count: 1", "count: 4").replace("  ", "\t"))
+    config.write_text(config.read_text().replace("count: 1", "count: 4").replace(": 64", ": 8").replace("  ", "\t"))
     assert verify(bundle_folder, built).code == 0
 
 
@@ -125,8 +145,9 @@ def test_a_folder_of_something_else_is_not_replaced(repository: Path, bundle_fol
     assert "mine/1/model.onnx" in done.err
     shutil.rmtree(built / "mine")
     (built / "digits-fp32" / "config.pbtxt").write_text("edited")
+    assert "holds changes" in export(bundle_folder, built).err
+    shutil.copytree(repository, built, dirs_exist_ok=True)
     assert export(bundle_folder, built).code == 0
-    assert (built / "digits-fp32" / "config.pbtxt").read_text().startswith("name:")
 
 
 def test_a_model_for_one_batch_size_is_refused(bundle_folder: Path, tmp_path: Path) -> None:

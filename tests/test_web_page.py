@@ -23,6 +23,7 @@ from benchmarks.web_drawing import (
     wait_for_frame,
 )  # fmt: skip
 from mnist_edge.errors import CheckFailedError, UnavailableError
+from mnist_edge.targets.web import predictor, wasm
 from mnist_edge.targets.web.chromium import DEVICE, NAMES, Browser, PageFailedError, open_browser
 from mnist_edge.targets.web.page import PageModel, write_page
 from mnist_edge.targets.web.predictor import open_page, read_logits
@@ -37,9 +38,9 @@ void model_logits(const uint8_t *image, model_logit *logits);
 """
 
 needs_compiler = pytest.mark.skipif(
-    not (shutil.which("clang") and shutil.which("wasm-ld")), reason="needs clang and lld: apt install clang lld"
+    not (shutil.which("clang") and shutil.which("wasm-ld")), reason="needs clang and lld: apt-get install clang lld"
 )
-needs_browser = pytest.mark.skipif(not any(map(shutil.which, NAMES)), reason="needs Chromium: apt install chromium")
+needs_browser = pytest.mark.skipif(not any(map(shutil.which, NAMES)), reason="needs Chromium: apt-get install chromium")
 
 
 def linear_model(weights: np.ndarray) -> bytes:
@@ -139,7 +140,7 @@ def test_a_missing_compiler_is_named_with_its_package(tmp_path: Path, monkeypatc
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UnavailableError, match="clang and wasm-ld not found") as found:
         compile_wasm({})
-    assert found.value.hint == "apt install clang lld"
+    assert found.value.hint == "apt-get install clang lld"
 
 
 @needs_compiler
@@ -149,12 +150,27 @@ def test_code_that_does_not_compile_is_a_failed_check() -> None:
         compile_wasm({"model.h": HEADER, "model.c": "not C\n"})
 
 
+def test_a_compiler_that_hangs_or_prints_garbage_is_a_failed_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Protects against waiting for ever, and against a traceback on a message in another encoding.
+    for name, does in {"clang": "printf 'caf\\351' >&2; test -e go && exec sleep 9; exit 1", "wasm-ld": "true"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    with pytest.raises(CheckFailedError, match="caf\ufffd"):
+        compile_wasm({})
+    monkeypatch.setattr(wasm, "SECONDS", 0.05)
+    with pytest.raises(CheckFailedError, match="did not end within"):
+        compile_wasm({"go": ""})
+
+
 def test_a_missing_browser_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Protects the way out where only the browser is missing.
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UnavailableError, match="chromium not found") as found, open_browser():
         pass
-    assert found.value.hint == "apt install chromium"
+    assert found.value.hint == "apt-get install chromium"
 
 
 def test_a_browser_that_ends_at_once_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,6 +188,44 @@ def test_too_few_logits_fail(returned: Any) -> None:
     # Protects the count: a page that stops early must not pass on the images that it returned.
     with pytest.raises(PageFailedError, match="logits for 2 images, expected 20"):
         read_logits(returned, 2, "page.html")
+
+
+class EditedPage:
+    """A browser whose page returns something else."""
+
+    def __init__(self, *returned: object) -> None:
+        self.returned = iter(returned)
+
+    def open(self, *_arguments: object) -> None:
+        """Load nothing."""
+
+    def evaluate(self, *_arguments: object) -> object:
+        return next(self.returned)
+
+
+@pytest.mark.parametrize("result", [{}, None, [], {"passed": 1}, {"passed": False}, {"passed": False, "text": None}])
+def test_an_edited_page_without_a_result_fails(result: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Protects exit code 1 and its one reason: anybody may edit a page that is verified.
+    monkeypatch.setattr(predictor, "open_browser", lambda: contextlib.nullcontext(EditedPage("object", result)))
+    (tmp_path / "page.html").touch()
+    with (
+        pytest.raises(PageFailedError, match="no result of its self-test"),
+        open_page(tmp_path / "page.html", DEVICE, 1),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("returned", [None, 5, [None, ""], [1.5, ""], ["1", ""], [1], [1, None], [1, "é"], [1, "a"]])
+def test_an_edited_page_without_logits_fails(returned: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Protects the same after the self-test; a count that is NaN arrives as None.
+    edited = EditedPage("object", {"passed": True, "text": ""}, returned)
+    monkeypatch.setattr(predictor, "open_browser", lambda: contextlib.nullcontext(edited))
+    (tmp_path / "page.html").touch()
+    with (
+        open_page(tmp_path / "page.html", DEVICE, 1) as page,
+        pytest.raises(PageFailedError, match="returned no"),
+    ):
+        page.self_test()
 
 
 # In a real browser

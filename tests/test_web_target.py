@@ -38,6 +38,7 @@ def test_a_page_is_one_small_file_and_always_the_same(bundle_folder: Path, tmp_p
         assert weights < facts["wasm_bytes"] < weights + 5_000
         pages.append((tmp_path / name).read_bytes())
     assert pages[0] == pages[1]
+    WEB.build(bundle, variant, tmp_path / "one.html")  # its own page is replaced
     assert len(pages[0]) < facts["wasm_bytes"] * 4 / 3 + 40_000
 
 
@@ -95,6 +96,16 @@ def test_a_page_goes_where_it_does_no_harm(bundle_folder: Path, tmp_path: Path, 
     assert (done.code, done.err.count("\n")) == (2, 1), done.err
     assert message in done.err
     assert not (tmp_path / output).exists()
+
+
+def test_a_users_file_is_not_replaced(bundle_folder: Path, tmp_path: Path) -> None:
+    # Protects a page of the user's own; one that an export wrote is replaced.
+    bundle = load_bundle(bundle_folder)
+    page = tmp_path / "user.html"
+    page.write_text("<!doctype html>\n<title>Mine</title>")
+    with pytest.raises(UsageError, match="is not replaced") as error:
+        WEB.build(bundle, bundle.variant("fp32"), page)
+    assert (error.value.exit_code, page.read_text()) == (2, "<!doctype html>\n<title>Mine</title>")
 
 
 def test_a_page_that_is_not_there_is_named(bundle_folder: Path, tmp_path: Path) -> None:

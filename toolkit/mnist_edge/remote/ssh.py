@@ -45,7 +45,7 @@ def require_destination(on: str) -> None:
     if not on or on.startswith("-") or re.search(r"[\s\x00-\x1f\x7f]", on):
         raise UsageError(f"--on {on!r} is no destination of ssh", hint="--on user@host, or a host of ~/.ssh/config")
     if shutil.which("ssh") is None:
-        raise UnavailableError("--on needs ssh, which is not installed", hint="sudo apt install openssh-client")
+        raise UnavailableError("--on needs ssh, which is not installed", hint="apt-get install openssh-client")
 
 
 def ssh_command(on: str, token: str, program: bytes) -> list[str]:

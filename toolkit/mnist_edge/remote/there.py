@@ -160,7 +160,7 @@ def _make(home: Path, folder: Path, job: dict[str, Any]) -> None:
     if importlib.util.find_spec("ensurepip") is None or importlib.util.find_spec("venv") is None:
         raise Failure(
             f"its Python {version} cannot make environments: ensurepip is missing",
-            "sudo apt install python3-venv there, or what your system calls it",
+            "apt-get install python3-venv there, or what your system calls it",
         )
     python = str(home / "bin" / "python")
     own = {"TMPDIR": str(folder)}  # removed with it; /tmp may be small, and in memory

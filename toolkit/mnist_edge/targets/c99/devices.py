@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mnist_edge.errors import UnavailableError
@@ -48,21 +48,34 @@ GOLDEN_ONLY = frozenset({"avr"})
 """Devices that run only the images of the self-test."""
 
 
-def host_compiler() -> str:
-    """Return the C compiler of this computer: $CC, otherwise cc."""
-    return os.environ.get("CC") or "cc"
-
-
 def require_tools(device: str) -> None:
     """Check that everything is installed that a device needs.
 
     Raises:
         UnavailableError: names what is missing, and the Debian packages that contain it.
     """
-    found = DEVICES[device].tools or {host_compiler().split()[0]: "gcc"}
+    found = DEVICES[device].tools or {_host_compiler(): "gcc"}
     missing = {tool: package for tool, package in {"make": "make", **found}.items() if shutil.which(tool) is None}
     if missing:
+        named = "CC" in os.environ and not DEVICES[device].tools and missing.keys() != {"make"}
         raise UnavailableError(
             f"device {device} needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
-            hint=f"apt-get install --no-install-recommends {' '.join(missing.values())}",
+            hint=f"unset CC, or install {' and '.join(missing)}" if named else _install(missing.values()),
         )
+
+
+def compiler_hint() -> str:
+    """Return what to do where the compiler of this computer refuses code that it should accept."""
+    return "unset CC" if "CC" in os.environ else _install(["gcc", "libc6-dev"])
+
+
+def _host_compiler() -> str:
+    """Return the C compiler of this computer, which make takes from $CC."""
+    words = os.environ.get("CC", "cc").split()
+    if not words:
+        raise UnavailableError("the variable CC names no compiler", hint="unset CC")
+    return words[0]
+
+
+def _install(packages: Iterable[str]) -> str:
+    return f"apt-get install {' '.join(packages)}"

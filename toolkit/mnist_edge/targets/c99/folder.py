@@ -11,7 +11,7 @@ from mnist_edge.integer_network import IntegerNetwork
 from mnist_edge.pixels import Images, Logits, logits_sha256
 from mnist_edge.targets.c99.source import Network, array, hex_floats, model_files
 
-GENERATED = {"model.h", "floats.c", "integers.c"}
+GENERATED = {"model.h", "floats.c", "layer.c", "integers.c", "dots.c"}
 """Files of `files/` that are parts of model.h and model.c."""
 
 

@@ -11,27 +11,26 @@ from pathlib import Path
 import numpy as np
 
 from mnist_edge.contract import CLASSES
-from mnist_edge.errors import CheckFailedError
+from mnist_edge.errors import UnavailableError
 from mnist_edge.pixels import Images, Logits
-from mnist_edge.targets.c99.devices import require_tools
+from mnist_edge.targets.c99.devices import compiler_hint, require_tools
+from mnist_edge.targets.c99.make import failure, make_environment
 
 
 def build_library(folder: Path) -> Path:
     """Compile model.c of a C folder for this CPU and return the shared library, which lies in the folder.
 
     Raises:
-        UnavailableError: there is no compiler.
-        CheckFailedError: it refuses model.c.
+        UnavailableError: there is no compiler, or it refuses model.c.
     """
     require_tools("host")
-    build = folder.resolve() / "build" / "host"
-    command = ["make", "--silent", f"--directory={folder}", "DEVICE=host", f"BUILD={build}", "library"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = ["make", "--silent", "DEVICE=host", "BUILD=build/host", "library"]
+    done = subprocess.run(
+        command, cwd=folder, env=make_environment(), capture_output=True, text=True, errors="replace", check=False
+    )
     if done.returncode:
-        raise CheckFailedError(
-            f"{folder} cannot be compiled: {done.stderr.strip().splitlines()[0][:160]}", hint="generate it again"
-        )
-    return build / "model.so"
+        raise UnavailableError(f"the compiler cannot compile generated C: {failure(done.stderr)}", hint=compiler_hint())
+    return folder.resolve() / "build" / "host" / "model.so"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from mnist_edge.errors import CheckFailedError
 from mnist_edge.targets.c99.devices import require_tools
+from mnist_edge.targets.c99.make import make_environment, working_folder
 
 PRINTED = re.compile(r"mnist-edge measure (\d+) instructions, (\d+) bytes of stack")
 SECONDS = 600
@@ -38,16 +38,18 @@ def measure(folder: Path, device: str) -> Measured:
         CheckFailedError: it cannot be compiled, or prints something else.
     """
     require_tools(device)
-    with tempfile.TemporaryDirectory(prefix="mnist-edge-c-") as build:
-        command = [
-            "make",
-            "--silent",
-            f"--directory={folder.resolve()}",
-            f"DEVICE={device}",
-            f"BUILD={build}",
-            "measure",
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+    command = ["make", "--silent", f"DEVICE={device}", "BUILD=../build", "measure"]
+    with working_folder(folder) as place:
+        done = subprocess.run(
+            command,
+            cwd=place / "source",
+            env=make_environment(),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=SECONDS,
+        )
     printed = PRINTED.search(done.stdout + done.stderr)  # QEMU's console is standard error
     if done.returncode or printed is None:
         last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1][:160]

@@ -1,4 +1,4 @@
-"""A C folder, compiled and run on a device: a predictor that checks that every image was answered."""
+"""A C folder, compiled and run on a device: a predictor that checks that there are logits for each image."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from mnist_edge.files import explaining_os_errors
 from mnist_edge.pixels import Images, Logits
 from mnist_edge.records.target import SelfTest
 from mnist_edge.runtime.session import RefusedModelError
-from mnist_edge.targets.c99.devices import DEVICES, GOLDEN_ONLY, require_tools
+from mnist_edge.targets.c99.devices import DEVICES, GOLDEN_ONLY, compiler_hint, require_tools
+from mnist_edge.targets.c99.make import SHOWN, failure, make_environment, working_folder
+from mnist_edge.targets.folder import changes
 
 PRINTED = re.compile(rf"(?<![0-9a-f])[0-9a-f]{{{8 * CLASSES}}}(?![0-9a-f])")
 """Logits of an image as a device prints them: the bytes of float32, little-endian."""
 PASSED = re.compile(r"mnist-edge selftest ok (\d+) images, sha256 ([0-9a-f]{64})")
 COMPILING_SECONDS = 300.0
 """That the compiler may take; 3.2 MB of float constants take 3 s."""
-SHOWN = 160
-"""Characters of a program's last line that an error shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +37,21 @@ class CProgram:
 
     Attributes:
         folder: with the Makefile.
-        build: folder for object files, images and logits.
+        place: as `working_folder` makes it; object files, images and logits are in its `build`.
         timeout: seconds that a run may take, besides those for its number of images.
     """
 
     folder: Path
     device: str
-    build: Path
+    place: Path
     timeout: float
     fixed_batch: int | None = None
     placement: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def build(self) -> Path:
+        """Folder for object files, images and logits."""
+        return self.place / "build"
 
     @property
     def name(self) -> str:
@@ -111,15 +116,22 @@ class CProgram:
 
         Raises:
             RefusedModelError: the compiler refuses it.
+            UnavailableError: that of this computer refuses what an export wrote, unchanged.
         """
-        self._make("harness", COMPILING_SECONDS)
+        try:
+            self._make("harness", COMPILING_SECONDS)
+        except RefusedModelError as error:
+            if DEVICES[self.device].tools or changes(self.folder, "c"):  # a microcontroller: it may be too large
+                raise
+            raise UnavailableError(
+                f"the compiler cannot compile generated C: {error.message}", hint=compiler_hint()
+            ) from error
 
     def _make(self, goal: str, timeout: float) -> str:
         """Make a goal of the folder and return what it printed."""
-        command = ["make", "--silent", "--no-print-directory", f"--directory={self.folder.resolve()}"]
-        command += [f"DEVICE={self.device}", f"BUILD={self.build}", goal]
+        command = ["make", "--silent", "--no-print-directory", f"DEVICE={self.device}", "BUILD=../build", goal]
         try:
-            code, output = _run(command, timeout)
+            code, output = _run(command, self.place / "source", timeout)
         except OSError as error:
             raise UnavailableError(f"make: {error.strerror}", hint="apt-get install make") from error
         if code is None:
@@ -127,15 +139,21 @@ class CProgram:
                 f"{self.name} did not end within {timeout:.3g} s", hint="raise --timeout, or take fewer --images"
             )
         if code != 0:
-            raise RefusedModelError(f"{self.name} failed: {_reason(output)}", hint="generate it again")
+            raise RefusedModelError(f"{self.name} failed: {failure(output)}", hint="generate it again")
         return output
 
 
-def _run(command: list[str], timeout: float) -> tuple[int | None, str]:
-    """Run a command with everything that it starts; return its exit code, None after `timeout` seconds, and its output."""
+def _run(command: list[str], folder: Path, timeout: float) -> tuple[int | None, str]:
+    """Run a command in a folder, with everything that it starts; return its exit code, None after `timeout` seconds, and its output."""
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            cwd=folder,
+            env=make_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             code: int | None = process.wait(timeout)
@@ -150,25 +168,18 @@ def _run(command: list[str], timeout: float) -> tuple[int | None, str]:
         return code, output.read(2**20).decode(errors="replace")
 
 
-def _reason(output: str) -> str:
-    """Return the line that explains a failure best: the first error of compiler or linker, else the last line but make's."""
-    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("make: ***")]
-    errors = [line for line in lines if any(word in line for word in ("error:", "FAILED", "will not fit"))]
-    return ([*errors, *lines[-1:], "it printed nothing"])[0][:SHOWN]
-
-
 @contextlib.contextmanager
 def open_program(folder: Path, device: str, timeout: float) -> Iterator[CProgram]:
     """Compile a C folder for a device; what is compiled lies in a temporary folder as long as it is open.
 
     Raises:
-        UnavailableError: a tool is missing.
+        UnavailableError: a tool is missing, or this computer's compiler refuses what an export wrote, unchanged.
         RefusedModelError: it is no such folder, or the compiler refuses it.
     """
     require_tools(device)
     if not (folder / "Makefile").is_file():
         raise UnavailableError(f"{folder} holds no Makefile", hint="mnist-edge export --target c makes such a folder")
-    with tempfile.TemporaryDirectory(prefix="mnist-edge-c-") as build:
-        program = CProgram(folder=folder, device=device, build=Path(build), timeout=timeout)
+    with working_folder(folder) as place:
+        program = CProgram(folder=folder, device=device, place=place, timeout=timeout)
         program.compile()
         yield program

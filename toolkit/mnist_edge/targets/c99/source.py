@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mnist_edge.contract import PIXELS
 from mnist_edge.errors import UsageError
 from mnist_edge.integer_network import IntegerLayer, IntegerNetwork
 from mnist_edge.verification.linear_chain import LinearChain
@@ -20,7 +21,7 @@ FUSED_BYTES = 512
 """A first map of more bytes is not kept in memory."""
 MULTIPLIER_LIMIT = 2**16 - 1
 LANES = 8
-"""Bytes that `files/integers.c` reads at a time: a row of weights is followed by at least this many, less one."""
+"""Bytes that `files/integers.c` and `files/dots.c` read at a time: a row of weights is followed by at least this many, less one."""
 LINE = 116
 """Characters of a line of constants."""
 
@@ -114,8 +115,36 @@ def _integers(network: IntegerNetwork) -> str:
     defined = f"#define BLOCK {block} /* outputs whose sums are in memory at a time */\n"
     offset, length = _overlap(network)
     buffers = [f"    uint8_t a[{length}], *const b = a + {offset};"] + ["    uint8_t y, x;"] * is_fused(network)
-    calls = [*_fused_calls(network), *_calls(network)]
-    return "\n".join([defined, template("integers.c"), *tables, layers, _model(buffers, calls)])
+    code = [template("integers.c"), layers, _model(buffers, [*_fused_calls(network), *_calls(network)])]
+    if has_dots(network):
+        quads = f"#define QUADS {_quads(network)} /* of inputs of a window */"
+        dots = [quads, template("dots.c"), layers, _whole_maps(network)]
+        code = ["#ifdef __AVX2__", *dots, "#else", *code, "#endif", ""]
+    return "\n".join([template("layer.c"), *tables, defined, *code])
+
+
+def has_dots(network: IntegerNetwork) -> bool:
+    """Whether `files/dots.c` computes the network on x86: a convolution's weights are unpacked once for many pixels."""
+    return all(layer.bits == 4 for layer in network.layers) and not all(layer.dense for layer in network.layers)
+
+
+def _quads(network: IntegerNetwork) -> int:
+    """Return the most quads of inputs that a window has; those of its rows are padded."""
+    shapes = [layer.weight.shape for layer in network.layers]
+    return max(int(kernel) * -(-int(kernel) * int(channels) // 4) for _, channels, kernel, _ in shapes)
+
+
+def _whole_maps(network: IntegerNetwork) -> str:
+    """Return `model_logits` with a buffer for each map, which 3 bytes follow."""
+    last = len(network.layers) - 1
+    lengths = [PIXELS, *(len(layer.bias) * layer.output_size**2 for layer in network.layers[:-1])]
+    buffers = [f"    uint8_t map{number}[{length} + 3];" for number, length in enumerate(lengths)]
+    calls = [f"    memcpy(map0, image, {PIXELS});"]
+    for number, layer in enumerate(network.layers):
+        target = "0" if number == last else f"map{number + 1}"
+        pitch = layer.size * layer.weight.shape[1]
+        calls.append(f"    run_whole(&layers[{number}], map{number}, {pitch}, {layer.output_size}, {target}, logits);")
+    return _model(buffers, calls)
 
 
 def _calls(network: IntegerNetwork) -> list[str]:

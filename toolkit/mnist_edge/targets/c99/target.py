@@ -30,7 +30,7 @@ def build(bundle: Bundle, variant: Variant, folder: Path) -> dict[str, int]:
     """
     network = read(bundle, variant)
     images = bundle.golden.images[golden_rows(bundle.golden.labels)]
-    write_folder(folder, folder_files(network, images, network_logits(network, images)))
+    write_folder(folder, folder_files(network, images, network_logits(network, images)), "c")
     return {"constants_bytes": constant_bytes(network), "buffers_bytes": buffer_bytes(network)}
 
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 from mnist_edge.records.bundle import Variant
 from mnist_edge.records.model import ModelInput, ModelOutput
+from mnist_edge.records.settings import SessionSettings
 
 MAX_BATCH = 64
 """Images that the server may collect for one run; `verify` always runs this batch size."""
 QUEUE_US = 100
 """Microseconds that a request may wait for others; a run takes about as long."""
 CONFIG, LABELS, MODEL = "config.pbtxt", "labels.txt", "1/model.onnx"
+TUNABLE = re.compile(
+    r'^(?:max_batch_size|count): [1-9]\d*$|^string_value: "[1-9]\d*"$|^max_queue_delay_microseconds: \d+$|^kind: KIND_[CG]PU$'
+)
+"""Lines whose values depend on the server, and not on the model."""
 TYPES = {
     "uint8": "TYPE_UINT8",
     "int8": "TYPE_INT8",
@@ -32,18 +39,36 @@ and that file is the one that `mnist-edge verify` compares with PyTorch. Start i
 
 It runs on {kind}, with {threads}; requests are collected to batches of at most {max_batch}.
 On a GPU, onnxruntime may round fp32 products to TF32, which this folder does not switch off.
-Change `instance_group`, `dynamic_batching` and `max_batch_size` as your server needs them. To check the folder afterwards:
+Change the numbers of `max_batch_size`, `count`, `max_queue_delay_microseconds` and threads, and `kind`, as your server needs
+them; `verify` fails on any other change. To check the folder afterwards:
 
     mnist-edge verify BUNDLE --target triton --variant {variant} --built THIS_FOLDER
 """
 
 
-def tensor_blocks(model_input: ModelInput, model_output: ModelOutput) -> tuple[str, str]:
-    """Return the parts of config.pbtxt that describe input and output; their batch axis is left out."""
+def config_text(name: str, tensors: tuple[ModelInput, ModelOutput], settings: SessionSettings) -> str:
+    """Return config.pbtxt of a model; the batch axis of input and output is left out."""
+    (model_input, model_output), gpu = tensors, settings.provider == "cuda"
     return (
-        _tensor("input", model_input.name, model_input.dtype, model_input.shape),
-        _tensor("output", model_output.name, model_output.dtype, model_output.shape, f'label_filename: "{LABELS}"'),
+        f'name: "{name}"\nbackend: "onnxruntime"\nmax_batch_size: {MAX_BATCH}\n'
+        + _tensor("input", model_input.name, model_input.dtype, model_input.shape)
+        + _tensor("output", model_output.name, model_output.dtype, model_output.shape, f'label_filename: "{LABELS}"')
+        + f"instance_group [\n  {{\n    count: 1\n    kind: {'KIND_GPU' if gpu else 'KIND_CPU'}\n  }}\n]\n"
+        f"dynamic_batching {{\n  max_queue_delay_microseconds: {QUEUE_US}\n}}\n"
+        + _parameter("intra_op_thread_count", settings.threads)
+        + _parameter("inter_op_thread_count", 1)
     )
+
+
+def labels_text(labels: tuple[str, ...]) -> str:
+    """Return labels.txt."""
+    return "".join(f"{label}\n" for label in labels)
+
+
+def untuned(config: str) -> list[str]:
+    """Return the lines of a config.pbtxt without their indentation, and without the values of `TUNABLE`."""
+    lines = (" ".join(line.split()) for line in config.splitlines())
+    return [TUNABLE.sub(lambda found: found[0].partition(":")[0], line) for line in lines if line]
 
 
 def repository_files(
@@ -58,16 +83,6 @@ def repository_files(
         tensors: its input and output.
         labels: class names.
     """
-    gpu = variant.settings.provider == "cuda"
-    blocks = tensor_blocks(*tensors)
-    config = (
-        f'name: "{name}"\nbackend: "onnxruntime"\nmax_batch_size: {MAX_BATCH}\n'
-        f"{blocks[0]}{blocks[1]}"
-        f"instance_group [\n  {{\n    count: 1\n    kind: {'KIND_GPU' if gpu else 'KIND_CPU'}\n  }}\n]\n"
-        f"dynamic_batching {{\n  max_queue_delay_microseconds: {QUEUE_US}\n}}\n"
-        + _parameter("intra_op_thread_count", variant.settings.threads)
-        + _parameter("inter_op_thread_count", 1)
-    )
     model_input, model_output = tensors
     threads = variant.settings.threads
     readme = README.format(
@@ -79,14 +94,14 @@ def repository_files(
         output=model_output.name,
         output_type=TYPES[model_output.dtype],
         output_dims=_dims(model_output.shape),
-        kind="a GPU" if gpu else "CPUs",
+        kind="a GPU" if variant.settings.provider == "cuda" else "CPUs",
         threads="1 thread" if threads == 1 else f"{threads} threads",
         max_batch=MAX_BATCH,
     )
     return {
         "README.md": readme.encode(),
-        f"{name}/{CONFIG}": config.encode(),
-        f"{name}/{LABELS}": "".join(f"{label}\n" for label in labels).encode(),
+        f"{name}/{CONFIG}": config_text(name, tensors, variant.settings).encode(),
+        f"{name}/{LABELS}": labels_text(labels).encode(),
         f"{name}/{MODEL}": model,
     }
 

@@ -8,17 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mnist_edge.bundle.folder import Bundle
+from mnist_edge.contract import LABELS
 from mnist_edge.errors import UsageError
 from mnist_edge.files import require_regular_file
 from mnist_edge.pixels import Images, Logits
 from mnist_edge.records.bundle import Variant
-from mnist_edge.runtime.classifier import Classifier, open_classifier
+from mnist_edge.records.settings import DEFAULT_SETTINGS
+from mnist_edge.runtime.classifier import Classifier, dataset_of, open_classifier
 from mnist_edge.runtime.session import RefusedModelError
-from mnist_edge.targets.folder import write_folder
+from mnist_edge.targets.folder import MARKER, SUMS, write_folder
 from mnist_edge.targets.target import Target
-from mnist_edge.targets.triton.repository import CONFIG, MODEL, repository_files, tensor_blocks
+from mnist_edge.targets.triton.repository import CONFIG, MODEL, config_text, labels_text, repository_files, untuned
+from mnist_edge.targets.triton.repository import LABELS as LABELS_FILE
 
 MAX_CONFIG_BYTES = 2**20
+HINT = "export it again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,16 +72,31 @@ def build(bundle: Bundle, variant: Variant, folder: Path) -> dict[str, int]:
     model = bundle.file(variant).read_bytes()
     name = f"{bundle.manifest.dataset}-{variant.name}"
     tensors = (classifier.input, classifier.output)
-    write_folder(folder, repository_files(name, variant, model, tensors, bundle.manifest.labels))
+    write_folder(folder, repository_files(name, variant, model, tensors, bundle.manifest.labels), "triton")
     return {"model_bytes": len(model)}
+
+
+def _require_only_model(folder: Path, name: str) -> None:
+    """Raise RefusedModelError where a folder holds more, or less, than one version of one model: a server would load it."""
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*")} - {"README.md", SUMS, MARKER}
+    expected = {name, f"{name}/{CONFIG}", f"{name}/{LABELS_FILE}", f"{name}/{Path(MODEL).parent}", f"{name}/{MODEL}"}
+    if found != expected:
+        other = min(found ^ expected)
+        how = "holds" if other in found else "lacks"
+        raise RefusedModelError(f"{folder} {how} {other}, unlike what an export writes", hint=HINT)
+
+
+def _read(file: Path) -> str:
+    require_regular_file(file, f"a {file.name}", limit=MAX_CONFIG_BYTES)
+    return file.read_text(encoding="utf-8", errors="replace")
 
 
 @contextmanager
 def open_repository(folder: Path, _device: str, timeout: float) -> Iterator[RepositoryModel]:
-    """Open the one model of a repository, after comparing its config.pbtxt with its graph.
+    """Open the one model of a repository, after comparing all else in it with what `build` writes for that model.
 
     Raises:
-        RefusedModelError: it holds no model or several, or the config describes another input or output.
+        RefusedModelError: it holds no model or several, other classes, or a config that differs in more than `TUNABLE`.
         BadFileError: the file is no model.
     """
     configs = sorted(folder.glob(f"*/{CONFIG}"))
@@ -86,16 +105,17 @@ def open_repository(folder: Path, _device: str, timeout: float) -> Iterator[Repo
             f"{folder} holds {len(configs)} models (NAME/{CONFIG}), expected one",
             hint="mnist-edge export --target triton makes a folder with one",
         )
-    (config,) = configs
-    require_regular_file(config, f"a {CONFIG}", limit=MAX_CONFIG_BYTES)
-    text = "".join(config.read_text(encoding="utf-8", errors="replace").split())
-    classifier = open_classifier(config.parent / MODEL, timeout=timeout)
-    named = f'name:"{config.parent.name}"'
-    for part in (named, *tensor_blocks(classifier.input, classifier.output)):
-        if "".join(part.split()) not in text:
-            raise RefusedModelError(
-                f"{config} does not describe its model: expected {' '.join(part.split())}", hint="export it again"
-            )
+    name = configs[0].parent.name
+    _require_only_model(folder, name)
+    classifier = open_classifier(folder / name / MODEL, timeout=timeout)
+    dataset = dataset_of(classifier) or next((known for known in LABELS if name.startswith(f"{known}-")), None)
+    if dataset is None:
+        raise RefusedModelError(f"{folder}: {name} names no dataset, nor does its model", hint=HINT)
+    config = config_text(name, (classifier.input, classifier.output), DEFAULT_SETTINGS)
+    if untuned(_read(folder / name / CONFIG)) != untuned(config):
+        raise RefusedModelError(f"{folder / name / CONFIG} does not describe its model, or states more", hint=HINT)
+    if _read(folder / name / LABELS_FILE) != labels_text(LABELS[dataset]):
+        raise RefusedModelError(f"{folder / name / LABELS_FILE} does not name the classes of {dataset}", hint=HINT)
     yield RepositoryModel(name=f"{folder} in onnxruntime", classifier=classifier)
 
 

@@ -51,7 +51,9 @@ def require_chromium() -> str:
     """
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
-        raise UnavailableError("chromium not found: the page is checked in a real browser", hint="apt install chromium")
+        raise UnavailableError(
+            "chromium not found: the page is checked in a real browser", hint="apt-get install chromium"
+        )
     return found
 
 

@@ -1,5 +1,5 @@
 "use strict";
-// MODEL is defined by the script before this one; see build.py.
+// MODEL is defined by the script before this one; see page.py.
 
 const BOX = 20; // MNIST: the longer side of a digit is 20 pixels,
 const SIDE = 28; // and its centre of mass lies in the centre pixel of an image of 28.

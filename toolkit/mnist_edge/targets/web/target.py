@@ -22,6 +22,10 @@ from mnist_edge.targets.web.predictor import open_page
 from mnist_edge.targets.web.wasm import compile_wasm
 from mnist_edge.verification.requirement import TOLERANCE
 
+GENERATOR = b'<meta name="generator" content="mnist-edge">'
+"""Stands near the beginning of every page, and tells it from a user's file."""
+HEAD_BYTES = 1024
+
 
 def _read(bundle: Bundle, variant: Variant) -> Network:
     """Return the network of a variant.
@@ -41,10 +45,12 @@ def build_page(bundle: Bundle, variant: Variant, page: Path) -> dict[str, int]:
     """Write the page of a variant, atomically; return the bytes of its WebAssembly module.
 
     Raises:
-        UsageError: the classes are not digits, or no C can be generated for the variant.
+        UsageError: the classes are not digits, no C can be generated for the variant, or the file that would be replaced
+            is no such page.
         UnavailableError: clang or lld is missing, or the file cannot be written.
     """
     network = _read(bundle, variant)
+    _require_replaceable(page)
     images = bundle.golden.images[golden_rows(bundle.golden.labels)]
     model = PageModel(
         description=_description(bundle, variant),
@@ -56,6 +62,16 @@ def build_page(bundle: Bundle, variant: Variant, page: Path) -> dict[str, int]:
     page.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(page, write_page(model))
     return {"wasm_bytes": len(model.wasm)}
+
+
+def _require_replaceable(page: Path) -> None:
+    if not (page.exists() or page.is_symlink()):
+        return
+    if page.is_file():
+        with page.open("rb") as file:
+            if GENERATOR in file.read(HEAD_BYTES):
+                return
+    raise UsageError(f"{page} is no page that an export wrote; it is not replaced", hint="choose another --output")
 
 
 def _description(bundle: Bundle, variant: Variant) -> str:

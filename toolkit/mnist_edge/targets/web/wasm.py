@@ -22,6 +22,9 @@ FLAGS = (
     *("-Wl,--no-entry", "-Wl,--strip-all", "-Wl,-z,stack-size=65536"),
 )
 
+SECONDS = 300.0
+"""That clang may take; 3.2 MB of float constants take 3 s."""
+
 
 def require_compiler() -> str:
     """Return the path of clang.
@@ -33,7 +36,7 @@ def require_compiler() -> str:
     missing = [name for name in ("clang", "wasm-ld") if shutil.which(name) is None]
     if clang is None or missing:
         raise UnavailableError(
-            f"{' and '.join(missing)} not found: the target web is compiled C", hint="apt install clang lld"
+            f"{' and '.join(missing)} not found: the target web is compiled C", hint="apt-get install clang lld"
         )
     return clang
 
@@ -54,7 +57,14 @@ def compile_wasm(sources: Mapping[str, str]) -> bytes:
         for name, text in {**sources, "web.c": entry}.items():
             (Path(folder) / name).write_text(text, encoding="ascii")
         command = [clang, *FLAGS, "web.c", "model.c", "-o", "model.wasm"]
-        ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        try:
+            ran = subprocess.run(
+                command, cwd=folder, capture_output=True, text=True, errors="replace", check=False, timeout=SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            raise CheckFailedError(
+                f"clang did not end within {SECONDS:g} s", hint="is the machine overloaded?"
+            ) from None
         if ran.returncode:
             first = next(iter(ran.stderr.splitlines()), f"exit code {ran.returncode}")
             raise CheckFailedError(f"clang cannot compile the model: {first}", hint="clang 14 or newer is needed")
