@@ -28,7 +28,7 @@ from mnist_edge.bundle.folder import Bundle, load_bundle
 from mnist_edge.bundle.golden import golden_bytes
 from mnist_edge.contract import ArithmeticName
 from mnist_edge.errors import BadFileError, CheckFailedError
-from mnist_edge.integer_network import IntegerLayer, IntegerNetwork
+from mnist_edge.integer_network import IntegerLayer, IntegerNetwork, integer_logits
 from mnist_edge.records.data import Dataset
 from mnist_edge.records.verification import VariantParity
 from mnist_edge.runtime.classifier import open_classifier
@@ -591,3 +591,27 @@ def test_an_integer_file_is_certified(bundle: Bundle, tmp_path: Path) -> None:
     found = certify_model(model, open_classifier(model, trial=False), reference, "accuracy", "fp32")
     assert found.certificate is None
     assert "no operator of a linear chain" in found.reason
+
+
+def test_an_integer_file_is_certified_for_the_classes_of_its_reference(bundle: Bundle, tmp_path: Path) -> None:
+    """Images on which it decides otherwise itself are listed; with weights of its own, its own predictions count."""
+    model = tmp_path / "integers.onnx"
+    model.write_bytes(integer_graph(integers(), 21).SerializeToString())
+    classifier, recorded = open_classifier(model, trial=False), recorded_reference(bundle, None)
+    own = integer_logits(integers(), recorded.golden.images)
+    logits = own.copy()
+    logits[[3, 70]] = np.roll(logits[[3, 70]], 1, axis=1)
+    reference = dataclasses.replace(recorded, golden=dataclasses.replace(recorded.golden, logits=logits))
+    certificate = certify_model(model, classifier, reference, "lossy", "fp32").certificate
+    assert certificate is not None
+    assert (certificate.certified, certificate.largest_bound) == (1 - 2 / len(own), 0)
+    for case, image in zip(certificate.uncertified, (3, 70), strict=True):
+        wanted = int(logits[image].argmax())
+        margin = own[image, wanted] - np.delete(own[image], wanted).max()
+        assert (case.image, case.margin, case.bound) == (image, margin, 0)
+        assert margin < 0
+    certificate = certify_model(model, classifier, reference, "accuracy", "fp32").certificate
+    assert certificate is not None
+    assert (certificate.certified, certificate.uncertified) == (1, ())
+    reference = dataclasses.replace(recorded, golden=dataclasses.replace(recorded.golden, logits=logits[:5]))
+    assert certify_model(model, classifier, reference, "lossy", "fp32").certificate is None

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from conftest import mnist_edge
 
-from mnist_edge.errors import CheckFailedError, UnavailableError
+from mnist_edge.errors import BadFileError, CheckFailedError, UnavailableError
 from mnist_edge.records.data import Dataset
 from mnist_edge.records.settings import DEFAULT_SETTINGS
 from mnist_edge.runtime.classifier import open_classifier
 from mnist_edge.runtime.session import RefusedModelError
-from mnist_edge.targets.emulated import process
+from mnist_edge.targets.emulated import process, target
 from mnist_edge.targets.emulated.process import open_emulated
 from mnist_edge.targets.emulated.setup import DEVICES, Emulator, require_emulator
+from mnist_edge.targets.registry import REGISTRY
 
 
 def run_instead(monkeypatch: pytest.MonkeyPatch, *command: str) -> None:
@@ -66,13 +67,42 @@ def test_a_model_that_it_refuses_is_named(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_process_that_fails_fails_the_check(
     program: str, reason: str, bundle_folder: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A crash, garbage, an end before the answer and a missing image are failures, with one line each."""
+    """A crash, garbage, an end before the response and a missing image are failures, with one line each."""
     run_instead(monkeypatch, sys.executable, "-c", program)
     with (
         pytest.raises(CheckFailedError, match=reason),
         open_emulated(bundle_folder / "model.onnx", "haswell", DEFAULT_SETTINGS) as found,
     ):
         found.logits(digits.test_images[:65])
+
+
+def test_a_run_ends_at_its_timeout(bundle_folder: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--timeout` is the limit of a run, besides a second for each image."""
+    run_instead(
+        monkeypatch,
+        sys.executable,
+        "-c",
+        'print(\'{"placement": {}, "fixed_batch": null}\', flush=True); input(); input()',
+    )
+    monkeypatch.setattr(process, "SECONDS_PER_IMAGE", 0.05)
+    with (
+        open_emulated(bundle_folder / "model.onnx", "haswell", DEFAULT_SETTINGS, timeout=0.1) as found,
+        pytest.raises(CheckFailedError, match=r"did not respond within 0\.15 s") as error,
+    ):
+        found.logits(digits.test_images[:1])
+    assert "--timeout" in error.value.hint
+
+
+def test_a_folder_of_any_origin_is_tried_before_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As everywhere else: a file that is no model never reaches an emulator."""
+    monkeypatch.setattr(target, "require_emulator", lambda device: None)
+    monkeypatch.setattr(target, "open_emulated", lambda *arguments: pytest.fail("opened"))
+    (tmp_path / "model.onnx").write_bytes(b"\x08\x07not a graph")
+    with (
+        pytest.raises(BadFileError, match=r"model\.onnx"),
+        REGISTRY["onnxruntime"].open(tmp_path, "haswell", 60.0),
+    ):
+        pass
 
 
 def test_a_missing_emulator_names_its_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from benchmarks.web_drawing import (
     wait_for_frame,
 )  # fmt: skip
 from mnist_edge.errors import CheckFailedError, UnavailableError
-from mnist_edge.targets.web import wasm
+from mnist_edge.targets.web import predictor, wasm
 from mnist_edge.targets.web.chromium import DEVICE, NAMES, Browser, PageFailedError, open_browser
 from mnist_edge.targets.web.page import PageModel, write_page
 from mnist_edge.targets.web.predictor import open_page, read_logits
@@ -188,6 +188,44 @@ def test_too_few_logits_fail(returned: Any) -> None:
     # Protects the count: a page that stops early must not pass on the images that it returned.
     with pytest.raises(PageFailedError, match="logits for 2 images, expected 20"):
         read_logits(returned, 2, "page.html")
+
+
+class EditedPage:
+    """A browser whose page returns something else."""
+
+    def __init__(self, *returned: object) -> None:
+        self.returned = iter(returned)
+
+    def open(self, *_arguments: object) -> None:
+        """Load nothing."""
+
+    def evaluate(self, *_arguments: object) -> object:
+        return next(self.returned)
+
+
+@pytest.mark.parametrize("result", [{}, None, [], {"passed": 1}, {"passed": False}, {"passed": False, "text": None}])
+def test_an_edited_page_without_a_result_fails(result: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Protects exit code 1 and its one reason: anybody may edit a page that is verified.
+    monkeypatch.setattr(predictor, "open_browser", lambda: contextlib.nullcontext(EditedPage("object", result)))
+    (tmp_path / "page.html").touch()
+    with (
+        pytest.raises(PageFailedError, match="no result of its self-test"),
+        open_page(tmp_path / "page.html", DEVICE, 1),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("returned", [None, 5, [None, ""], [1.5, ""], ["1", ""], [1], [1, None], [1, "é"], [1, "a"]])
+def test_an_edited_page_without_logits_fails(returned: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Protects the same after the self-test; a count that is NaN arrives as None.
+    edited = EditedPage("object", {"passed": True, "text": ""}, returned)
+    monkeypatch.setattr(predictor, "open_browser", lambda: contextlib.nullcontext(edited))
+    (tmp_path / "page.html").touch()
+    with (
+        open_page(tmp_path / "page.html", DEVICE, 1) as page,
+        pytest.raises(PageFailedError, match="returned no"),
+    ):
+        page.self_test()
 
 
 # In a real browser

@@ -30,7 +30,8 @@ def verify(
         TargetName | None, typer.Option(help="Verify what is generated for this target, instead of the ONNX files.")
     ] = None,
     device: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Device of --target; see docs/targets.md. Default: host.")
+        str | None,
+        typer.Option(metavar="NAME", help="Device of --target; see docs/targets.md. Default: the target's first."),
     ] = None,
     built: Annotated[
         Path | None,
@@ -107,7 +108,7 @@ def verify(
     require_plot(plot)
     chosen = model or newest_bundle(say)
     if target is not None:
-        shared = {"model", "variant", "timeout", "data_dir", "plot", "json"}
+        shared = {"model", "variant", "timeout", "dataset", "data_dir", "plot", "json"}
         refuse_options(context, "--target", {*shared, "target", "device", "built", "images"})
         with status(f"verifying {built or chosen}"):
             report, reference = verify_target(
@@ -118,6 +119,7 @@ def verify(
                 built=built,
                 images=images,
                 timeout=timeout,
+                dataset=dataset,
                 data_dir=data_dir,
                 notify=say,
             )
@@ -195,8 +197,10 @@ def _show(report: ParityReport, reference: ReferenceOutputs, plot: Path | None, 
         say(f"wrote {margin_sheet(report.variants, counted.images, counted.logits, plot)}")
     emit(report, json, parity_table)
     if not report.passed:
-        reasons = "; ".join(f"{v.name}: {v.reason}" for v in report.variants if v.reason)
-        say(f"mnist-edge: {report.outputs or report.model} does not predict as {report.reference}: {reasons}")
+        failed = [v for v in report.variants if v.reason]
+        reasons = "; ".join(f"{v.name}: {v.reason}" for v in failed)
+        compared = " and ".join(dict.fromkeys(v.reference or report.reference for v in failed))
+        say(f"mnist-edge: {report.outputs or report.model} does not predict as {compared}: {reasons}")
         raise typer.Exit(1)
 
 

@@ -71,6 +71,8 @@ class Uncertified:
 class Certificate:
     """Predictions that are the reference's on every machine with this arithmetic, in any order of summation.
 
+    Those of a model that must meet accuracy alone are its own.
+
     Attributes:
         arithmetic: that the bounds hold for.
         certified: share of the images, 0 to 1, whose prediction is certain.
@@ -172,7 +174,8 @@ class VariantParity:
         outputs_sha256: of its logits for the `images`, as `pixels.logits_sha256` computes it, so that two runtimes can be
             compared by one line; None where there are none.
         certificate: None where nothing can be certified.
-        certificate_reason: why, in a sentence; empty where there is a certificate.
+        certificate_reason: why, in a sentence, or that a program keeps the bound of its model's certificate; empty where there
+            is a certificate.
     """
 
     name: str

@@ -51,17 +51,17 @@ class Recorder:
         return found
 
 
-def beyond_bound(model: Path, runs: list[tuple[Images, Logits]]) -> str:
-    """Return how logits exceed the bound of the portability certificate, or an empty string.
+def beyond_bound(model: Path, runs: list[tuple[Images, Logits]]) -> str | None:
+    """Return how logits exceed the bound of the portability certificate, an empty string, or None where there is none.
 
     Args:
-        model: the ONNX file that the program was generated from; nothing is checked where it has no certificate.
+        model: the ONNX file that the program was generated from; there is no bound where it has no certificate.
         runs: images uint8 (n, 28, 28) and logits (n, classes).
     """
     try:
         chain = read_linear_chain(model)
         if chain.input_dtype != "uint8":
-            return ""
+            return None
         for images, logits in runs:
             for start in range(0, len(images), CHUNK):
                 rows = slice(start, start + CHUNK)
@@ -71,5 +71,5 @@ def beyond_bound(model: Path, runs: list[tuple[Images, Logits]]) -> str:
                     first = start + int(np.flatnonzero(~within.all(axis=1))[0])
                     return f"a logit of image {first} is beyond what float32 can explain, in any order of summation"
     except (NotLinearChainError, NoCertificateError):
-        return ""
+        return None
     return ""

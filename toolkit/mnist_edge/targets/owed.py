@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from mnist_edge.bundle.folder import Bundle
 from mnist_edge.errors import BadFileError
 from mnist_edge.integer_network import integer_logits
-from mnist_edge.pixels import Images, Logits
-from mnist_edge.records.bundle import Variant
+from mnist_edge.pixels import Images, Logits, logits_sha256
+from mnist_edge.records.bundle import OutputHashes, Variant
 from mnist_edge.runtime.classifier import open_classifier
 from mnist_edge.verification.integer_graph import read_integer_network
 from mnist_edge.verification.reference import Reference, ReferenceOutputs
@@ -36,6 +36,19 @@ class Owed:
     test_set: Reference | None
     description: str
     equal: bool
+
+    def misrecorded(self, hashes: OutputHashes | None) -> str:
+        """Return which recorded hash is not that of the logits that are owed, or an empty string.
+
+        Args:
+            hashes: from the manifest; None where it records none.
+        """
+        if hashes is None or not self.equal:
+            return ""
+        for images, part, recorded in (("golden", self.golden, hashes.golden), ("test", self.test_set, hashes.test)):
+            if part is not None and logits_sha256(part.logits) != recorded:
+                return f"the manifest records other logits for the {images} images than its integers compute"
+        return ""
 
     def first(self, images: int | None) -> Owed:
         """Return the first images of both sets; None for all."""

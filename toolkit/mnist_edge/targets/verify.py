@@ -13,13 +13,14 @@ from mnist_edge.errors import UsageError
 from mnist_edge.pixels import logits_sha256
 from mnist_edge.records.bundle import Variant
 from mnist_edge.records.verification import ParityReport, VariantParity
-from mnist_edge.runtime.classifier import TIMEOUT_SECONDS
+from mnist_edge.runtime.classifier import TIMEOUT_SECONDS, open_classifier
 from mnist_edge.runtime.session import RefusedModelError
 from mnist_edge.targets.bounded import Recorder, beyond_bound
 from mnist_edge.targets.golden import golden_rows
 from mnist_edge.targets.owed import Owed, owed_outputs
 from mnist_edge.targets.target import Target, TargetProgram
-from mnist_edge.verification.certified import ONLY_PROGRAM
+from mnist_edge.verification.certified import ONLY_PROGRAM, PROGRAM_WITHIN
+from mnist_edge.verification.consistency import contradictions, misstated_variant
 from mnist_edge.verification.parity import check_parity, failed_parity
 from mnist_edge.verification.reference import ReferenceOutputs
 from mnist_edge.verification.requirement import Requirement
@@ -83,6 +84,7 @@ def verify_programs(
 
     Raises:
         UsageError: the target cannot express a variant.
+        BadFileError: a model contradicts its manifest.
         UnavailableError: the device lacks a compiler or an emulator.
     """
     found = tuple(_verify_variant(bundle, variant, target, reference, options) for variant in variants)
@@ -100,21 +102,37 @@ def verify_programs(
     )
 
 
+def compared_images(
+    bundle: Bundle, target: Target, reference: ReferenceOutputs, options: TargetOptions
+) -> ReferenceOutputs:
+    """Return a reference with the images alone that programs are run on, in the order in which a report numbers them."""
+    every = Owed(golden=reference.golden, test_set=reference.test_set, description="", equal=False)
+    run = _run_images(every, bundle, target, options)
+    return dataclasses.replace(reference, golden=run.golden, test_set=run.test_set)
+
+
+def _run_images(owed: Owed, bundle: Bundle, target: Target, options: TargetOptions) -> Owed:
+    """Return what is owed for the images that a program is run on."""
+    if options.device in target.golden_only:
+        return owed.golden_rows(golden_rows(bundle.golden.labels))
+    return owed.first(options.images)
+
+
 def _verify_variant(
     bundle: Bundle, variant: Variant, target: Target, reference: ReferenceOutputs, options: TargetOptions
 ) -> VariantParity:
+    """Compare one program, after what the bundle states of its variant: it is compared with the variant's own integers."""
     owed = owed_outputs(bundle, variant, reference)
+    problem = _contradiction(bundle, variant, reference) or owed.misrecorded(variant.outputs_sha256)
     whole = options.images is None and options.device not in target.golden_only
-    if options.device in target.golden_only:
-        owed = owed.golden_rows(golden_rows(bundle.golden.labels))
-    else:
-        owed = owed.first(options.images)
+    owed = _run_images(owed, bundle, target, options)
     requirement = Requirement(
         kind="exact",
         precision=variant.precision,
         all_batches=target.all_batches,
         outputs_sha256=variant.outputs_sha256 if whole else None,
     )
+    within = False
     with tempfile.TemporaryDirectory(prefix="mnist-edge-target-") as place:
         folder = options.built or Path(place) / f"{target.name}{target.suffix}"
         if options.built is None:
@@ -123,19 +141,32 @@ def _verify_variant(
             with target.open(folder, options.device, options.timeout) as program:
                 recorder = Recorder(predictor=program)
                 found = check_parity(variant.name, recorder, owed.golden, owed.test_set, requirement)
-                problem = found.reason or _inequality(found, owed)
-                problem = problem or beyond_bound(bundle.file(variant), recorder.runs)
+                problem = problem or found.reason or _inequality(found, owed)
+                beyond = beyond_bound(bundle.file(variant), recorder.runs)
+                within = beyond == ""
+                problem = problem or beyond or ""
                 problem = problem or _self_test_problem(program, bundle)
+                if whole and owed.test_set is not None:
+                    problem = problem or misstated_variant(variant, found.accuracy)
         except RefusedModelError as error:
-            problem = error.message
+            problem = problem or error.message
             found = failed_parity(variant.name, requirement, problem, len((owed.test_set or owed.golden).images))
     return dataclasses.replace(
         found,
         reference=owed.description,
-        certificate_reason=ONLY_PROGRAM,
+        certificate_reason=PROGRAM_WITHIN if within else ONLY_PROGRAM,
         passed=not problem,
         reason=problem,
     )
+
+
+def _contradiction(bundle: Bundle, variant: Variant, reference: ReferenceOutputs) -> str:
+    """Return what the bundle states wrongly of a variant, or an empty string."""
+    try:
+        classifier = open_classifier(bundle.file(variant))
+    except RefusedModelError as error:
+        return error.message
+    return "; ".join(contradictions(bundle, variant, classifier, reference))
 
 
 def _inequality(found: VariantParity, owed: Owed) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ BATCH = 2000
 
 ONLY_OUTPUTS = "only recorded outputs were compared; the model itself is certified without --outputs"
 ONLY_PROGRAM = "a program was compared; the model that it was made from is certified without --target"
+PROGRAM_WITHIN = "every logit of the program is within the bound of the portability certificate, in fp32"
 
 
 class Certification(NamedTuple):
@@ -44,6 +46,7 @@ def certify_model(
     An image counts only where the certain class is the one that the reference predicts. With the reference recorded at
     export, the graph must have the exact logits that were recorded; what PyTorch's own network differs from them is
     added to the bounds. With any other reference, its difference from the graph's exact logits is added for each image.
+    A network of integers with weights of its own is certified for its own predictions.
 
     Args:
         model: the file.
@@ -63,23 +66,46 @@ def certify_model(
 def _certified(
     model: Path, classifier: Classifier, reference: ReferenceOutputs, kind: RequirementKind, arithmetic: ArithmeticName
 ) -> Certificate:
+    counted = reference.test_set or reference.golden
     try:
         chain = read_linear_chain(model)
     except NotLinearChainError:
         network = _integer_network(model)
         if network is None:
             raise
-        return certify_integers(network, arithmetic)
+        certificate = certify_integers(network, arithmetic)
+        return certificate if kind == "accuracy" else _of_reference(certificate, classifier, counted)
     if kind == "accuracy":
         raise NoCertificateError("it has weights of its own: the reference does not record its predictions")
-    counted = reference.test_set or reference.golden
-    if len(counted.images) == 0:
-        raise NoCertificateError("there is no image to certify")
-    if counted.logits.shape != (len(counted.images), chain.widths[-1]) or not np.isfinite(counted.logits).all():
-        raise NoCertificateError("the reference's logits cannot be compared with its own")
+    _require_comparable(counted, chain.widths[-1])
     if reference.exact is not None:
         _require_recorded_graph(chain, classifier, reference.golden.images, reference.exact)
     return _certificate(_certainty(chain, classifier, counted, reference.exact, arithmetic), arithmetic)
+
+
+def _require_comparable(counted: Reference, classes: int) -> None:
+    """Raise NoCertificateError unless there are images, and logits of the reference for each."""
+    if len(counted.images) == 0:
+        raise NoCertificateError("there is no image to certify")
+    if counted.logits.shape != (len(counted.images), classes) or not np.isfinite(counted.logits).all():
+        raise NoCertificateError("the reference's logits cannot be compared with its own")
+
+
+def _of_reference(certificate: Certificate, classifier: Classifier, counted: Reference) -> Certificate:
+    """Return the certificate of a network of integers for the reference's classes instead of its own."""
+    logits = classifier.logits(counted.images, batch=BATCH)  # exact, as on every machine
+    _require_comparable(counted, logits.shape[1])
+    images, classes = np.arange(len(logits)), counted.logits.argmax(axis=1)
+    others = logits.astype(np.float64)
+    found = others[images, classes].copy()
+    others[images, classes] = -np.inf
+    margins = found - others.max(axis=1)
+    apart = np.flatnonzero(logits.argmax(axis=1) != classes)
+    return replace(
+        certificate,
+        certified=1 - len(apart) / len(logits),
+        uncertified=tuple(Uncertified(image=int(i), margin=float(margins[i]), bound=0.0) for i in apart),
+    )
 
 
 def _integer_network(model: Path) -> IntegerNetwork | None:
@@ -90,7 +116,7 @@ def _integer_network(model: Path) -> IntegerNetwork | None:
 
 
 def certify_integers(network: IntegerNetwork, arithmetic: ArithmeticName) -> Certificate:
-    """Certify a network of integers: nothing is rounded where every sum fits, so that all machines return the same bytes.
+    """Certify a network's own predictions: nothing is rounded where every sum fits, so all machines return the same bytes.
 
     In a coarser arithmetic its factors must fit as well: an activation has 8 bits, a weight those of its integer and of the
     multiplier of its output.

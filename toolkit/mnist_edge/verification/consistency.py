@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mnist_edge.bundle.folder import Bundle
-from mnist_edge.bundle.golden import sha256_array
+from mnist_edge.bundle.golden import NO_LABEL, sha256_array
 from mnist_edge.bundle.manifest import MANIFEST
 from mnist_edge.contract import INPUTS, LABELS, OUTPUT_NAME
 from mnist_edge.errors import BadFileError, CheckFailedError
@@ -20,6 +20,36 @@ from mnist_edge.runtime.classifier import Classifier
 from mnist_edge.runtime.images import describe
 from mnist_edge.verification.integer_graph import read_integer_network
 from mnist_edge.verification.precision import precision_of
+from mnist_edge.verification.reference import ReferenceOutputs
+
+
+def contradictions(
+    bundle: Bundle, variant: Variant, classifier: Classifier, reference: ReferenceOutputs
+) -> tuple[str, ...]:
+    """Return how manifest, golden file, test set and a variant's model contradict each other, each in a sentence.
+
+    Whatever a variant is compared as, its model or a program that was made from it, what it states must be true.
+
+    Args:
+        bundle: holds the variant.
+        variant: whose statements are checked.
+        classifier: its model, open.
+        reference: that it is compared with.
+
+    Raises:
+        BadFileError: the model contradicts its manifest.
+        ModuleNotFoundError: the package onnx is missing.
+    """
+    require_contract(bundle, classifier)
+    file = bundle.file(variant)
+    found = (
+        mismatch(bundle),
+        model_mismatch(bundle, variant, classifier),
+        wrong_accuracy(bundle, reference),
+        misstated_precision(file, variant),
+        misstated_exactness(file, variant),
+    )
+    return tuple(problem for problem in found if problem)
 
 
 def require_contract(bundle: Bundle, classifier: Classifier) -> None:
@@ -93,6 +123,17 @@ def _labels(classifier: Classifier, default: tuple[str, ...]) -> tuple[str, ...]
     return tuple(labels)
 
 
+def wrong_accuracy(bundle: Bundle, reference: ReferenceOutputs) -> str:
+    """Return how the manifest, golden file and available test set contradict each other, or an empty string."""
+    golden = bundle.golden
+    if reference.other_test_set:
+        return (
+            f"golden.npz holds PyTorch's outputs for another test set than that of {bundle.manifest.dataset} found here"
+        )
+    labels = golden.labels[golden.labels != NO_LABEL] if reference.test_set is None else reference.test_set.labels
+    return misstated_accuracy(bundle, labels)
+
+
 def misstated_accuracy(bundle: Bundle, labels: Images) -> str:
     """Return why the manifest's accuracy cannot be that of PyTorch's outputs in golden.npz, or an empty string.
 
@@ -149,20 +190,25 @@ def misstated_precision(model: Path, variant: Variant) -> str:
 
 
 def misstated_exactness(model: Path, variant: Variant) -> str:
-    """Return why a variant's logits cannot be the same bytes on every runtime although the manifest states them.
+    """Return why the manifest's statement of a variant's bytes is wrong, or missing, or an empty string.
 
-    This runtime may compute the recorded bytes, and another one, with other instructions, saturate.
-
-    Returns:
-        An empty string where it is an integer network whose sums are exact in any order, or nothing is stated.
+    This runtime may compute the recorded bytes, and another one, with other instructions, saturate. So the model must be
+    an integer network whose sums are exact in any order; and the bytes of such a network must be recorded. An exact
+    variant without recorded bytes is compared logit by logit, and not read.
 
     Raises:
         ModuleNotFoundError: the package onnx is missing.
     """
-    if variant.outputs_sha256 is None:
+    if variant.outputs_sha256 is None and variant.requirement == "exact":
         return ""
     try:
-        check_network(read_integer_network(model))
-    except (BadFileError, CheckFailedError) as error:
+        network = read_integer_network(model)
+    except BadFileError as error:
+        return "" if variant.outputs_sha256 is None else error.message
+    if variant.outputs_sha256 is None:
+        return "the manifest does not record the SHA-256 of its logits"
+    try:
+        check_network(network)
+    except CheckFailedError as error:
         return error.message
     return ""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from mnist_edge.bundle.folder import Bundle
-from mnist_edge.bundle.golden import NO_LABEL
 from mnist_edge.contract import PYTORCH, ArithmeticName, DatasetName, Normalization, Precision, RequirementKind
 from mnist_edge.records.bundle import Variant
 from mnist_edge.records.settings import SessionSettings
@@ -19,13 +18,11 @@ from mnist_edge.runtime.recorded import RecordedOutputs
 from mnist_edge.runtime.session import RefusedModelError
 from mnist_edge.verification.certified import ONLY_OUTPUTS, Certification, certify_model
 from mnist_edge.verification.consistency import (
+    contradictions,
     mismatch,
-    misstated_accuracy,
-    misstated_exactness,
-    misstated_precision,
     misstated_variant,
-    model_mismatch,
     require_contract,
+    wrong_accuracy,
 )
 from mnist_edge.verification.layers import NO_COMMON_LAYERS, compare_layers
 from mnist_edge.verification.parity import check_parity, failed_parity
@@ -143,7 +140,7 @@ def verify_outputs(
     golden = chosen.golden if outputs.covers(chosen.golden.images) else None
     found = check_parity(variant.name, outputs, golden, test_set, requirement)
     compared = dataclasses.replace(reference, test_set=test_set)
-    problems = [mismatch(bundle), _accuracy_problem(bundle, reference)]
+    problems = [mismatch(bundle), wrong_accuracy(bundle, reference)]
     found = dataclasses.replace(found, reference=chosen.description, certificate_reason=ONLY_OUTPUTS)
     found = _with_reasons(found, problems, None)
     report = _report(str(bundle.folder), bundle.manifest.dataset, compared, (found,))
@@ -193,21 +190,12 @@ def _report(
 def _verify_variant(
     bundle: Bundle, variant: Variant, reference: ReferenceOutputs, options: VerifyOptions
 ) -> VariantParity:
-    file = bundle.file(variant)
-
-    def prepare(classifier: Classifier) -> tuple[list[str], ReferenceOutputs]:
-        require_contract(bundle, classifier)
-        problems = [
-            mismatch(bundle),
-            model_mismatch(bundle, variant, classifier),
-            _accuracy_problem(bundle, reference),
-            misstated_precision(file, variant),
-            misstated_exactness(file, variant),
-        ]
+    def prepare(classifier: Classifier) -> tuple[Sequence[str], ReferenceOutputs]:
+        problems = contradictions(bundle, variant, classifier, reference)
         return problems, reference_of(bundle, variant, reference)
 
     requirement = options.requirement_of_variant(variant)
-    found = _check(variant.name, file, requirement, reference, options, prepare)
+    found = _check(variant.name, bundle.file(variant), requirement, reference, options, prepare)
     if found.passed and reference.test_set is not None:
         problem = misstated_variant(variant, found.accuracy)
         found = dataclasses.replace(found, passed=not problem, reason=problem)
@@ -220,14 +208,14 @@ def _check(
     requirement: Requirement,
     reference: ReferenceOutputs,
     options: VerifyOptions,
-    prepare: Callable[[Classifier], tuple[list[str], ReferenceOutputs]],
+    prepare: Callable[[Classifier], tuple[Sequence[str], ReferenceOutputs]],
 ) -> VariantParity:
     """Open a model and compare it.
 
     Args:
         prepare: returns the problems of the open model other than its logits, and its reference.
     """
-    problems: list[str] = []
+    problems: Sequence[str] = ()
     certification = Certification(None, "the model cannot be run")
     try:
         classifier = open_classifier(
@@ -247,17 +235,6 @@ def _check(
         certificate_reason=certification.reason,
     )
     return _with_reasons(found, problems, _layers(found, file, requirement, reference, options))
-
-
-def _accuracy_problem(bundle: Bundle, reference: ReferenceOutputs) -> str:
-    """Return how the manifest, golden file and available test set contradict each other, or an empty string."""
-    golden = bundle.golden
-    if reference.other_test_set:
-        return (
-            f"golden.npz holds PyTorch's outputs for another test set than that of {bundle.manifest.dataset} found here"
-        )
-    labels = golden.labels[golden.labels != NO_LABEL] if reference.test_set is None else reference.test_set.labels
-    return misstated_accuracy(bundle, labels)
 
 
 def _layers(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mnist_edge.contract import TargetName
 from mnist_edge.errors import UnavailableError, UsageError
 from mnist_edge.workflow.folders import EXPORTED, newest_bundle
+from mnist_edge.workflow.variants import select_variants
 
 if TYPE_CHECKING:
     from mnist_edge.records.target import SelfTest, TargetReport
@@ -44,7 +45,7 @@ def export_target(
 
     source = bundle or newest_bundle(notify)
     loaded = load_bundle(source)
-    chosen = loaded.variant(variant) if variant else loaded.manifest.variants[0]
+    chosen = select_variants(loaded, [variant] if variant else [])[0]
     found = REGISTRY[target]
     folder = output or EXPORTED / f"{loaded.manifest.dataset}-{target}-{chosen.name}{found.suffix}"
     _require_place(folder, found)

@@ -12,6 +12,7 @@ from mnist_edge.cpus import require_cpus
 from mnist_edge.errors import UnavailableError, UsageError
 from mnist_edge.model_kind import require_model_kind
 from mnist_edge.workflow.suspicion import suspect_normalization
+from mnist_edge.workflow.variants import select_variants
 
 if TYPE_CHECKING:
     from mnist_edge.bundle.folder import Bundle
@@ -55,7 +56,7 @@ def verify_folder(
     from mnist_edge.verification.verify import verify_bundle, verify_outputs
 
     bundle = load_bundle(folder)
-    chosen = bundle.select(variants)
+    chosen = select_variants(bundle, variants)
     if outputs is None:
         require_cpus(max(options.of_variant(variant).session.threads for variant in chosen))
     if outputs is not None and len(chosen) > 1 and variants:
@@ -119,6 +120,7 @@ def verify_target(
     built: Path | None = None,
     images: int | None = None,
     timeout: float = 60.0,
+    dataset: str | None = None,
     data_dir: Path | None = None,
     notify: Notify = lambda _line: None,
 ) -> tuple[ParityReport, ReferenceOutputs]:
@@ -132,11 +134,12 @@ def verify_target(
         built: a folder that was generated before from the one variant in `variants`; None generates one.
         images: number of test images to run; all by default.
         timeout: seconds that one run may take, besides those that a slow device needs for its images.
+        dataset: the folder that a bundle of a user's own digits was made with.
         data_dir: folder in which datasets are looked for first.
         notify: takes one plain line about what happens.
 
     Returns:
-        The report, and the reference outputs of the bundle.
+        The report, and the bundle's reference outputs for the images that were run.
 
     Raises:
         UsageError: a named variant that the target cannot express; an unknown device; no variant named for `built`.
@@ -144,20 +147,19 @@ def verify_target(
     """
     from mnist_edge.bundle.folder import load_bundle
     from mnist_edge.targets.registry import REGISTRY, find_device
-    from mnist_edge.targets.verify import TargetOptions, expressible, verify_programs
-    from mnist_edge.verification.reference import recorded_reference
+    from mnist_edge.targets.verify import TargetOptions, compared_images, expressible, verify_programs
 
     bundle = load_bundle(folder)
     found = REGISTRY[target]
     options = TargetOptions(device=find_device(found, device), built=built, images=images, timeout=timeout)
-    chosen = bundle.select(variants)
+    chosen = select_variants(bundle, variants)
     if built is not None and len(chosen) > 1:
         raise UsageError(f"{built} was generated from one variant", hint=f"--variant {chosen[0].name}")
     if not variants:
         chosen = expressible(bundle, chosen, found, notify)
-    data = _test_set(bundle.manifest.dataset, data_dir, notify)
-    reference = recorded_reference(bundle, data)
-    return verify_programs(bundle, chosen, found, reference, options), reference
+    _, reference = recorded_outputs(bundle, dataset, data_dir, notify)
+    report = verify_programs(bundle, chosen, found, reference, options)
+    return report, compared_images(bundle, found, reference, options)
 
 
 def verify_file(

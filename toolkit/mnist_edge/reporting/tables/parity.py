@@ -85,7 +85,10 @@ def _details(v: VariantParity, report: ParityReport) -> list[str]:
         lines.append(f"{v.name}: golden inputs run at batch {', '.join(map(str, v.batches))}")
     if v.ties:
         lines.append(f"{v.name}: {v.ties} predictions changed where the reference's margin is within the tolerance")
-    lines += [*_accuracy_lines(v), *_certificate_lines(v), *_margin_lines(v)]
+    if report.target is not None and v.certificate_reason:
+        lines.append(f"{v.name}: {v.certificate_reason}")
+    certificate = [] if report.target is not None else _certificate_lines(v)
+    lines += [*_accuracy_lines(v), *certificate, *_margin_lines(v)]
     if v.layers is not None and v.layers.detail and v.passed:
         where = "" if v.layers.first is None else f"layer {v.layers.first} differs, "
         still = "" if v.layers.first is None else "; the logits agree nevertheless"
@@ -112,8 +115,9 @@ def _certificate_lines(v: VariantParity) -> list[str]:
     if found is None:
         return [f"{v.name}: no certificate: {v.certificate_reason}"] if v.certificate_reason else []
     certain = v.images - len(found.uncertified)
+    own = "its own " if v.requirement == "accuracy" else ""
     line = (
-        f"{v.name}: {certain:,} of {v.images:,} predictions are certain on every machine that computes in "
+        f"{v.name}: {certain:,} of {own}{v.images:,} predictions are certain on every machine that computes in "
         f"{found.arithmetic}, in any order of summation (no logit is off by more than {found.largest_bound:.2g})"
     )
     if not found.uncertified:

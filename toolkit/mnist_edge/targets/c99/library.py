@@ -29,9 +29,7 @@ def build_library(folder: Path) -> Path:
         command, cwd=folder, env=make_environment(), capture_output=True, text=True, errors="replace", check=False
     )
     if done.returncode:
-        raise UnavailableError(
-            f"the compiler cannot compile generated C: {failure(done.stderr)}", hint=compiler_hint("host")
-        )
+        raise UnavailableError(f"the compiler cannot compile generated C: {failure(done.stderr)}", hint=compiler_hint())
     return folder.resolve() / "build" / "host" / "model.so"
 
 

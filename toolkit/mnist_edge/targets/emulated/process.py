@@ -24,6 +24,7 @@ import mnist_edge
 from mnist_edge.errors import CheckFailedError
 from mnist_edge.pixels import Images, Logits
 from mnist_edge.records.settings import SessionSettings
+from mnist_edge.runtime.classifier import TIMEOUT_SECONDS
 from mnist_edge.runtime.session import RefusedModelError
 from mnist_edge.targets.emulated.setup import Emulator, require_emulator
 
@@ -36,12 +37,17 @@ SECONDS_PER_IMAGE = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class EmulatedClassifier:
-    """A model that is open in an emulated process; see `Predictor`."""
+    """A model that is open in an emulated process; see `Predictor`.
+
+    Attributes:
+        timeout: seconds that a run may take, besides `SECONDS_PER_IMAGE`.
+    """
 
     name: str
     process: subprocess.Popen[str]
     fixed_batch: int | None
     folder: Path
+    timeout: float
     placement: Mapping[str, int] = field(default_factory=dict)
 
     def logits(self, images: Images, batch: int | None = None) -> Logits:
@@ -54,12 +60,12 @@ class EmulatedClassifier:
         files = {"images": str(self.folder / "images.npy"), "logits": str(self.folder / "logits.npy")}
         np.save(files["images"], images)
         assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # the answer, which will not come, tells more
+        with contextlib.suppress(BrokenPipeError):  # the response, which will not come, tells more
             self.process.stdin.write(json.dumps({**files, "batch": batch}) + "\n")
             self.process.stdin.flush()
-        answer = _answer(self.name, self.process, START_SECONDS + SECONDS_PER_IMAGE * len(images))
-        if answer.get("rows") != len(images):
-            raise CheckFailedError(f"{self.name} returned {answer.get('rows')} logits for {len(images)} images")
+        response = _response(self.name, self.process, self.timeout + SECONDS_PER_IMAGE * len(images))
+        if response.get("rows") != len(images):
+            raise CheckFailedError(f"{self.name} returned {response.get('rows')} logits for {len(images)} images")
         return np.asarray(np.load(files["logits"]), dtype=np.float32)
 
     def self_test(self) -> None:
@@ -67,13 +73,16 @@ class EmulatedClassifier:
 
 
 @contextlib.contextmanager
-def open_emulated(model: Path, device: str, settings: SessionSettings) -> Iterator[EmulatedClassifier]:
+def open_emulated(
+    model: Path, device: str, settings: SessionSettings, timeout: float = TIMEOUT_SECONDS
+) -> Iterator[EmulatedClassifier]:
     """Open a model in onnxruntime on an emulated CPU, until the block ends.
 
     Args:
         model: an ONNX file whose bytes and sizes have been checked.
         device: name of the emulated CPU.
         settings: of the session.
+        timeout: seconds that opening and a run may take, besides `START_SECONDS` and `SECONDS_PER_IMAGE`.
 
     Raises:
         UnavailableError: the emulator is not set up.
@@ -85,12 +94,13 @@ def open_emulated(model: Path, device: str, settings: SessionSettings) -> Iterat
     with tempfile.TemporaryDirectory(prefix="mnist-edge-") as folder:
         process = _start(emulator, model, settings)
         try:
-            opened = _answer(name, process, START_SECONDS)
+            opened = _response(name, process, START_SECONDS + timeout)
             yield EmulatedClassifier(
                 name=name,
                 process=process,
                 fixed_batch=opened["fixed_batch"],
                 folder=Path(folder),
+                timeout=timeout,
                 placement=opened["placement"],
             )
         finally:
@@ -114,21 +124,23 @@ def _start(emulator: Emulator, model: Path, settings: SessionSettings) -> subpro
     )
 
 
-def _answer(name: str, process: subprocess.Popen[str], seconds: float) -> dict[str, Any]:
-    """Return the next answer of the process."""
+def _response(name: str, process: subprocess.Popen[str], seconds: float) -> dict[str, Any]:
+    """Return the next response of the process."""
     assert process.stdout is not None
     line = _line(process, seconds)
     if line is None:
-        raise CheckFailedError(f"{name} did not answer within {seconds:.0f} s", hint="is the machine overloaded?")
+        raise CheckFailedError(
+            f"{name} did not respond within {seconds:.3g} s", hint="raise --timeout, or take fewer --images"
+        )
     try:
-        answer: dict[str, Any] = dict(json.loads(line))
+        response: dict[str, Any] = dict(json.loads(line))
     except (ValueError, TypeError):
         how = f"printed {line[:60]!r}" if line else f"ended with {process.poll()}"
         raise CheckFailedError(f"{name}: the emulated process {how}", hint="make runtimes sets it up again") from None
-    if "refused" in answer:
-        message, hint = answer["refused"]
+    if "refused" in response:
+        message, hint = response["refused"]
         raise RefusedModelError(message, hint=hint)
-    return answer
+    return response
 
 
 def _line(process: subprocess.Popen[str], seconds: float) -> str | None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from mnist_edge.bundle.folder import Bundle
 from mnist_edge.records.bundle import Variant
 from mnist_edge.records.settings import DEFAULT_SETTINGS
+from mnist_edge.runtime.trial import require_bounded
 from mnist_edge.targets.emulated.process import EmulatedClassifier, open_emulated
-from mnist_edge.targets.emulated.setup import DEVICES
+from mnist_edge.targets.emulated.setup import DEVICES, require_emulator
 from mnist_edge.targets.folder import write_folder
 from mnist_edge.targets.target import Target
 
@@ -25,9 +26,11 @@ def build(bundle: Bundle, variant: Variant, folder: Path) -> dict[str, int]:
 
 
 @contextmanager
-def open_model(folder: Path, device: str, _timeout: float) -> Iterator[EmulatedClassifier]:
-    """Open the model of a folder on an emulated CPU; raises as `open_emulated`."""
-    with open_emulated(folder / MODEL, device, DEFAULT_SETTINGS) as classifier:
+def open_model(folder: Path, device: str, timeout: float) -> Iterator[EmulatedClassifier]:
+    """Open the model of a folder on an emulated CPU; raises as `require_bounded` and `open_emulated`."""
+    require_emulator(device)
+    require_bounded(folder / MODEL, timeout)
+    with open_emulated(folder / MODEL, device, DEFAULT_SETTINGS, timeout) as classifier:
         yield classifier
 
 

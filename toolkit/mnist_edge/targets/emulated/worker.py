@@ -1,7 +1,7 @@
 """The process inside an emulated CPU: open a model in its onnxruntime, and run images through it, one request a line.
 
 A request is a JSON object with the `images` file (.npy, uint8), the `batch` (None for all at once) and the file to
-write the `logits` to; the answer is a JSON object too. It needs numpy and onnxruntime alone.
+write the `logits` to; the response is a JSON object too. It needs numpy and onnxruntime alone.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ def main() -> None:
         settings = SessionSettings(**json.loads(sys.argv[2]))
         # The file has been tried outside; without a time limit, because the parent has one.
         classifier = open_classifier(Path(sys.argv[1]), settings, trial=False, timeout=None)
-        _answer(placement=classifier.placement, fixed_batch=classifier.fixed_batch)
+        _respond(placement=classifier.placement, fixed_batch=classifier.fixed_batch)
         for line in sys.stdin:
             request = json.loads(line)
             logits = classifier.logits(np.load(request["images"]), request["batch"])
             np.save(request["logits"], logits)
-            _answer(rows=len(logits))
+            _respond(rows=len(logits))
     except MnistEdgeError as error:
-        _answer(refused=[error.message, error.hint])
+        _respond(refused=[error.message, error.hint])
 
 
-def _answer(**content: object) -> None:
+def _respond(**content: object) -> None:
     print(json.dumps(content), flush=True)  # noqa: T201 - standard output is the channel to the parent
 
 

@@ -19,6 +19,7 @@ from mnist_edge.targets.web.chromium import Browser, PageFailedError, open_brows
 
 MESSAGE_IMAGES = 500
 """Images a message: half a megabyte of base64."""
+HINT = "build the page again"
 BASE64_OF = (
     "(logits => btoa(String.fromCharCode(...new Uint8Array(logits.buffer, logits.byteOffset, logits.byteLength))))"
 )
@@ -56,11 +57,16 @@ class PagePredictor:
 
     def self_test(self) -> SelfTest:
         """Return what the page's self-test, which has passed, ran; see `TargetProgram.self_test`."""
-        count, logits = self.browser.evaluate(
+        returned = self.browser.evaluate(
             f"(images => ready.then(page => [images.length / {PIXELS}, {BASE64_OF}(page.logits(images))]))"
             "(bytesOf(MODEL.images))",
             self.timeout,
         )
+        match returned:
+            case [int(count), str(logits)]:
+                pass
+            case _:
+                raise PageFailedError(f"{self.name} returned no logits of its self-test", hint=HINT)
         return SelfTest(images=count, sha256=logits_sha256(read_logits(logits, count, self.name)))
 
 
@@ -70,11 +76,14 @@ def read_logits(returned: object, count: int, name: str) -> Logits:
     Raises:
         PageFailedError: it is of another size, or no base64.
     """
-    content = base64.b64decode(returned) if isinstance(returned, str) else b""
+    try:
+        content = base64.b64decode(returned, validate=True) if isinstance(returned, str) else b""
+    except ValueError:
+        raise PageFailedError(f"{name} returned no base64 of logits", hint=HINT) from None
     if len(content) != count * CLASSES * 4:
         raise PageFailedError(
             f"{name} returned {len(content) // 4} logits for {count} images, expected {count * CLASSES}",
-            hint="build the page again",
+            hint=HINT,
         )
     return np.frombuffer(content, "<f4").reshape(count, CLASSES).astype(np.float32)
 
@@ -100,9 +109,14 @@ def open_page(page: Path, device: str, timeout: float) -> Iterator[PagePredictor
         if browser.evaluate("typeof globalThis.ready", timeout) == "undefined":
             raise PageFailedError(
                 f"{page} runs no model: a script was changed, and its policy refuses it; or it is another page",
-                hint="build it again",
+                hint=HINT,
             )
         result = browser.evaluate("ready.then(({passed, text}) => ({passed, text}))", timeout)
-        if not result["passed"]:
-            raise PageFailedError(f"{page}: {result['text']}", hint="build it again")
+        match result:
+            case {"passed": True}:
+                pass
+            case {"passed": False, "text": str(text)}:
+                raise PageFailedError(f"{page}: {text}", hint=HINT)
+            case _:
+                raise PageFailedError(f"{page} reports no result of its self-test", hint=HINT)
         yield PagePredictor(name=str(page), browser=browser, timeout=timeout)
