@@ -115,9 +115,9 @@ def _certificate_lines(v: VariantParity) -> list[str]:
     if found is None:
         return [f"{v.name}: no certificate: {v.certificate_reason}"] if v.certificate_reason else []
     certain = v.images - len(found.uncertified)
-    own = "of its own " if v.requirement == "accuracy" else ""
+    own = "its own " if v.requirement == "accuracy" else ""
     line = (
-        f"{v.name}: {certain:,} of {v.images:,} {own}predictions are certain on every machine that computes in "
+        f"{v.name}: {certain:,} of {own}{v.images:,} predictions are certain on every machine that computes in "
         f"{found.arithmetic}, in any order of summation (no logit is off by more than {found.largest_bound:.2g})"
     )
     if not found.uncertified:
