@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.records.data import Dataset
-from mnist_edge.records.verification import ParityReport
+from mnist_edge.records.verification import Certificate, ParityReport
 from mnist_edge.reporting.plots.margins import margin_sheet
 from mnist_edge.reporting.tables.parity import parity_table
 from mnist_edge.verification.reference import recorded_reference
@@ -65,13 +65,19 @@ def test_no_row_of_a_table_wraps_at_80_columns(report: ParityReport) -> None:
 
 
 def test_a_model_with_weights_of_its_own_is_reported_by_its_accuracy(report: ParityReport) -> None:
-    """No error and no certificate; the line says what counted."""
+    """No error; the lines say what counted, and whose predictions a certificate is about."""
     own = dataclasses.replace(
-        report.variants[1], requirement="accuracy", max_abs_error=None, max_relative_error=None, margins=None
+        report.variants[1],
+        requirement="accuracy",
+        max_abs_error=None,
+        max_relative_error=None,
+        margins=None,
+        certificate=Certificate(arithmetic="fp32", certified=1.0, largest_bound=0.0, uncertified=()),
     )
     lines = printed(dataclasses.replace(report, variants=(own,)), 160)
     assert lines[0].startswith("passed: 0 flips in 360 images")
     assert "int8: a model with weights of its own; only its accuracy counts" in lines
+    assert any(line.startswith("int8: 360 of its own 360 predictions are certain on every") for line in lines)
 
 
 def test_the_figure_has_readable_captions(report: ParityReport, digits: Dataset, tmp_path: Path) -> None:
