@@ -128,7 +128,7 @@ def test_a_shared_library_computes_what_the_network_does(name: str, tmp_path: Pa
 
 
 @needs_compiler
-@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("compiler", ["gcc", pytest.param("clang", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_model_compiles_without_a_warning_and_calls_nothing(name: str, compiler: str, tmp_path: Path) -> None:
     """Not even memcpy and memset, which compilers make of loops that copy or clear; on x86 with AVX2 these alone."""

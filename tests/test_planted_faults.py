@@ -369,6 +369,7 @@ COMMAND_LINE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "said"), COMMAND_LINE, ids=[name for name, _ in COMMAND_LINE])
 def test_the_command_line_names_the_layer_and_the_symptom(
     name: str, said: str, subject: Subject, tmp_path: Path

@@ -395,6 +395,7 @@ def test_a_connection_that_stays_silent_counts_as_lost(tmp_path: Path) -> None:
     assert list((tmp_path / ".cache/mnist-edge/devices/runs").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_run_may_take_longer_than_the_silence_that_ends_it(
     device: Device, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -497,6 +497,7 @@ def test_eval_uses_the_normalisation_and_suspects_another(foreign: Path, digits:
     assert unit in done.err
 
 
+@pytest.mark.slow
 def test_export_folds_the_normalisation_and_verify_passes(foreign: Path, digits: Dataset, tmp_path: Path) -> None:
     """The exported graph takes raw images and predicts as the network does on its own pixels."""
     import onnxruntime

@@ -378,6 +378,7 @@ def changed_once(value: Any, random: Random) -> Any:
     return {**value, key: changed_once(value[key], random)}
 
 
+@pytest.mark.slow
 def test_no_change_of_a_journal_is_an_unexpected_error(whole: Path, tmp_path: Path, monkeypatch) -> None:
     """Whatever value another program wrote: the sweep goes on, or refuses the journal with 3 or its settings with 2."""
     monkeypatch.setattr("mnist_edge.sweeping.search._held_out_accuracy", lambda *_: 0.5)
