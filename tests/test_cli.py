@@ -33,7 +33,7 @@ COMMANDS = ("run", "train", "eval", "export", "variants", "verify", "bench", "tu
 def in_process(*arguments: str | Path, cwd: Path, **environment: str) -> Result:
     """The same main() as the real command, without the seconds that a fresh process needs for its imports."""
     out, err = io.StringIO(), io.StringIO()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(cwd)
         patch.setattr(sys, "argv", ["mnist-edge", *map(str, arguments)])
