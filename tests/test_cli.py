@@ -9,14 +9,13 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from conftest import Result, mnist_edge
+from conftest import Result, mnist_edge, restored_signals
 from typer.main import get_command
 
 import mnist_edge as package
@@ -33,20 +32,15 @@ COMMANDS = ("run", "train", "eval", "export", "variants", "verify", "bench", "tu
 def in_process(*arguments: str | Path, cwd: Path, **environment: str) -> Result:
     """The same main() as the real command, without the seconds that a fresh process needs for its imports."""
     out, err = io.StringIO(), io.StringIO()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    with pytest.MonkeyPatch.context() as patch:
+    with restored_signals(), pytest.MonkeyPatch.context() as patch:
         patch.chdir(cwd)
         patch.setattr(sys, "argv", ["mnist-edge", *map(str, arguments)])
         for name in [name for name in os.environ if name.startswith("MNIST_EDGE")]:
             patch.delenv(name)
         for name, value in {"XDG_CACHE_HOME": str(cwd / "no-cache"), **environment}.items():
             patch.setenv(name, value)
-        try:
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
-                main()
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
+            main()
     code = ended.value.code
     return Result(code if isinstance(code, int) else int(code is not None), out.getvalue(), err.getvalue())
 
