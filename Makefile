@@ -59,7 +59,7 @@ wheel: setup ## build dist/mnist_edge-*.whl, to install on another machine
 
 lock: setup ## pin the newest versions that pyproject.toml allows, with their hashes
 	$(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-emit-index-url --no-annotate \
-	  --python-version 3.11 --extra train --extra cpu --extra sweep --extra tensorboard --group dev \
+	  --python-version 3.11 --extra train --extra cpu --extra sweep --extra postgresql --extra score --extra sign --extra tensorboard --group dev \
 	  --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml > /dev/null
 
 clean: ## remove what these commands made, but no runs and no bundles
