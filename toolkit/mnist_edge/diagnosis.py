@@ -24,6 +24,7 @@ _PURPOSES: dict[ExtraName, str] = {
     "train": "to train and export",
     "plots": "for --plot",
     "sweep": "for mnist-edge sweep",
+    "postgresql": "for sweep --storage",
     "tensorboard": "for train --log tensorboard",
     "cpu": "to verify and time on the CPU",
     "cuda": "to verify and time on an NVIDIA GPU",
