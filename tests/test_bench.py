@@ -87,7 +87,7 @@ def test_every_row_is_complete(report: BenchReport, bundle_folder: Path) -> None
         "schema", "model", "weights_sha256", "environment", "order_seed", "reference_work_ms", "results", "gpu_from_batch",
         "profile", "notes", "thread_advice", "host",
     }  # fmt: skip
-    assert content["schema"] == "mnist-edge/bench/6"
+    assert content["schema"] == "mnist-edge/bench/7"
     assert content["weights_sha256"] == load_bundle(bundle_folder).manifest.weights_sha256
     assert (len(content["reference_work_ms"]), content["gpu_from_batch"], content["profile"]) == (2, None, [])
     assert min(content["reference_work_ms"]) > 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mnist_edge.cli.options import DataDir, Json, NormalizeModel, Timeout, choices, dataset_option, require_plot
+from mnist_edge.cli.recording import recording, result_name
 from mnist_edge.cli.remote import On, refuse_options, words_for
 from mnist_edge.contract import ArithmeticName, Optimization, ProviderName, TargetName
 from mnist_edge.errors import UsageError
@@ -107,10 +108,11 @@ def verify(
 
     require_plot(plot)
     chosen = model or newest_bundle(say)
+    name = result_name("verify", context)
     if target is not None:
         shared = {"model", "variant", "timeout", "dataset", "data_dir", "plot", "json"}
         refuse_options(context, "--target", {*shared, "target", "device", "built", "images"})
-        with status(f"verifying {built or chosen}"):
+        with recording(chosen, name) as keep, status(f"verifying {built or chosen}"):
             report, reference = verify_target(
                 chosen,
                 target,
@@ -123,6 +125,7 @@ def verify(
                 data_dir=data_dir,
                 notify=say,
             )
+            keep(report)
         _show(report, reference, plot, json=json)
         say_next("bench", chosen, as_json=json)
         return
@@ -158,7 +161,7 @@ def verify(
             here={"model", "variant", "provider", "dataset", "data_dir", "on", "plot", "json"},
             there={"optimization", "tf32", "threads", "batch", "layers", "max_accuracy_drop", "timeout", "arithmetic"},
         )
-        with status(f"verifying {chosen} on {on}"):
+        with recording(chosen, name) as keep, status(f"verifying {chosen} on {on}"):
             report, reference = verify_on(
                 on,
                 chosen,
@@ -169,6 +172,7 @@ def verify(
                 data_dir=data_dir,
                 notify=say,
             )
+            keep(report)
     elif chosen.exists() and require_model_kind(chosen, "onnx", "bundle", "run folder") == "onnx":
         if variant or outputs is not None:
             raise UsageError("--variant and --outputs are for bundles", hint="name a bundle folder")
@@ -177,10 +181,11 @@ def verify(
     elif normalize is not None and against is None:
         raise UsageError("--normalize is for an ONNX file or a .pth; a bundle states its own", hint="leave it out")
     else:
-        with status(f"verifying {chosen}"):
+        with recording(chosen, name) as keep, status(f"verifying {chosen}"):
             report, reference = verify_folder(
                 chosen, against, options, dataset, data_dir, say, variants=variant or (), outputs=outputs
             )
+            keep(report)
     _show(report, reference, plot, json=json)
     say_next("bench", chosen, *(("--on", on) if on else ()), as_json=json)
 

@@ -78,8 +78,12 @@ def emit_error(error: MnistEdgeError, as_json: bool) -> None:
     who = "mnist-edge" if rank.size == 1 else f"mnist-edge, rank {rank.number}"
     _write(sys.stderr, printable(" ".join(f"{who}: {error.message}{hint}".split("\n"))) + "\n")
     if as_json and rank.leads:
-        document = {"schema": ERROR_SCHEMA, "error": {"kind": error.kind, "message": error.message, "hint": error.hint}}
-        _write(sys.stdout, json.dumps(document, indent=2) + "\n")
+        _write(sys.stdout, json.dumps(error_document(error), indent=2) + "\n")
+
+
+def error_document(error: MnistEdgeError) -> dict[str, Any]:
+    """Return an error as plain JSON values."""
+    return {"schema": ERROR_SCHEMA, "error": {"kind": error.kind, "message": error.message, "hint": error.hint}}
 
 
 def _write(stream: TextIO, text: str) -> None:
