@@ -6,7 +6,7 @@ accuracy also need the same golden.npz, which names the test set, and training t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from mnist_edge.bundle.folder import Bundle
 from mnist_edge.bundle.results import AGAIN, read_results, results_folder
 from mnist_edge.errors import BadFileError
+from mnist_edge.pixels import Images
 from mnist_edge.records.benchmark import BenchReport, BenchRow
 from mnist_edge.records.bundle import ExportReport, FailedVariant
 from mnist_edge.records.evaluation import EvalReport
@@ -297,6 +298,22 @@ class Missing:
 
     what: str
     command: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportContent:
+    """What a report shows.
+
+    Attributes:
+        absent: what was not measured.
+        images: the test images that `eval` got most wrong, by number, uint8 (28, 28); None where the test set is not
+            available.
+    """
+
+    bundle: Bundle
+    evidence: Evidence
+    absent: tuple[Missing, ...]
+    images: Mapping[int, Images] | None
 
 
 def missing(bundle: Bundle, evidence: Evidence) -> Iterator[Missing]:

@@ -13,6 +13,7 @@ from mnist_edge.cli.compare import compare
 from mnist_edge.cli.doctor import doctor
 from mnist_edge.cli.evaluate import evaluate
 from mnist_edge.cli.export import export
+from mnist_edge.cli.report import report
 from mnist_edge.cli.run import run
 from mnist_edge.cli.sweep import sweep
 from mnist_edge.cli.train import train
@@ -82,6 +83,13 @@ _add(
     "Choose the best variant for this device.",
     "exported/mnist --max-accuracy-drop 0.1",
     "exported/mnist --objective size --max-accuracy-drop 0",
+)
+_add(
+    "report",
+    report,
+    "Write everything measured of a bundle into one page.",
+    "exported/mnist",
+    "exported/mnist --format markdown --output README.md",
 )
 _add("compare", compare, "Compare two results of bench.", "before.json after.json --tolerance 10")
 _add("doctor", doctor, "Show what this machine has, and how to get what it lacks.", "", "--json")
