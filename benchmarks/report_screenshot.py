@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.common import HERE
 from benchmarks.web_drawing import set_window, wait_for_frame
-from mnist_edge.targets.web.chromium import open_browser
+from mnist_edge.targets.web.chromium import Browser, open_browser
 
 PICTURE = HERE.parent / "docs" / "report.png"
 DESKTOP, PHONE = (1280, 800), (390, 844)
@@ -30,7 +30,7 @@ def screenshot(
         return base64.b64decode(taken["data"])
 
 
-def _clip(browser, *, whole: bool) -> dict[str, object]:
+def _clip(browser: Browser, *, whole: bool) -> dict[str, object]:
     if not whole:
         return {}
     box = browser.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")

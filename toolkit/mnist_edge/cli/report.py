@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,16 +50,16 @@ def report(
         written = write_report(chosen, target, format, dataset=dataset, data_dir=data_dir)
     emit(written, json, report_table)
     if format == "html" and not json:
-        say_how_to_open(target)
+        say(how_to_open(target))
 
 
 def write_report(
     bundle: Path,
     output: Path,
-    format: ReportFormat,
+    format: ReportFormat,  # noqa: A002
     *,
     dataset: str | None,
-    data_dir: Path | None,  # noqa: A002
+    data_dir: Path | None,
 ) -> ReportReport:
     """Write the report of a bundle.
 
@@ -88,11 +89,7 @@ def write_report(
     return summarise(content, output, format, len(data))
 
 
-def say_how_to_open(page: Path) -> None:
-    """Print the command that opens a page in the browser of this system."""
-    import shlex
-
-    from mnist_edge.reporting.console import say
-
+def how_to_open(page: Path) -> str:
+    """Return the command that opens a page in the browser of this system, in a phrase."""
     opener = {"darwin": "open", "win32": "start"}.get(sys.platform, "xdg-open")
-    say(f"open it: {shlex.join([opener, str(page)])}")
+    return f"open it: {shlex.join([opener, str(page)])}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from mnist_edge.cli.options import DataDir, Json, dataset_option, recipe_option
 from mnist_edge.cli.recording import recording
+from mnist_edge.cli.report import PAGE, how_to_open, write_report
 from mnist_edge.contract import MAX_SEED, DeviceName, ProviderName
 from mnist_edge.errors import CheckFailedError
 
@@ -90,4 +92,7 @@ def run(
         timed = time_model(Plan(model=bundle, provider=provider), on_process=on_process)
         keep(timed)
     emit(RunReport(train=trained, export=exported, eval=evaluated, verify=verified, bench=timed), json, run_table)
+    if find_spec("matplotlib") is not None:
+        write_report(bundle, PAGE, "html", dataset=own_data, data_dir=data_dir)
+        say(f"wrote {PAGE}, which shows all of it; {how_to_open(PAGE)}")
     say_next("bench", bundle, "--batch", "1,64", "--output", "result.json", as_json=json)
