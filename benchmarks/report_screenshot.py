@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import base64
 from pathlib import Path
+from typing import Any
 
 from benchmarks.common import HERE
 from benchmarks.web_drawing import set_window, wait_for_frame
@@ -30,7 +31,7 @@ def screenshot(
         return base64.b64decode(taken["data"])
 
 
-def _clip(browser: Browser, *, whole: bool) -> dict[str, object]:
+def _clip(browser: Browser, *, whole: bool) -> dict[str, Any]:
     if not whole:
         return {}
     box = browser.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")

@@ -50,7 +50,8 @@ def reliability_figure(report: EvalReport) -> Markup | None:
     figure, axes = _empty()
     draw_reliability(report, axes)
     axes.set_title("", loc="left")
-    axes.get_legend().remove()
+    if (legend := axes.get_legend()) is not None:
+        legend.remove()
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return inline_svg(figure, "reliability", "Accuracy over confidence; the same figures are in the table.")
 

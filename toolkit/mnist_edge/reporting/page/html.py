@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import itertools
 import shlex
@@ -77,11 +78,7 @@ def write_html(content: ReportContent) -> bytes:
     return data
 
 
-def template(name: str) -> Any:
-    """Return a template of this package, whose values are escaped as HTML and for a terminal."""
-    return _environment().get_template(name)
-
-
+@functools.cache
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("mnist_edge.reporting", "page"),

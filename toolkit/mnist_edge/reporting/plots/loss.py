@@ -24,8 +24,9 @@ def loss_curve(run: Path, title: str) -> Path:
     """Draw `loss.png` of a run folder from its `loss.csv` and `history.csv`."""
     figure = new_figure(8, 4.4)
     axes = figure.subplots()
-    curve = _columns(run / "loss.csv", "step", "loss")
-    draw_loss(axes, *curve, *_columns(run / "history.csv", "epoch", "holdout_accuracy"))
+    steps, losses = _columns(run / "loss.csv", "step", "loss")
+    epochs, accuracies = _columns(run / "history.csv", "epoch", "holdout_accuracy")
+    draw_loss(axes, steps, losses, epochs, accuracies)
     axes.set_title(title, loc="left")
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)  # below the axes: clear of any curve
     return save_figure(figure, run / "loss.png")
