@@ -70,9 +70,9 @@ function prepare(ink, side) {
   return image;
 }
 
-function softmax(logits) {
+function softmax(logits, temperature) {
   const largest = Math.max(...logits);
-  const powers = Array.from(logits, (logit) => Math.exp(logit - largest));
+  const powers = Array.from(logits, (logit) => Math.exp((logit - largest) / temperature));
   const sum = powers.reduce((a, b) => a + b);
   return powers.map((power) => power / sum);
 }
@@ -139,7 +139,7 @@ function show() {
   const small = new ImageData(SIDE, SIDE);
   if (image !== null) image.forEach((value, i) => { small.data[i * 4 + 3] = value; });
   element("prepared").getContext("2d").putImageData(small, 0, 0);
-  const shares = image === null || logitsOf === null ? null : softmax(logitsOf(image));
+  const shares = image === null || logitsOf === null ? null : softmax(logitsOf(image), MODEL.temperature);
   const digit = shares === null ? -1 : indexOfLargest(shares);
   const text = image === null ? "Draw a digit" : shares === null ? "No prediction" : percent(shares[digit]);
   element("digit").textContent = digit < 0 ? "–" : digit;
