@@ -33,11 +33,11 @@ class Scene:
     """
 
     ink: Floats
-    paper: tuple[float, float, float]
-    pen: tuple[float, float, float]
+    paper: tuple[float, ...]
+    pen: tuple[float, ...]
     light: Floats
     lines: Floats
-    line_colour: tuple[float, float, float] = (0.55, 0.65, 0.8)
+    line_colour: tuple[float, ...] = (0.55, 0.65, 0.8)
     quality: int = 90
     noise: float = 0.01
     blur: float = 0.6
