@@ -60,7 +60,7 @@ def test_export_publishes_and_tells(workplace: Path, bundle_folder: Path, tmp_pa
     (variant,) = report["variants"]
     assert set(variant) == {
         "name", "format", "precision", "requirement", "reference", "max_accuracy_drop", "file", "bytes", "sha256",
-        "accuracy", "flips", "passed", "settings", "selection_accuracy", "made",
+        "accuracy", "flips", "passed", "settings", "selection_accuracy", "temperature", "made",
         "outputs_sha256",
     }  # fmt: skip
     folder = tmp_path / "exported" / "digits"

@@ -233,13 +233,18 @@ def _add_eval(evidence: Evidence, bundle: Bundle, stored: StoredResult, source: 
     ):
         raise BadFileError(f"{path}: it is not about {classes} classes", hint=AGAIN)
     name = report.variant or ""
-    current = _is_current(bundle, stored, name)
+    current = _is_current(bundle, stored, name) and _same_temperature(bundle, report)
     if current and report.test_sha256 != bundle.golden.test_sha256.tobytes().hex():
         evidence.stale.append(Stale(source=source, about=name, reason="measured on another test set than the bundle's"))
         return
     if current:
         evidence.evaluated[name] = Evaluated(source=source, report=report)
     _finish(evidence, source, [] if current else [name], shown=current)
+
+
+def _same_temperature(bundle: Bundle, report: EvalReport) -> bool:
+    """Whether calibration was measured with the temperature that the bundle states; only logits have one."""
+    return report.outputs != "logits" or report.temperature == bundle.variant(report.variant or "").temperature
 
 
 def _add_bench(evidence: Evidence, bundle: Bundle, stored: StoredResult, source: Source, path: Path) -> None:

@@ -65,6 +65,8 @@ class Variant(VariantSpec):
         settings: how its session is opened: the default, or what `tune` chose.
         selection_accuracy: on the training images that training held out, a fraction of 1, to choose a variant by;
             None where the training set was not available.
+        temperature: its logits are divided by it before a softmax, fitted on the same images, above 0; None where it
+            could not be fitted, and counts as 1.
         made: how the file was made, as JSON values.
         outputs_sha256: what its logits must be, byte for byte, on any runtime; None where rounding may differ.
     """
@@ -77,6 +79,7 @@ class Variant(VariantSpec):
     passed: bool = False
     settings: SessionSettings = DEFAULT_SETTINGS
     selection_accuracy: float | None = None
+    temperature: float | None = None
     made: dict[str, Any] = field(default_factory=dict)
     outputs_sha256: OutputHashes | None = None
 

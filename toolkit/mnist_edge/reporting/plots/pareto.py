@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
 AREA = 900
 """Of the largest file, in square points; the others in proportion, but not below SMALLEST."""
 SMALLEST = 12
+RING = 6
+"""Points by which the ring around the choice is wider than its dot."""
 
 
 def pareto(report: TuneReport, path: Path) -> Path:
-    """Draw the best candidate of each variant, filled where it meets the limits, framed where it was chosen.
+    """Draw the best candidate of each variant, filled where it meets the limits, ringed where it was chosen.
 
     The line joins the candidates that no other one beats in both latency and accuracy.
     """
@@ -44,15 +47,15 @@ def draw_candidates(axes: Axes, report: TuneReport) -> None:
     from matplotlib.ticker import LogLocator, NullLocator
 
     shown = drawable(report)
-    largest = max((one.bytes for one in shown), default=1)
     for one, colour in zip(shown, cycle(COLOURS), strict=False):
         chosen = report.choice is not None and one.variant == report.choice.variant
         x, y = one.p50_us or 0.0, 100 * (one.selection_accuracy or 0.0)
-        fill, frame = colour if one.meets_limits else "none", "black" if chosen else colour
-        area = max(SMALLEST, AREA * one.bytes / largest)
-        axes.scatter(
-            x, y, s=area, facecolors=fill, edgecolors=frame, linewidths=2.5 if chosen else 1, zorder=3 - area / AREA
-        )
+        fill = colour if one.meets_limits else "none"
+        area = dot_area(one, shown)
+        axes.scatter(x, y, s=area, facecolors=fill, edgecolors=colour, linewidths=1, zorder=3 - area / AREA)
+        if chosen:  # a ring around the dot, which may be too small for a frame
+            ring = (math.sqrt(area) + RING) ** 2
+            axes.scatter(x, y, s=ring, facecolors="none", edgecolors="black", linewidths=1.5, zorder=4)
     front = frontier(shown)
     axes.plot(
         [one.p50_us or 0 for one in front], [100 * (one.selection_accuracy or 0) for one in front], color=GREY, lw=1
@@ -69,6 +72,11 @@ def draw_candidates(axes: Axes, report: TuneReport) -> None:
     axes.set_xlabel(f"p50 of a run at batch {report.batch} on {report.provider}, microseconds")
     axes.set_ylabel("accuracy on held-out images, %")
     axes.grid(visible=True, alpha=0.25)
+
+
+def dot_area(one: TunedCandidate, shown: list[TunedCandidate]) -> float:
+    """Return the area of a candidate's dot among those shown, in square points."""
+    return max(SMALLEST, AREA * one.bytes / max(1, *(other.bytes for other in shown)))
 
 
 def _label(one: TunedCandidate, report: TuneReport) -> str:
