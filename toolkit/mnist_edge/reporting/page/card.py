@@ -44,7 +44,7 @@ def write_card(content: ReportContent) -> bytes:
         "micro": lambda value: Plain(micro(value)),
         "number": lambda value: Plain("-" if value is None else f"{value:,}"),
         "share": lambda value: Plain("-" if value is None else f"{value:.3%}"),
-        "error": lambda value: Plain("-" if value is None else f"{value:.1e}"),
+        "error": lambda value: Plain("-" if value is None else f"{value:.1e}" if value else "0"),
         "code": code,
         # JSON is YAML: a value written so cannot be read otherwise.
         "json": lambda value: Plain(

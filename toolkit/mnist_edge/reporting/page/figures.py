@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from mnist_edge.reporting.plots.evaluation import draw_reliability
 from mnist_edge.reporting.plots.figure import new_figure
 from mnist_edge.reporting.plots.latency import draw_latencies
 from mnist_edge.reporting.plots.loss import EVERY, STEPS_A_POINT, draw_loss
-from mnist_edge.reporting.plots.pareto import draw_candidates, drawable
+from mnist_edge.reporting.plots.pareto import dot_area, draw_candidates, drawable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,7 +76,8 @@ def pareto_figure(report: TuneReport) -> Markup | None:
     draw_candidates(axes, report)
     for number, one in enumerate(shown, 1):
         at = (one.p50_us or 0.0, 100 * (one.selection_accuracy or 0.0))
-        axes.annotate(str(number), at, xytext=(5, 5), textcoords="offset points", fontsize=9, zorder=5)
+        beside = 3 + 0.36 * math.sqrt(dot_area(one, shown))
+        axes.annotate(str(number), at, xytext=(beside, beside), textcoords="offset points", fontsize=9, zorder=5)
     return inline_svg(figure, "pareto", "Held-out accuracy over latency of the best candidate of each variant.")
 
 

@@ -93,7 +93,7 @@ def _environment() -> Environment:
         "micro": micro,
         "number": lambda value: "-" if value is None else f"{value:,}",
         "share": lambda value: "-" if value is None else f"{value:.3%}",
-        "error": lambda value: "-" if value is None else f"{value:.1e}",
+        "error": lambda value: "-" if value is None else f"{value:.1e}" if value else "0",
         "short": lambda value: "-" if value is None else f"{value:.3g}",
         "whole": lambda value: "-" if value is None else f"{value:,.0f}",
         "ratio_words": ratio_words,
