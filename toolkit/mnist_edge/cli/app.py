@@ -13,6 +13,7 @@ from mnist_edge.cli.compare import compare
 from mnist_edge.cli.doctor import doctor
 from mnist_edge.cli.evaluate import evaluate
 from mnist_edge.cli.export import export
+from mnist_edge.cli.inspect import inspect
 from mnist_edge.cli.run import run
 from mnist_edge.cli.sweep import sweep
 from mnist_edge.cli.train import train
@@ -82,6 +83,14 @@ _add(
     "Choose the best variant for this device.",
     "exported/mnist --max-accuracy-drop 0.1",
     "exported/mnist --objective size --max-accuracy-drop 0",
+)
+_add(
+    "inspect",
+    inspect,
+    "Show layers, parameters and operators of a model.",
+    "exported/mnist",
+    "exported/mnist --variant fp32",
+    "model.onnx --json",
 )
 _add("compare", compare, "Compare two results of bench.", "before.json after.json --tolerance 10")
 _add("doctor", doctor, "Show what this machine has, and how to get what it lacks.", "", "--json")
