@@ -25,6 +25,7 @@ _PURPOSES: dict[ExtraName, str] = {
     "plots": "for --plot",
     "sweep": "for mnist-edge sweep",
     "tensorboard": "for train --log tensorboard",
+    "sign": "for mnist-edge sign, and verify --key",
     "cpu": "to verify and time on the CPU",
     "cuda": "to verify and time on an NVIDIA GPU",
 }

@@ -15,6 +15,7 @@ from mnist_edge.cli.evaluate import evaluate
 from mnist_edge.cli.export import export
 from mnist_edge.cli.inspect import inspect
 from mnist_edge.cli.run import run
+from mnist_edge.cli.sign import sign
 from mnist_edge.cli.sweep import sweep
 from mnist_edge.cli.train import train
 from mnist_edge.cli.tune import tune
@@ -92,6 +93,7 @@ _add(
     "exported/mnist --variant fp32",
     "model.onnx --json",
 )
+_add("sign", sign, "Sign a bundle with a private key.", "exported/mnist --key private.pem")
 _add("compare", compare, "Compare two results of bench.", "before.json after.json --tolerance 10")
 _add("doctor", doctor, "Show what this machine has, and how to get what it lacks.", "", "--json")
 

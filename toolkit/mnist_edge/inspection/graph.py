@@ -29,8 +29,8 @@ FLOATS = (1, 10, 11, 16, *range(17, 21), 23)
 operator of `products.WEIGHTS` takes them."""
 SETTINGS = {"DequantizeLinear", "DynamicQuantizeLinear", "Pad", "QuantizeLinear", "Resize", "Upsample"}
 """Operators whose constants are no parameters, but scales, zero points and fill values."""
-SHORT = {"float": "float32", "double": "float64"}
-"""Names of TensorProto's types that numpy has another name for."""
+NAMES = {"float": "float32", "double": "float64", "undefined": "unknown"}
+"""What TensorProto's types are called here, where that is not its own name."""
 
 
 def inspect_model(model: ModelProto, path: Path) -> InspectReport:
@@ -115,7 +115,7 @@ def _element(number: int) -> str:
     if number not in TensorProto.DataType.values():
         return f"type {number}"
     name = str(TensorProto.DataType.Name(number)).lower()
-    return SHORT.get(name, name)
+    return NAMES.get(name, name)
 
 
 @dataclass

@@ -69,7 +69,7 @@ def main() -> None:
         found = {"refused": "it is not an ONNX model"}
     except MemoryError:
         found = {"refused": f"reading it takes more than {limit / 1e9:.1f} GB of memory"}
-    except (RuntimeError, ValueError, RecursionError, OSError, onnx.checker.ValidationError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever a crafted file makes of onnx, whose errors share no base class
         found = {"refused": str(error).partition("\n")[0][:300]}
     json.dump(found, sys.stdout)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -47,10 +48,13 @@ def infer_shapes(model: ModelProto, folder: Path) -> InferredGraph:
 
     _fix_batch(model.graph)
     constants = _strip(model.graph, folder)
-    if model.functions:
-        model = inliner.inline_local_functions(model)
-    _drop_stated_shapes(model.graph)
-    return InferredGraph(graph=shape_inference.infer_shapes(model, data_prop=True).graph, constants=constants)
+    # Where onnx refuses a file, as for an undeclared domain, what needs its shapes stays unknown.
+    with contextlib.suppress(RuntimeError, ValueError, shape_inference.InferenceError):
+        if model.functions:
+            model = inliner.inline_local_functions(model)
+        _drop_stated_shapes(model.graph)
+        model = shape_inference.infer_shapes(model, data_prop=True)
+    return InferredGraph(graph=model.graph, constants=constants)
 
 
 def known_values(graph: GraphProto) -> dict[str, Value]:
