@@ -10,6 +10,7 @@ import typer
 from mnist_edge import __version__
 from mnist_edge.cli.bench import bench
 from mnist_edge.cli.compare import compare
+from mnist_edge.cli.demo import demo
 from mnist_edge.cli.doctor import doctor
 from mnist_edge.cli.evaluate import evaluate
 from mnist_edge.cli.export import export
@@ -82,6 +83,13 @@ _add(
     "Choose the best variant for this device.",
     "exported/mnist --max-accuracy-drop 0.1",
     "exported/mnist --objective size --max-accuracy-drop 0",
+)
+_add(
+    "demo",
+    demo,
+    "Serve a page here to draw or photograph a digit.",
+    "exported/mnist",
+    "exported/mnist --port 0 --open",
 )
 _add("compare", compare, "Compare two results of bench.", "before.json after.json --tolerance 10")
 _add("doctor", doctor, "Show what this machine has, and how to get what it lacks.", "", "--json")
