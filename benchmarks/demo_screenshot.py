@@ -36,7 +36,9 @@ def serving(bundle: Path, timeout: float = 10.0) -> Iterator[OpenDemo]:
 
 def wait_for_answer(browser: Browser) -> None:
     """Wait until the page shows the answer to what was drawn or chosen last."""
-    browser.evaluate("new Promise(done => { const wait = () => shown === turn ? done() : setTimeout(wait, 10); wait(); })")
+    browser.evaluate(
+        "new Promise(done => { const wait = () => shown === turn ? done() : setTimeout(wait, 10); wait(); })"
+    )
 
 
 def screenshot(bundle: Path, *, width: int = 960, height: int = 920, phone: bool = False, dark: bool = False) -> bytes:
@@ -46,7 +48,9 @@ def screenshot(bundle: Path, *, width: int = 960, height: int = 920, phone: bool
         browser.open(demo.report.url)
         draw_with_mouse(browser, TWO)
         wait_for_answer(browser)
-        return base64.b64decode(browser.send("Page.captureScreenshot", format="png", captureBeyondViewport=phone)["data"])
+        return base64.b64decode(
+            browser.send("Page.captureScreenshot", format="png", captureBeyondViewport=phone)["data"]
+        )
 
 
 def main() -> None:
