@@ -14,6 +14,7 @@ from mnist_edge.cli.demo import demo
 from mnist_edge.cli.doctor import doctor
 from mnist_edge.cli.evaluate import evaluate
 from mnist_edge.cli.export import export
+from mnist_edge.cli.predict import predict
 from mnist_edge.cli.run import run
 from mnist_edge.cli.sweep import sweep
 from mnist_edge.cli.train import train
@@ -92,6 +93,13 @@ _add(
     "exported/mnist --port 0 --open",
 )
 _add("compare", compare, "Compare two results of bench.", "before.json after.json --tolerance 10")
+_add(
+    "predict",
+    predict,
+    "Read the digit in a photo.",
+    "photo.jpg --preview preview.png",
+    "scans/ --csv predictions.csv",
+)
 _add("doctor", doctor, "Show what this machine has, and how to get what it lacks.", "", "--json")
 
 
