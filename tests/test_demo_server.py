@@ -29,7 +29,7 @@ from benchmarks.demo_screenshot import serving
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.contract import LABELS
 from mnist_edge.demo import server as server_module
-from mnist_edge.demo.answers import Answers, OpenVariant, open_answers
+from mnist_edge.demo.answers import Answers, open_answers
 from mnist_edge.demo.page import page_assets
 from mnist_edge.demo.run import OpenDemo
 from mnist_edge.demo.server import CONNECTIONS, MAX_BODY_BYTES, DemoServer
@@ -281,12 +281,14 @@ def test_an_image_is_answered_as_pytorch_does(demo: OpenDemo, workplace: Path) -
     loaded = read_model(workplace / "runs" / "digits")
     logits = reference_logits(loaded.network, image[np.newaxis], normalization=loaded.normalization)[0]
     (variant,) = found["variants"]
+    prediction = variant["prediction"]
+    shares = {entry["label"]: entry["probability"] for entry in prediction["top"]}
     manifest = load_bundle(demo.report.model).manifest
     scaled = logits.astype(np.float64) / (manifest.variants[0].temperature or 1.0)
     expected = np.exp(scaled - scaled.max()) / np.exp(scaled - scaled.max()).sum()
-    assert np.abs(np.array(variant["probabilities"]) - expected).max() < 1e-4
-    assert variant["label"] == str(expected.argmax())
-    assert variant["probability"] == max(variant["probabilities"])
+    assert np.abs(np.array([shares[str(digit)] for digit in range(10)]) - expected).max() < 1e-4
+    assert prediction["label"] == str(expected.argmax())
+    assert (prediction["accepted"], prediction["reason"]) == (found["accepted"], found["reason"])
     assert variant["latency_us"] > 0
 
 
@@ -312,18 +314,19 @@ def test_a_model_that_never_returns_ends_and_the_others_answer(demo: OpenDemo, t
     """A bundle of somebody else cannot hang the page, and the variants that work are still shown."""
     (tmp_path / "endless.onnx").write_bytes(endless_on_ink())
     classifier = open_classifier(tmp_path / "endless.onnx", normalization="raw", timeout=0.2)
-    (own,) = demo.answers.models
-    endless = OpenVariant(variant=dataclasses.replace(own.variant, name="endless"), classifier=classifier)
-    found = Answers([endless, own], demo.answers.labels, 10.0).answer(picture())
-    assert found.variants[0].reason.endswith("endless.onnx did not return within 0.2 s")
-    assert (found.variants[0].label, found.variants[0].probabilities) == (None, ())
-    assert (found.accepted, found.reason) == (False, found.variants[0].reason)
-    assert found.variants[1].label is not None
+    (own,) = demo.answers.readers
+    endless = dataclasses.replace(own, classifier=classifier)
+    found = Answers([endless, own], 10.0).answer(picture())
+    failed, answered = found.variants
+    assert failed.prediction.reason.endswith("endless.onnx did not return within 0.2 s")
+    assert (failed.prediction.label, failed.prediction.top, failed.latency_us) == (None, (), None)
+    assert (found.accepted, found.reason) == (False, failed.prediction.reason)
+    assert answered.prediction.label is not None
 
 
 def test_an_image_does_not_wait_for_ever(demo: OpenDemo) -> None:
     """While a model runs, another image waits for a bounded time."""
-    answers = Answers(demo.answers.models, demo.answers.labels, 0.05)
+    answers = Answers(demo.answers.readers, 0.05)
     assert answers.idle_within(1)
     with pytest.raises(UnavailableError, match="busy"):
         answers.answer(picture())

@@ -4,45 +4,34 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from mnist_edge.bundle.folder import Bundle
-from mnist_edge.contract import CLASSES, LABELS
+from mnist_edge.contract import LABELS
 from mnist_edge.data.image_file import read_image
-from mnist_edge.data.photo import prepare_photo
+from mnist_edge.data.photo import PreparedPhoto, prepare_photo
 from mnist_edge.demo.latency import median_latency_us
 from mnist_edge.errors import MnistEdgeError, UnavailableError, UsageError
-from mnist_edge.pixels import Images, softmax
-from mnist_edge.records.bundle import Variant
+from mnist_edge.pixels import Images
 from mnist_edge.records.demo import AnswerReport, VariantAnswer
-from mnist_edge.runtime.classifier import Classifier, open_classifier
+from mnist_edge.runtime.classifier import open_classifier
+from mnist_edge.workflow.predict import DigitReader, refused
 
 IMAGE_NAME = "the image"
 """What errors call it: a page does not send the name of a file."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpenVariant:
-    """A variant of the bundle, and its session."""
-
-    variant: Variant
-    classifier: Classifier
 
 
 class Answers:
     """The open models of a bundle; they answer one image at a time, so that nothing disturbs what is timed.
 
     Attributes:
-        labels: class names.
-        models: the chosen variant first.
+        readers: the open variants, the chosen one first.
     """
 
-    def __init__(self, models: Sequence[OpenVariant], labels: Sequence[str], timeout: float) -> None:
-        self.models = tuple(models)
-        self.labels = tuple(labels)
+    def __init__(self, readers: Sequence[DigitReader], timeout: float) -> None:
+        self.readers = tuple(readers)
         self._timeout = timeout
         self._running = threading.Lock()
 
@@ -62,36 +51,28 @@ class Answers:
             prepared = prepare_photo(read_image(content, IMAGE_NAME))
             if prepared.image is None:
                 return AnswerReport(prepared=None, accepted=False, reason=prepared.reason, variants=())
-            answers = tuple(self._ask(model, prepared.image) for model in self.models)
+            answers = tuple(self._ask(reader, prepared, prepared.image) for reader in self.readers)
         finally:
             self._running.release()
+        first = answers[0].prediction
         rows = tuple(tuple(map(int, row)) for row in prepared.image)
-        return AnswerReport(prepared=rows, accepted=answers[0].accepted, reason=answers[0].reason, variants=answers)
+        return AnswerReport(prepared=rows, accepted=first.accepted, reason=first.reason, variants=answers)
 
     def idle_within(self, seconds: float) -> bool:
         """Wait until no model runs, and let none run any more; return whether that was so in time."""
         return self._running.acquire(timeout=seconds)
 
-    def _ask(self, model: OpenVariant, image: Images) -> VariantAnswer:
+    def _ask(self, reader: DigitReader, prepared: PreparedPhoto, image: Images) -> VariantAnswer:
         """Run one variant; what fails is part of the answer, because the other variants are of interest too."""
-        classifier, name = model.classifier, model.variant.name
+        classifier, name = reader.classifier, reader.variant.name
         try:
+            prediction = reader.predict(IMAGE_NAME, prepared, shown=len(reader.labels))
             feed = classifier.prepare(image[np.newaxis])
-            logits = classifier.class_logits(image[np.newaxis], CLASSES)
         except MnistEdgeError as error:
-            return VariantAnswer(variant=name, accepted=False, reason=error.message)
-        probabilities = softmax(logits, model.variant.temperature)[0]
-        best = int(probabilities.argmax())
+            failed = refused(IMAGE_NAME, error.message, error.exit_code)
+            return VariantAnswer(variant=name, prediction=failed, latency_us=None)
         run = partial(classifier.session.run, [classifier.output.name], {classifier.input.name: feed})
-        return VariantAnswer(
-            variant=name,
-            probabilities=tuple(map(float, probabilities)),
-            label=self.labels[best],
-            probability=float(probabilities[best]),
-            latency_us=median_latency_us(run),
-            accepted=True,
-            reason="",
-        )
+        return VariantAnswer(variant=name, prediction=prediction, latency_us=median_latency_us(run))
 
 
 def open_answers(bundle: Bundle, timeout: float, on_variant: Callable[[int, int], None]) -> Answers:
@@ -114,9 +95,12 @@ def open_answers(bundle: Bundle, timeout: float, on_variant: Callable[[int, int]
         )
     first = manifest.choice or manifest.variants[0].name
     ordered = sorted(manifest.variants, key=lambda variant: variant.name != first)
-    models = []
+    readers: list[DigitReader] = []
     for variant in ordered:
         classifier = open_classifier(bundle.file(variant), variant.settings, timeout=timeout)
-        models.append(OpenVariant(variant=variant, classifier=classifier))
-        on_variant(len(models), len(ordered))
-    return Answers(models, manifest.labels, timeout)
+        classifier.require_scores()
+        readers.append(
+            DigitReader(folder=bundle.folder, variant=variant, labels=manifest.labels, classifier=classifier)
+        )
+        on_variant(len(readers), len(ordered))
+    return Answers(readers, timeout)

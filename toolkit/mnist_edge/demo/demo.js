@@ -73,23 +73,22 @@ async function answerOf(image) {
     const headers = { "X-Mnist-Edge-Token": token, "Content-Type": "application/octet-stream" };
     const response = await fetch("/answer", { method: "POST", headers, body: image });
     const content = await response.json();
-    return response.ok ? content : failure(sentence(content.error));
+    return response.ok ? content : failure(reasonOf(content.error));
   } catch {
     return failure("The server does not answer: is mnist-edge demo still running?");
   }
 }
 
-function sentence({ message, hint }) {
-  const text = hint ? `${message}; ${hint}` : message;
-  return text[0].toUpperCase() + text.slice(1);
-}
+const reasonOf = ({ message, hint }) => (hint ? `${message}; ${hint}` : message);
+const sentence = (text) => text[0].toUpperCase() + text.slice(1);
 
 /** Show an answer, or the welcome where it is null; announce it. */
 function showAnswer(answer) {
-  const first = answer?.variants[0] ?? null;
-  const shares = first?.probabilities.length ? first.probabilities : null;
-  const digit = answer?.accepted ? shares.indexOf(Math.max(...shares)) : -1;
-  const text = answer === null ? WELCOME : answer.accepted ? percent(first.probability) : answer.reason;
+  const first = answer?.variants[0]?.prediction ?? null;
+  const shares = first?.top.length ? new Array(10).fill(0) : null;
+  first?.top.forEach(({ label, probability }) => { shares[label] = probability; });
+  const digit = answer?.accepted ? Number(first.label) : -1;
+  const text = answer === null ? WELCOME : answer.accepted ? percent(first.probability) : sentence(answer.reason);
   shown = turn;
   showPrepared(answer?.prepared ? Uint8Array.from(answer.prepared.flat()) : null);
   showPrediction(digit, shares, text);
@@ -98,22 +97,22 @@ function showAnswer(answer) {
   element("spoken").textContent = digit < 0 ? text : `${digit}, ${text}`;
 }
 
-/** Return a table row; a digit that differs from the first variant's is marked. */
-function variantRow(variant, first) {
+/** Return a table row; a digit that differs from the first variant's is marked, and one that is not accepted is faint. */
+function variantRow({ variant, prediction, latency_us }, first) {
   const row = document.createElement("tr");
   const cell = (text) => {
     row.insertCell().textContent = text;
     return row.lastChild;
   };
-  cell(variant.variant);
-  if (variant.label === null) {
-    Object.assign(cell(variant.reason), { colSpan: 3, className: "failed" });
+  cell(variant);
+  if (prediction.label === null) {
+    Object.assign(cell(prediction.reason), { colSpan: 3, className: "failed" });
     return row;
   }
-  cell(variant.label);
-  cell(percent(variant.probability));
-  cell(variant.latency_us < 1000 ? `${variant.latency_us.toFixed(0)} µs` : `${(variant.latency_us / 1000).toFixed(1)} ms`);
-  row.classList.toggle("other", variant.label !== first.label);
+  cell(prediction.accepted ? prediction.label : `${prediction.label}?`).title = prediction.reason;
+  cell(percent(prediction.probability));
+  cell(latency_us < 1000 ? `${latency_us.toFixed(0)} µs` : `${(latency_us / 1000).toFixed(1)} ms`);
+  row.classList.toggle("other", prediction.label !== first.label);
   return row;
 }
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from mnist_edge.records.prediction import Prediction
 from mnist_edge.records.report import Report
 
 
@@ -30,20 +31,13 @@ class VariantAnswer:
 
     Attributes:
         variant: its name in the bundle.
-        probabilities: of the ten classes, softmax(logits / temperature); empty where it failed.
-        label, probability: of the most probable class; None where it failed.
+        prediction: as `predict` makes it, with all ten classes; without a label where the variant failed.
         latency_us: median time of one run in the server, in microseconds; None where it failed.
-        accepted: whether the prediction can be trusted, by the rules of `predict`.
-        reason: why it is not accepted; empty where it is.
     """
 
     variant: str
-    probabilities: tuple[float, ...] = ()
-    label: str | None = None
-    probability: float | None = None
-    latency_us: float | None = None
-    accepted: bool
-    reason: str
+    prediction: Prediction
+    latency_us: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
