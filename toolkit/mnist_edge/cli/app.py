@@ -85,13 +85,6 @@ _add(
     "exported/mnist --max-accuracy-drop 0.1",
     "exported/mnist --objective size --max-accuracy-drop 0",
 )
-_add(
-    "demo",
-    demo,
-    "Serve a page here to draw or photograph a digit.",
-    "exported/mnist",
-    "exported/mnist --port 0 --open",
-)
 _add("compare", compare, "Compare two results of bench.", "before.json after.json --tolerance 10")
 _add(
     "predict",
@@ -99,6 +92,13 @@ _add(
     "Read the digit in a photo.",
     "photo.jpg --preview preview.png",
     "scans/ --csv predictions.csv",
+)
+_add(
+    "demo",
+    demo,
+    "Serve a page here to draw or photograph a digit.",
+    "exported/mnist",
+    "exported/mnist --port 0 --open",
 )
 _add("doctor", doctor, "Show what this machine has, and how to get what it lacks.", "", "--json")
 
