@@ -27,8 +27,21 @@ from mnist_edge.extras import install_hint
 from mnist_edge.reporting.console import say_next
 
 COMMANDS = (
-    "run", "train", "eval", "export", "variants", "verify", "bench", "tune", "inspect", "sign", "compare", "predict", "doctor",
-)  # fmt: skip
+    "run",
+    "train",
+    "eval",
+    "export",
+    "variants",
+    "verify",
+    "bench",
+    "tune",
+    "inspect",
+    "sign",
+    "compare",
+    "predict",
+    "demo",
+    "doctor",
+)
 
 
 def in_process(*arguments: str | Path, cwd: Path, **environment: str) -> Result:

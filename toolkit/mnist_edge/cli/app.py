@@ -10,6 +10,7 @@ import typer
 from mnist_edge import __version__
 from mnist_edge.cli.bench import bench
 from mnist_edge.cli.compare import compare
+from mnist_edge.cli.demo import demo
 from mnist_edge.cli.doctor import doctor
 from mnist_edge.cli.evaluate import evaluate
 from mnist_edge.cli.export import export
@@ -102,6 +103,13 @@ _add(
     "Read the digit in a photo.",
     "photo.jpg --preview preview.png",
     "scans/ --csv predictions.csv",
+)
+_add(
+    "demo",
+    demo,
+    "Serve a page here to draw or photograph a digit.",
+    "exported/mnist",
+    "exported/mnist --port 0 --open",
 )
 _add("doctor", doctor, "Show what this machine has, and how to get what it lacks.", "", "--json")
 
