@@ -36,8 +36,11 @@ COMMANDS = (
     "bench",
     "tune",
     "report",
+    "inspect",
+    "sign",
     "compare",
     "predict",
+    "demo",
     "doctor",
 )
 

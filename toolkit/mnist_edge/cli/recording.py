@@ -11,35 +11,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
-from mnist_edge.errors import CheckFailedError, MnistEdgeError
+from mnist_edge.errors import CheckFailedError, MnistEdgeError, error_document
 
 if TYPE_CHECKING:
     from mnist_edge.records.report import Report
     from mnist_edge.records.result import BundleState
 
-UNNAMED = frozenset(
-    [
-        "model",
-        "built",
-        "max_accuracy_drop",
-        "dataset",
-        "data_dir",
-        "normalize",
-        "timeout",
-        "layers",
-        "plot",
-        "json",
-        "compare",
-        "tolerance",
-        "anyway",
-        "output",
-        "verbose",
-        "profile",
-        "self_check",
-    ]
+UNNAMED = (
+    *("model", "built", "max_accuracy_drop", "dataset", "data_dir", "normalize", "timeout", "layers", "plot", "json"),
+    *("key", "signature", "compare", "tolerance", "anyway", "output", "verbose", "profile", "self_check"),
 )
 """Parameters that change neither what is measured nor where it runs: a result replaces one that differs in them."""
-VALUE_ALONE = frozenset(("variant", "target", "device", "on", "provider", "scenario", "optimization", "arithmetic"))
+VALUE_ALONE = ("variant", "target", "device", "on", "provider", "scenario", "optimization", "arithmetic")
 """Parameters whose value says what they are."""
 LONGEST_NAME = 120
 
@@ -72,9 +55,7 @@ def recording(bundle: Path, name: str, *, changes: bool = False) -> Iterator[Kee
     try:
         yield lambda report, own="": keep(report.to_json(), own)
     except CheckFailedError as error:
-        from mnist_edge.reporting.console import error_document
-
-        keep(error_document(error))
+        keep(error_document(error.kind, error.message, error.hint))
         raise
 
 
