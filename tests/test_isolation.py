@@ -16,7 +16,22 @@ from conftest import ROOT
 WORKSHOP = {"torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "safetensors"}
 # typer itself imports pydantic where it is installed.
 HEAVY = WORKSHOP | {"numpy", "scipy", "onnxruntime", "sklearn", "matplotlib", "PIL"}
-COMMANDS = ("", "run", "train", "sweep", "eval", "export", "variants", "verify", "bench", "compare", "doctor")
+COMMANDS = (
+    "",
+    "run",
+    "train",
+    "sweep",
+    "eval",
+    "export",
+    "variants",
+    "verify",
+    "bench",
+    "report",
+    "inspect",
+    "sign",
+    "compare",
+    "doctor",
+)
 TASK = {"batch": 1, "scenario": {"seconds": 0.01}, "settings": {"provider": "cpu", "threads": 1}, "parent": os.getpid()}
 
 
@@ -106,6 +121,7 @@ assert [row.engine for row in rounds.bench(plan).results] == ["onnxruntime", "to
     assert found & WORKSHOP == set()
 
 
+@pytest.mark.slow
 def test_the_check_sees_torch_where_it_is_imported(altered: Path, bundle_folder: Path, tmp_path: Path) -> None:
     """The checks above can fail: one import in the session's file is seen through the command."""
     # As good as the real one here, and quicker; scipy looks for the class where torch is imported.
@@ -124,6 +140,7 @@ def test_the_floors_hold() -> None:
     assert "0 broken" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "line"),
     [

@@ -17,6 +17,7 @@ from mnist_edge.contract import (
 from mnist_edge.errors import BadFileError, CheckFailedError, MnistEdgeError, UsageError
 from mnist_edge.records.report import Report
 from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
+from mnist_edge.records.training import TrainingFacts
 from mnist_edge.records.verification import ParityReport
 
 
@@ -64,6 +65,8 @@ class Variant(VariantSpec):
         settings: how its session is opened: the default, or what `tune` chose.
         selection_accuracy: on the training images that training held out, a fraction of 1, to choose a variant by;
             None where the training set was not available.
+        temperature: its logits are divided by it before a softmax, fitted on the same images, above 0; None where it
+            could not be fitted, and counts as 1.
         made: how the file was made, as JSON values.
         outputs_sha256: what its logits must be, byte for byte, on any runtime; None where rounding may differ.
     """
@@ -76,6 +79,7 @@ class Variant(VariantSpec):
     passed: bool = False
     settings: SessionSettings = DEFAULT_SETTINGS
     selection_accuracy: float | None = None
+    temperature: float | None = None
     made: dict[str, Any] = field(default_factory=dict)
     outputs_sha256: OutputHashes | None = None
 
@@ -119,9 +123,10 @@ class ExportReport(Report):
         accuracy: PyTorch's on the test set, a fraction of 1.
         dropped: why a variant of the previous bundle is not in this one, by its name.
         failed: variants that were requested and could not be made, or did not pass.
+        training: how the network was trained; None where its file does not state it.
     """
 
-    schema: ClassVar[str] = "mnist-edge/export/4"
+    schema: ClassVar[str] = "mnist-edge/export/5"
     bundle: Path
     dataset: DatasetName
     input: InputKind
@@ -131,6 +136,7 @@ class ExportReport(Report):
     accuracy: float
     dropped: dict[str, str]
     failed: tuple[FailedVariant, ...] = ()
+    training: TrainingFacts | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,15 +7,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mnist_edge.bundle.golden import sha256_of_test_set
 from mnist_edge.contract import LABELS, Normalization
 from mnist_edge.errors import BadFileError, CheckFailedError
 from mnist_edge.pixels import Images, Logits
 from mnist_edge.records.data import EvaluationSet
-from mnist_edge.records.evaluation import ClassFigures, EvalReport, ReliabilityBin
+from mnist_edge.records.evaluation import ClassFigures, EvalReport, Mistake, ReliabilityBin
 from mnist_edge.records.model import OutputKind
 from mnist_edge.runtime.interface import output_kind
 
 BINS = 15
+MISTAKES = 24
+"""Wrong predictions that are kept."""
 LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)
 """A probability that float32 rounded to 0 counts as this, so that its logarithm is finite."""
 NO_PROBABILITIES = (
@@ -32,6 +35,7 @@ def evaluate(
     variant: str | None = None,
     normalization: Normalization | None = None,
     preparation: str = "",
+    temperature: float | None = None,
     warnings: tuple[str, ...] = (),
 ) -> EvalReport:
     """Compare a model's outputs on a test set with the labels.
@@ -40,7 +44,7 @@ def evaluate(
         model: as the user named it.
         outputs: float32 (N, 10), for the dataset's N test images in order.
         dataset: the test set.
-        variant, normalization, preparation, warnings: see `EvalReport`.
+        variant, normalization, preparation, temperature, warnings: see `EvalReport`.
 
     Raises:
         BadFileError: another number of classes.
@@ -59,7 +63,9 @@ def evaluate(
     confusion = np.zeros((len(names), len(names)), dtype=int)
     np.add.at(confusion, (labels, predicted), 1)
     kind = output_kind(outputs)
-    log_probabilities = log_probabilities_of(outputs, kind)
+    if kind != "logits":
+        temperature = None
+    log_probabilities = log_probabilities_of(outputs, kind, temperature)
     bins = () if log_probabilities is None else reliability(log_probabilities, labels)
     return EvalReport(
         model=model,
@@ -69,6 +75,7 @@ def evaluate(
         normalization=normalization,
         preparation=preparation,
         outputs=kind,
+        temperature=temperature,
         accuracy=float((predicted == labels).mean()),
         negative_log_likelihood=None
         if log_probabilities is None
@@ -88,20 +95,47 @@ def evaluate(
             for i, label in enumerate(names)
         ),
         confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+        test_sha256=sha256_of_test_set(dataset.test_images, labels).tobytes().hex(),
+        mistakes=_worst_mistakes(outputs, labels, log_probabilities),
         warnings=warnings,
     )
 
 
-def log_probabilities_of(outputs: Logits, kind: OutputKind) -> NDArray[np.float64] | None:
+def _worst_mistakes(
+    outputs: Logits, labels: Images, log_probabilities: NDArray[np.float64] | None
+) -> tuple[Mistake, ...]:
+    """Return the wrong predictions with the largest gap to the label's output, the worst first."""
+    rows, predicted = np.arange(len(labels)), outputs.argmax(axis=1)
+    # Of log-probabilities where there are any: one scale for logits and probabilities.
+    values = outputs.astype(np.float64) if log_probabilities is None else log_probabilities
+    gaps = values[rows, predicted] - values[rows, labels]
+    worst = [int(row) for row in np.argsort(-gaps, kind="stable")[:MISTAKES] if predicted[row] != labels[row]]
+    return tuple(
+        Mistake(
+            image=row,
+            label=int(labels[row]),
+            predicted=int(predicted[row]),
+            outputs=tuple(float(value) for value in outputs[row]),
+            probability=None if log_probabilities is None else float(np.exp(log_probabilities[row, predicted[row]])),
+        )
+        for row in worst
+    )
+
+
+def log_probabilities_of(
+    outputs: Logits, kind: OutputKind, temperature: float | None = None
+) -> NDArray[np.float64] | None:
     """Return the logarithms of the class probabilities, (N, classes); None for scores, which imply none.
 
-    Only logits go through a softmax: a second one would make probabilities nearly uniform.
+    Only logits are divided by the temperature and go through a softmax: a second one would make probabilities nearly
+    uniform.
     """
     values = outputs.astype(np.float64)
     if kind == "probabilities":
         return np.asarray(np.log(np.maximum(values, LEAST_PROBABILITY)))
     if kind == "log-probabilities":
         return values
+    values /= temperature or 1.0
     return None if kind == "scores" else np.asarray(values - _log_sum_exp(values)[:, np.newaxis])
 
 
