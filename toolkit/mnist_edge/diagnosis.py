@@ -24,13 +24,9 @@ _PURPOSES: dict[ExtraName, str] = {
     "train": "to train and export",
     "plots": "for --plot and mnist-edge report",
     "sweep": "for mnist-edge sweep",
-<<<<<<< HEAD
-    "postgresql": "for sweep --storage",
-=======
     "postgresql": "for sweep --storage postgresql://...",
     "score": "for mnist-edge score",
     "sign": "for mnist-edge sign and verify --key",
->>>>>>> main
     "tensorboard": "for train --log tensorboard",
     "cpu": "to verify and time on the CPU",
     "cuda": "to verify and time on an NVIDIA GPU",

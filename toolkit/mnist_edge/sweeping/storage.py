@@ -38,7 +38,7 @@ _SESSION = "-c timezone=UTC -c idle_in_transaction_session_timeout=60s"
 _HINTS = {
     "does not exist": f"create it (createdb, createuser); {_CONTINUE}",
     "password": f"give the password in ~/.pgpass or $PGPASSWORD; {_CONTINUE}",
-    "permission denied": "let its owner run: GRANT CREATE ON SCHEMA public TO the user; or use a database of your own",
+    "permission denied": "let its owner run: GRANT CREATE ON SCHEMA public TO NAME; or use your own database",
 }
 
 
@@ -94,7 +94,7 @@ class Storage:
 
     def damaged(self, why: object) -> BadFileError:
         """Return the error for content that no sweep has written."""
-        return BadFileError(f"{self.described} is damaged: {why}", hint=_NEW_STUDY)
+        return BadFileError(f"{self.described} is damaged: {' '.join(str(why).split())}", hint=_NEW_STUDY)
 
     def close(self) -> None:
         """Close every connection."""
