@@ -238,16 +238,19 @@ def test_studies_of_one_database_do_not_mix(server: Server, database: str, tmp_p
     ]
 
 
-def test_heartbeats_go_by_the_clock_of_the_database(server: Server, database: str, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("zones", [("Asia/Tokyo", "America/Los_Angeles"), ("America/Los_Angeles", "Asia/Tokyo")])
+def test_heartbeats_go_by_the_clock_of_the_database(
+    server: Server, database: str, tmp_path: Path, monkeypatch, zones: tuple[str, str]
+) -> None:
     """Workers in other time zones, or with a clock that is wrong by an hour, do not take each other's trials."""
     space = Space(lr=(0.01, 0.1), batch_sizes=(64,), widths=((4,),))
-    monkeypatch.setenv("PGTZ", "Asia/Tokyo")
+    monkeypatch.setenv("PGTZ", zones[0])
     with open_study(tmp_path / "a", space, {}, server.url(database)) as first:
         monkeypatch.setattr("time.time", lambda clock=time.time: clock() + 3600)
         claimed = first.claim(1)
         assert claimed is not None
         first.beat(claimed[0], force=True)
-        monkeypatch.setenv("PGTZ", "America/Los_Angeles")
+        monkeypatch.setenv("PGTZ", zones[1])
         with open_study(tmp_path / "b" / "a", space, {}, server.url(database)) as second:
             assert (second.claim(1), second.running()) == (None, 1)
     ((apart,),) = server.ask(

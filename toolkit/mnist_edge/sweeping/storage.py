@@ -10,8 +10,8 @@ import fcntl
 import os
 import sqlite3
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ _NEW_STUDY = "start another sweep with --study FOLDER, or remove this one"
 _CONTINUE = "the same command then continues the sweep"
 _ADVISORY_LOCK = 0x6D6E697374
 _CONNECTION = {"connect_timeout": "10", "keepalives_idle": "30", "tcp_user_timeout": "60000"}
-_SESSION = "-c timezone=UTC -c idle_in_transaction_session_timeout=60s"
-"""Heartbeats are stored without a time zone. A worker that vanished while it held the lock is disconnected."""
+_SESSION = "-c idle_in_transaction_session_timeout=60s"
+"""A worker that vanished while it held the lock is disconnected."""
 _HINTS = {
     "does not exist": f"create it (createdb, createuser); {_CONTINUE}",
     "password": f"give the password in ~/.pgpass or $PGPASSWORD; {_CONTINUE}",
@@ -52,22 +52,19 @@ class Storage:
         optuna: Optuna's view of it.
     """
 
-    optuna: RDBStorage
-
     def __init__(
-        self, described: str, study_name: str, engine: dict[str, Any], lock: int | None, *, alone: bool
+        self, described: str, study_name: str, pool: sqlalchemy.Pool, lock: int | None, *, alone: bool
     ) -> None:
         self.described = described
         self.study_name = study_name
         self.alone = alone
         self._lock = lock
         url = "postgresql+psycopg://" if lock is None else "sqlite://"
-        pool = {"poolclass": sqlalchemy.QueuePool, "pool_pre_ping": True}
-        self._engine = sqlalchemy.create_engine(url, **engine, **pool)
+        self._engine = sqlalchemy.create_engine(url, pool=pool)
         with self.exclusive(), warnings.catch_warnings():  # two workers must not create the tables at once
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.optuna = RDBStorage(
-                url, engine | pool, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=GRACE_SECONDS
+                url, {"pool": pool}, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=GRACE_SECONDS
             )
 
     @contextmanager
@@ -95,12 +92,6 @@ class Storage:
     def damaged(self, why: object) -> BadFileError:
         """Return the error for content that no sweep has written."""
         return BadFileError(f"{self.described} is damaged: {' '.join(str(why).split())}", hint=_NEW_STUDY)
-
-    def close(self) -> None:
-        """Close every connection."""
-        self._engine.dispose()
-        with suppress(AttributeError):  # it was not opened
-            self.optuna.engine.dispose()
 
     def _explained(self, error: BaseException) -> MnistEdgeError:
         cause: BaseException | None = error
@@ -141,9 +132,7 @@ def open_storage(folder: Path, url: str | None) -> Iterator[Storage]:
     """
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     with ExitStack() as stack, explaining_os_errors(folder):
-        storage = _file(folder, stack) if url is None else _database(folder, url)
-        stack.callback(storage.close)
-        yield storage
+        yield _file(folder, stack) if url is None else _database(folder, url, stack)
 
 
 def _file(folder: Path, stack: ExitStack) -> Storage:
@@ -168,10 +157,10 @@ def _file(folder: Path, stack: ExitStack) -> Storage:
     def connect() -> sqlite3.Connection:
         return sqlite3.connect(os.path.abspath(path), timeout=60, check_same_thread=False)
 
-    return Storage(str(path), "sweep", {"creator": connect}, lock, alone=alone)
+    return Storage(str(path), "sweep", _pool(connect, stack), lock, alone=alone)
 
 
-def _database(folder: Path, url: str) -> Storage:
+def _database(folder: Path, url: str, stack: ExitStack) -> Storage:
     if not url.startswith(("postgresql://", "postgres://")):
         raise UsageError("--storage is no postgresql:// URL", hint="--storage postgresql://USER@HOST/DATABASE")
     try:
@@ -194,10 +183,17 @@ def _database(folder: Path, url: str) -> Storage:
     options = {"options": f"{given.pop('options', '')} {_SESSION}".strip()}
     target = psycopg.conninfo.make_conninfo("", **(_CONNECTION | given | options))
     described = f"postgresql://{host}{':' * bool(port)}{port}/{database}"
-    return Storage(
-        described,
-        os.path.basename(os.path.abspath(folder)),
-        {"creator": lambda: psycopg.connect(target)},
-        None,
-        alone=False,
-    )
+
+    def connect() -> psycopg.Connection:
+        connection = psycopg.connect(target)
+        connection.execute("SET TIME ZONE 'UTC'")  # heartbeats are stored without one; $PGTZ would overrule an option
+        connection.commit()
+        return connection
+
+    return Storage(described, os.path.basename(os.path.abspath(folder)), _pool(connect, stack), None, alone=False)
+
+
+def _pool(connect: Callable[[], Any], stack: ExitStack) -> sqlalchemy.Pool:
+    pool = sqlalchemy.QueuePool(connect, pre_ping=True)
+    stack.callback(pool.dispose)
+    return pool
