@@ -369,7 +369,7 @@ def spying(recorded: list[dict[str, str]]) -> Any:
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["claim", "finish", "fail", "drop", "lose", "reopen"]), st.integers(0, 2))))
 def test_whatever_workers_do_no_trial_is_finished_twice(actions: list[tuple[str, int]]) -> None:
     """Three workers claim, finish, abandon and lose trials in any order: never more than planned, each place at most once."""
@@ -510,7 +510,7 @@ def test_no_change_of_a_file_is_an_unexpected_error(whole: Path, tmp_path: Path,
         for (row,) in ask(whole, f"SELECT rowid FROM {table}")
     ]
     random, refusals = Random(9), []
-    for _ in range(150):
+    for _ in range(60):
         shutil.copy(whole / "study.db", tmp_path)
         table, column, row = random.choice(cells)
         with closing(sqlite3.connect(tmp_path / "study.db")) as database, suppress(sqlite3.IntegrityError), database:
