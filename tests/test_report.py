@@ -332,6 +332,14 @@ def test_a_choice_that_was_changed_is_stale(complete: Path) -> None:
     assert "the choice: measured before the bundle changed" in page_of(complete).text
 
 
+def test_calibration_with_another_temperature_is_stale(complete: Path) -> None:
+    """Probabilities depend on it, so that reliability and calibration error are no longer those of the bundle."""
+    manifest = load_bundle(complete).manifest
+    variants = tuple(dataclasses.replace(one, temperature=3.21) for one in manifest.variants)
+    (complete / MANIFEST).write_bytes(manifest_bytes(dataclasses.replace(manifest, variants=variants)))
+    assert "stale fp32: measured before the bundle changed ( eval-fp32.json" in page_of(complete).text
+
+
 def test_results_of_another_version_are_stale(complete: Path) -> None:
     """After an update the page says so, and does not guess what older fields meant."""
     path = results_folder(complete) / "bench.json"
