@@ -35,6 +35,8 @@ COMMANDS = (
     "verify",
     "bench",
     "tune",
+    "inspect",
+    "sign",
     "compare",
     "predict",
     "demo",

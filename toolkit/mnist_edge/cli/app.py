@@ -14,8 +14,10 @@ from mnist_edge.cli.demo import demo
 from mnist_edge.cli.doctor import doctor
 from mnist_edge.cli.evaluate import evaluate
 from mnist_edge.cli.export import export
+from mnist_edge.cli.inspect import inspect
 from mnist_edge.cli.predict import predict
 from mnist_edge.cli.run import run
+from mnist_edge.cli.sign import sign
 from mnist_edge.cli.sweep import sweep
 from mnist_edge.cli.train import train
 from mnist_edge.cli.tune import tune
@@ -85,6 +87,15 @@ _add(
     "exported/mnist --max-accuracy-drop 0.1",
     "exported/mnist --objective size --max-accuracy-drop 0",
 )
+_add(
+    "inspect",
+    inspect,
+    "Show layers, parameters and operators of a model.",
+    "exported/mnist",
+    "exported/mnist --variant fp32",
+    "model.onnx --json",
+)
+_add("sign", sign, "Sign a bundle with a private key.", "exported/mnist --key private.pem")
 _add("compare", compare, "Compare two results of bench.", "before.json after.json --tolerance 10")
 _add(
     "predict",

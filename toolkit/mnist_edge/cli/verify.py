@@ -89,6 +89,15 @@ def verify(
     ] = None,
     normalize: NormalizeModel = None,
     timeout: Timeout = 60.0,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PUBLIC.pem", help="First check that the bundle was signed with the private key of this one."
+        ),
+    ] = None,
+    signature: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Signature for --key. Default: <bundle>.sig beside the folder.")
+    ] = None,
     on: On = None,
     data_dir: DataDir = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw the images with the smallest margins.")] = None,
@@ -107,8 +116,9 @@ def verify(
 
     require_plot(plot)
     chosen = model or newest_bundle(say)
+    _check_signature(chosen, key, signature)
     if target is not None:
-        shared = {"model", "variant", "timeout", "dataset", "data_dir", "plot", "json"}
+        shared = {"model", "variant", "key", "signature", "timeout", "dataset", "data_dir", "plot", "json"}
         refuse_options(context, "--target", {*shared, "target", "device", "built", "images"})
         with status(f"verifying {built or chosen}"):
             report, reference = verify_target(
@@ -155,7 +165,7 @@ def verify(
     if on is not None:
         words = words_for(
             context,
-            here={"model", "variant", "provider", "dataset", "data_dir", "on", "plot", "json"},
+            here={"model", "variant", "key", "signature", "provider", "dataset", "data_dir", "on", "plot", "json"},
             there={"optimization", "tf32", "threads", "batch", "layers", "max_accuracy_drop", "timeout", "arithmetic"},
         )
         with status(f"verifying {chosen} on {on}"):
@@ -202,6 +212,17 @@ def _show(report: ParityReport, reference: ReferenceOutputs, plot: Path | None, 
         compared = " and ".join(dict.fromkeys(v.reference or report.reference for v in failed))
         say(f"mnist-edge: {report.outputs or report.model} does not predict as {compared}: {reasons}")
         raise typer.Exit(1)
+
+
+def _check_signature(bundle: Path, key: Path | None, signature: Path | None) -> None:
+    """Check the signature of a bundle, if a key was given, before anything in the bundle is read."""
+    from mnist_edge.reporting.console import say
+    from mnist_edge.signature import check_signature
+
+    if key is not None:
+        say(f"{check_signature(bundle, key, signature)} is a valid signature of {bundle}")
+    elif signature is not None:
+        raise UsageError("--signature has no effect without --key", hint="--key PUBLIC.pem")
 
 
 def _refuse_target_options(**given: object) -> None:
