@@ -11,7 +11,7 @@ from mnist_edge.data.idx import open_images, read_images, read_labels
 from mnist_edge.data.layout import FILES, TEST_FILES, describe_missing, find_files
 from mnist_edge.errors import BadFileError
 from mnist_edge.pixels import ImageFile, Images, take_rows
-from mnist_edge.records.data import Dataset, EvaluationSet
+from mnist_edge.records.data import Dataset, EvaluationSet, StoredSet
 
 FINGERPRINT_IMAGES = 1000
 """Training images, evenly spaced, that the fingerprint covers: hashing all of a large file takes seconds."""
@@ -56,6 +56,20 @@ def load_test_folder(folder: Path) -> EvaluationSet:
         raise BadFileError(error.message, hint=error.hint or _HINT) from error
     # Absolute: `--dataset mnist` would be the dataset of that name, not the folder.
     return EvaluationSet(name="folder", source=str(folder.absolute()), test_images=images, test_labels=labels)
+
+
+def open_test_folder(folder: Path) -> StoredSet:
+    """Check the two test files of a folder, and leave the images in theirs; errors as `load_folder`.
+
+    Only a compressed file is unpacked into memory.
+    """
+    paths = _require(folder, TEST_FILES)
+    try:
+        images = open_images(paths[TEST_FILES[0]])
+        labels = read_labels(paths[TEST_FILES[1]], len(images))
+    except BadFileError as error:
+        raise BadFileError(error.message, hint=error.hint or _HINT) from error
+    return StoredSet(source=str(folder.absolute()), images=images, labels=labels)
 
 
 def _require(folder: Path, files: tuple[str, ...]) -> dict[str, Path]:
