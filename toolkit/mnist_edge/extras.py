@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, get_args
 
-ExtraName = Literal["train", "plots", "sweep", "tensorboard", "cpu", "cuda"]
+ExtraName = Literal["train", "plots", "sweep", "postgresql", "score", "sign", "tensorboard", "cpu", "cuda"]
 EXTRAS: tuple[ExtraName, ...] = get_args(ExtraName)
 
 _EXTRA_OF_MODULE: dict[str, ExtraName] = {
@@ -21,6 +21,9 @@ _EXTRA_OF_MODULE: dict[str, ExtraName] = {
     "matplotlib": "plots",
     "tensorboard": "tensorboard",
     "optuna": "sweep",
+    "psycopg": "postgresql",
+    **dict.fromkeys(("ray", "pyarrow"), "score"),
+    **dict.fromkeys(("model_signing", "OpenSSL"), "sign"),
 }
 
 

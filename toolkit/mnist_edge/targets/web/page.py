@@ -5,12 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 
 import numpy as np
 
 from mnist_edge.pixels import Images, Logits
+
+SHARED_SCRIPTS = ("drawing.js", "result.js")
+"""What every page with a drawing area runs, before its own script; here and in `demo`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,20 +55,26 @@ def write_page(model: PageModel) -> bytes:
         indent=0,
     )
     # "</script" in a string would end the script.
-    scripts = {"@MODEL@": f"const MODEL = {content.replace('<', chr(92) + 'u003c')};\n", "@SCRIPT@": _read("page.js")}
-    style = _read("page.css")
+    script = "".join(map(read_asset, (*SHARED_SCRIPTS, "prepare.js", "page.js")))
+    scripts = {"MODEL": f"const MODEL = {content.replace('<', chr(92) + 'u003c')};\n", "SCRIPT": script}
+    style = read_asset("page.css")
     hashes = " ".join(_csp_hash(script) for script in scripts.values())
     policy = (
         f"default-src 'none'; script-src {hashes} 'wasm-unsafe-eval'; style-src {_csp_hash(style)}; "
         "base-uri 'none'; form-action 'none'"
     )
-    page = _read("page.html")
-    for name, text in {"@POLICY@": policy, "@STYLE@": style, **scripts}.items():
-        page = page.replace(name, text)
+    page = filled(read_asset("page.html"), {"POLICY": policy, "STYLE": style, **scripts})
     return page.encode()
 
 
-def _read(name: str) -> str:
+def filled(page: str, texts: Mapping[str, str]) -> str:
+    """Return a page with its drawing area, its result and these texts in the places of their names, such as `@STYLE@`."""
+    known = {"DRAWING": read_asset("drawing.html"), "RESULT": read_asset("result.html"), **texts}
+    return re.sub("@([A-Z]+)@", lambda found: known[found[1]], page)  # in one pass: a text may look like a name
+
+
+def read_asset(name: str) -> str:
+    """Return the text of a file of this folder."""
     return (files("mnist_edge.targets.web") / name).read_text(encoding="utf-8")
 
 
