@@ -14,6 +14,7 @@ from mnist_edge.cli.doctor import doctor
 from mnist_edge.cli.evaluate import evaluate
 from mnist_edge.cli.export import export
 from mnist_edge.cli.run import run
+from mnist_edge.cli.score import score
 from mnist_edge.cli.sweep import sweep
 from mnist_edge.cli.train import train
 from mnist_edge.cli.tune import tune
@@ -82,6 +83,13 @@ _add(
     "Choose the best variant for this device.",
     "exported/mnist --max-accuracy-drop 0.1",
     "exported/mnist --objective size --max-accuracy-drop 0",
+)
+_add(
+    "score",
+    score,
+    "Score any number of images, on this machine or a Ray cluster.",
+    "photos --output scores.parquet",
+    "FOLDER --output scores.parquet --model exported/mnist --address 10.0.0.1:6379",
 )
 _add("compare", compare, "Compare two results of bench.", "before.json after.json --tolerance 10")
 _add("doctor", doctor, "Show what this machine has, and how to get what it lacks.", "", "--json")
