@@ -159,7 +159,7 @@ def test_a_manifest_of_another_schema_names_both(copy: Path) -> None:
     del content["sha256"]
     assert sealed(content) == (copy / MANIFEST).read_bytes()  # the control: this is how a manifest is sealed
     (copy / MANIFEST).write_bytes(sealed({**content, "schema": "mnist-edge/bundle/99"}))
-    with pytest.raises(BadFileError, match=r"bundle/99.*bundle/5"):
+    with pytest.raises(BadFileError, match=r"bundle/99.*bundle/6"):
         load_bundle(copy)
 
 
@@ -197,8 +197,8 @@ def test_a_sealed_manifest_allows_no_impossible_loss_of_accuracy(copy: Path, dro
     "data",
     [
         b"[]", b'"text"', b"3", b"null", b"{}", b"\xff\xfe", b'{"schema": 1}', b"[" * 100_000,
-        b'{"schema": "mnist-edge/bundle/5", "sha256": "x", "dataset": "\\ud800"}',
-        b'{"schema": "mnist-edge/bundle/5", "sha256": ["x"], "dataset": NaN}',
+        b'{"schema": "mnist-edge/bundle/6", "sha256": "x", "dataset": "\\ud800"}',
+        b'{"schema": "mnist-edge/bundle/6", "sha256": ["x"], "dataset": NaN}',
     ],
     ids=lambda data: data[:12].decode("latin1") + data[-8:].decode("latin1"),
 )  # fmt: skip
@@ -231,6 +231,9 @@ def with_variants(*changes: dict[str, Any]) -> Callable[[Variant], tuple[Variant
         ([{"name": "b", "file": "b", "passed": False}], "b: it did not pass"),
         ([{"name": "b", "file": "b", "accuracy": 1.01}], "b: accuracy: 1.01 is no fraction of 1"),
         ([{"name": "b", "file": "b", "selection_accuracy": -0.1}], "b: selection_accuracy: -0.1 is no fraction of 1"),
+        ([{"name": "b", "file": "b", "temperature": 0.0}], "b: temperature: 0.0 is no finite number above 0"),
+        ([{"name": "b", "file": "b", "temperature": float("nan")}], "b: temperature: nan is no finite number"),
+        ([{"name": "b", "file": "b", "temperature": float("inf")}], "b: temperature: inf is no finite number"),
         ([{"name": "b", "file": "b", "flips": -1}], "b: flips: -1 is no count"),
         ([{"name": "b", "file": "b", "settings": SessionSettings(threads=0)}], "b: settings: threads: 0 is not 1 to"),
         ([{"name": "b", "file": "b", "settings": SessionSettings(threads=10**9)}], "threads: 1000000000 is not 1 to"),
@@ -246,7 +249,7 @@ def test_variants_have_names_files_and_references_of_their_own(
         load_bundle(folder)
 
 
-@pytest.mark.parametrize("schema", ["mnist-edge/bundle/1", "mnist-edge/bundle/3", "mnist-edge/bundle/4"])
+@pytest.mark.parametrize("schema", ["mnist-edge/bundle/1", "mnist-edge/bundle/3", "mnist-edge/bundle/5"])
 @pytest.mark.parametrize("run", [False, True])
 def test_an_older_bundle_names_the_command_that_exports_it_again(
     schema: str, run: bool, copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -259,7 +262,7 @@ def test_an_older_bundle_names_the_command_that_exports_it_again(
     content = json.loads((copy / MANIFEST).read_text())
     del content["sha256"]
     (copy / MANIFEST).write_bytes(sealed({**content, "schema": schema}))
-    with pytest.raises(BadFileError, match=f"{schema}.*bundle/5") as caught:
+    with pytest.raises(BadFileError, match=f"{schema}.*bundle/6") as caught:
         load_bundle(copy)
     assert caught.value.hint == f"mnist-edge export --run {'runs/digits' if run else 'RUN'} --output {copy}"
 

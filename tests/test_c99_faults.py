@@ -166,6 +166,7 @@ def test_golden_logits_of_the_next_image_are_reported(
     assert "FAILED at image 0" in found.reason
 
 
+@pytest.mark.slow
 def test_the_command_reports_a_fault_with_1(bundle: Bundle, folders: dict[str, Path], tmp_path: Path) -> None:
     """One line on standard error; the report on standard output is complete."""
     folder = shutil.copytree(folders["int8-exact"], tmp_path / "c")

@@ -56,6 +56,9 @@ def test_every_missing_thing_comes_with_a_mend(tmp_path: Path) -> None:
         "sklearn",
         "scikit-learn",
         "matplotlib",
+        "psycopg",
+        "ray",
+        "model-signing",
     )
     environment = hiding(tmp_path / "site", *packages, "onnxruntime", "onnxruntime-gpu")
     done = mnist_edge("doctor", "--json", cwd=tmp_path, PATH="/nonexistent", **environment)

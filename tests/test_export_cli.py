@@ -55,12 +55,12 @@ def test_export_publishes_and_tells(workplace: Path, bundle_folder: Path, tmp_pa
     assert set(report) == {
         "schema", "bundle", "dataset", "input", "variants", "choice", "parity", "accuracy", "dropped", "failed",
     }  # fmt: skip
-    assert (report["schema"], report["bundle"], report["input"]) == ("mnist-edge/export/4", "exported/digits", "uint8")
+    assert (report["schema"], report["bundle"], report["input"]) == ("mnist-edge/export/5", "exported/digits", "uint8")
     assert report["parity"]["passed"]
     (variant,) = report["variants"]
     assert set(variant) == {
         "name", "format", "precision", "requirement", "reference", "max_accuracy_drop", "file", "bytes", "sha256",
-        "accuracy", "flips", "passed", "settings", "selection_accuracy", "made",
+        "accuracy", "flips", "passed", "settings", "selection_accuracy", "temperature", "made",
         "outputs_sha256",
     }  # fmt: skip
     folder = tmp_path / "exported" / "digits"

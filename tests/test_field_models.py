@@ -104,6 +104,7 @@ def require_timeable(path: Path) -> None:
     assert classifier.run_for([classifier.output.name], feed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", EVALUATED)
 def test_a_published_digit_classifier_is_evaluated_and_timed(kind: str, weights: Any, tmp_path: Path) -> None:
     """Its accuracy is that of the arithmetic, whatever the form of its input and output; a resized image costs some."""

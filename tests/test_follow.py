@@ -50,6 +50,7 @@ def test_events_have_every_point_of_the_csv_files(tmp_path: Path) -> None:
     assert [float(row["learning_rate"]) for row in rows(run / "history.csv")] == pytest.approx(last)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_no_point_twice_and_none_missing(tmp_path: Path) -> None:
     """The curve goes on over ends that were and were not logged."""
     run = tmp_path / "run"

@@ -63,6 +63,7 @@ def traces(data: bytes) -> list[str]:
     return [text for text in texts if any(trace in text for trace in TRACES)]
 
 
+@pytest.mark.slow
 def test_the_same_weights_give_the_same_bytes_in_another_process_and_folder(
     model: nn.Sequential, bundle_folder: Path
 ) -> None:

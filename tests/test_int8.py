@@ -151,6 +151,7 @@ def test_layers_return_to_fp32_only_as_far_as_the_limit_needs(allowed: float, la
     assert measured[",".join(map(str, layers))] == pytest.approx(0.95 + sum(map(GAINS.get, layers)))
 
 
+@pytest.mark.slow
 def test_only_the_layer_that_hurts_is_excluded_and_named(context: VariantContext) -> None:
     """A weight of a unit that never fires changes no output, but the scale of its layer: the others become 0."""
     network = build_model([layer.out_features for layer in linear_layers(context.network)[:-1]])

@@ -106,6 +106,7 @@ assert [row.engine for row in rounds.bench(plan).results] == ["onnxruntime", "to
     assert found & WORKSHOP == set()
 
 
+@pytest.mark.slow
 def test_the_check_sees_torch_where_it_is_imported(altered: Path, bundle_folder: Path, tmp_path: Path) -> None:
     """The checks above can fail: one import in the session's file is seen through the command."""
     # As good as the real one here, and quicker; scipy looks for the class where torch is imported.
@@ -124,6 +125,7 @@ def test_the_floors_hold() -> None:
     assert "0 broken" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "line"),
     [

@@ -195,6 +195,7 @@ def test_every_optimization_of_the_untouched_model_passes(
     assert (report.passed, report.settings, report.test_set) == (True, settings.session, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [fault.name for fault in FAULTS if fault.precision == "fp32" and "memorised" not in fault.name]
 )

@@ -38,6 +38,7 @@ def run_folder(folder: Path, losses: list[float], held: list[float | None]) -> P
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("losses", LOSSES)
 @pytest.mark.parametrize("held", [[], [None], [0.9], [None, 0.9, 0.95]], ids=str)
 def test_a_loss_curve_is_drawn_of_any_history(losses: str, held: list[float | None], tmp_path: Path) -> None:
@@ -68,6 +69,7 @@ def judged(confusion: np.ndarray, name: DatasetName = "digits") -> EvalReport:
     return report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits", "fashion-mnist"])
 @pytest.mark.parametrize("kind", ["right", "wrong", "one image"])
 def test_an_evaluation_is_drawn_of_any_counts(name: DatasetName, kind: str, tmp_path: Path) -> None:

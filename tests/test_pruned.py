@@ -180,6 +180,7 @@ def search(
     return pruned.smallest_accurate(context, network, neurons, to_try)
 
 
+@pytest.mark.slow
 def test_a_bundle_gets_a_network_with_fewer_neurons(
     built: Built, shared_context: VariantContext, bundle_folder: Path, tmp_path: Path
 ) -> None:
@@ -348,6 +349,7 @@ def stating(folder: Path, spec: VariantSpec, file: bytes) -> None:
     (folder / MANIFEST).write_bytes(manifest_bytes(changed))
 
 
+@pytest.mark.slow
 def test_verify_refuses_a_pruned_model_with_a_fault(
     shared_context: VariantContext, bundle_folder: Path, tmp_path: Path
 ) -> None:

@@ -135,7 +135,10 @@ def contents(run: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGKILL, -9)],
+    [
+        (signal.SIGTERM, 143),
+        *(pytest.param(*other, marks=pytest.mark.slow) for other in ((signal.SIGINT, 130), (signal.SIGKILL, -9))),
+    ],
 )
 def test_a_signal_ends_a_run_that_can_be_resumed_bit_for_bit(
     at_work: tuple[subprocess.Popen[str], Path], undisturbed: Checkpoint, number: int, code: int

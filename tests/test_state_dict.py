@@ -519,6 +519,7 @@ def test_export_folds_the_normalisation_and_verify_passes(foreign: Path, digits:
     assert "--normalize unit" in one_line(done.err)
 
 
+@pytest.mark.slow
 def test_the_float_form_states_the_normalisation(foreign: Path, tmp_path: Path) -> None:
     """`--input float` leaves the weights as they are; file and manifest say what the caller must do."""
     target = tmp_path / "bundle"

@@ -220,6 +220,7 @@ def killed_after(speed: Speed, count: int) -> Speed:
     return run
 
 
+@pytest.mark.slow
 def test_overwrite_starts_anew(bundle: Path, timed: Callable[[Speed], list[Task]]) -> None:
     """And another objective, batch or bundle never finds the timings of this one."""
     timed(int8_is_faster)
@@ -499,6 +500,7 @@ def test_named_variants_alone_are_candidates(bundle: Path, timed: Callable[[Spee
     assert report.choice.ratio is None
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_built_once(
     workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timed: Callable[[Speed], list[Task]]
 ) -> None:

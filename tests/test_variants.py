@@ -117,6 +117,7 @@ def test_export_makes_variants_and_reports_each(workplace: Path, tmp_path: Path)
         assert {tensor["layer"] for tensor in row["layers"]["tensors"]} == {1, 2, 3}
 
 
+@pytest.mark.slow
 def test_a_failed_variant_is_reported_and_the_others_are_published(
     workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +193,7 @@ def test_fp16_keeps_every_weight_to_half_precision(variant_context: VariantConte
         assert (error <= 2.0**-11 * np.maximum(np.abs(fp32[name]), 2.0**-29 * np.abs(fp32[name]).max())).all()
 
 
+@pytest.mark.slow
 def test_settings_and_choice_are_written_and_survive_other_changes(
     tuned: Path, variant_context: VariantContext
 ) -> None:

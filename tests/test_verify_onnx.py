@@ -89,6 +89,7 @@ def test_the_same_cnn_with_a_free_batch_passes_at_every_size(tmp_path: Path) -> 
     assert (done.code, done.json["variants"][0]["batches"]) == (0, [1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "layer", "symptom"),
     [

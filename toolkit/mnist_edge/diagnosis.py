@@ -22,8 +22,11 @@ from mnist_edge.runtime.session import EXECUTION_PROVIDERS, available_providers,
 
 _PURPOSES: dict[ExtraName, str] = {
     "train": "to train and export",
-    "plots": "for --plot",
+    "plots": "for --plot and mnist-edge report",
     "sweep": "for mnist-edge sweep",
+    "postgresql": "for sweep --storage postgresql://...",
+    "score": "for mnist-edge score",
+    "sign": "for mnist-edge sign and verify --key",
     "tensorboard": "for train --log tensorboard",
     "cpu": "to verify and time on the CPU",
     "cuda": "to verify and time on an NVIDIA GPU",

@@ -35,6 +35,18 @@ def take_rows(values: Images, ranges: RowRanges) -> Images:
     return np.concatenate([values[first:end] for first, end in ranges] or [values[:0]])
 
 
+def softmax(logits: Logits, temperature: float | None = None) -> NDArray[np.float64]:
+    """Return the class probabilities of logits (n, classes), each row divided by a temperature first.
+
+    Args:
+        logits: float32 (n, classes), finite.
+        temperature: of a variant, above 0; None counts as 1.
+    """
+    scaled = logits.astype(np.float64) / (temperature or 1.0)
+    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
 class ImageFile:
     """Images that stay in their IDX file: `images[a:b]` reads those rows, uint8 (n, 28, 28); `len` counts all.
 

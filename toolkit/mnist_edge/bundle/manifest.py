@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ from mnist_edge.files import require_regular_file, sha256_bytes
 from mnist_edge.records.bundle import Variant
 from mnist_edge.validation import validated
 
-SCHEMA = "mnist-edge/bundle/5"
-OLDER_SCHEMAS = ("mnist-edge/bundle/1", "mnist-edge/bundle/2", "mnist-edge/bundle/3", "mnist-edge/bundle/4")
+SCHEMA = "mnist-edge/bundle/6"
+OLDER_SCHEMAS = tuple(f"mnist-edge/bundle/{number}" for number in range(1, 6))
 MANIFEST = "manifest.json"
 MAX_BYTES = 16 * 2**20
 """A manifest has a few kilobytes for each variant; a larger file is not read."""
@@ -146,6 +147,8 @@ def _variant_problems(variant: Variant) -> Iterator[str]:
         value = getattr(variant, key)
         if value is not None and not 0 <= value <= 1:  # no loss exceeds NaN: export and bench would let any pass
             yield f"{key}: {value} is no fraction of 1"
+    if variant.temperature is not None and not 0 < variant.temperature < math.inf:  # nor is NaN
+        yield f"temperature: {variant.temperature} is no finite number above 0"
     if variant.flips is not None and variant.flips < 0:
         yield f"flips: {variant.flips} is no count"
     if variant.outputs_sha256 is not None:

@@ -10,9 +10,11 @@ import typer
 from mnist_edge import __version__
 from mnist_edge.cli.bench import bench
 from mnist_edge.cli.compare import compare
+from mnist_edge.cli.demo import demo
 from mnist_edge.cli.doctor import doctor
 from mnist_edge.cli.evaluate import evaluate
 from mnist_edge.cli.export import export
+from mnist_edge.cli.predict import predict
 from mnist_edge.cli.run import run
 from mnist_edge.cli.score import score
 from mnist_edge.cli.sweep import sweep
@@ -92,6 +94,20 @@ _add(
     "FOLDER --output scores.parquet --model exported/mnist --address 10.0.0.1:6379",
 )
 _add("compare", compare, "Compare two results of bench.", "before.json after.json --tolerance 10")
+_add(
+    "predict",
+    predict,
+    "Read the digit in a photo.",
+    "photo.jpg --preview preview.png",
+    "scans/ --csv predictions.csv",
+)
+_add(
+    "demo",
+    demo,
+    "Serve a page here to draw or photograph a digit.",
+    "exported/mnist",
+    "exported/mnist --port 0 --open",
+)
 _add("doctor", doctor, "Show what this machine has, and how to get what it lacks.", "", "--json")
 
 

@@ -58,9 +58,14 @@ def keep_variants(output: Path, bundle: Bundle, dataset: Dataset) -> tuple[Bundl
 
 
 def _with_settings(bundle: Bundle, before: Variant) -> Bundle:
-    """Return the bundle with settings and selection accuracy of its variant of this name, if the file is the same."""
+    """Return the bundle with what was chosen and fitted for its variant of this name, if the file is the same."""
     variants = tuple(
-        dataclasses.replace(variant, settings=before.settings, selection_accuracy=before.selection_accuracy)
+        dataclasses.replace(
+            variant,
+            settings=before.settings,
+            selection_accuracy=before.selection_accuracy,
+            temperature=before.temperature,
+        )
         if _same_file(variant, before)
         else variant
         for variant in bundle.manifest.variants

@@ -17,6 +17,7 @@ from mnist_edge.records.bundle import ExportReport, Variant
 from mnist_edge.records.data import EvaluationSet, SelectionSplit
 from mnist_edge.records.verification import ParityReport
 from mnist_edge.runtime.classifier import open_classifier
+from mnist_edge.verification.calibration import fit_temperature
 from mnist_edge.verification.reference import recorded_reference
 from mnist_edge.verification.requirement import MAX_DROP, TOLERANCE
 from mnist_edge.verification.verify import VerifyOptions, verify_bundle
@@ -97,13 +98,17 @@ def _measured(bundle: Bundle, variant: Variant, parity: ParityReport, selection:
     if found is None:
         return variant
     on_test_set = parity.test_set and found.accuracy is not None
-    chosen_by = variant.selection_accuracy if selection is None else selection_accuracy(bundle.file(variant), selection)
+    selected = (variant.selection_accuracy, variant.temperature)
+    if selection is not None:
+        logits = _selection_logits(bundle.file(variant), selection)
+        selected = (_accuracy(logits, selection), fit_temperature(logits, selection.labels))
     return dataclasses.replace(
         variant,
         passed=found.passed,
         accuracy=found.accuracy.variant if on_test_set and found.accuracy is not None else None,
         flips=found.flips if on_test_set else None,
-        selection_accuracy=chosen_by,
+        selection_accuracy=selected[0],
+        temperature=selected[1],
     )
 
 
@@ -128,5 +133,12 @@ def require_equal_logits(name: str, model: bytes, images: Images, expected: Logi
 
 def selection_accuracy(model: Path | bytes, selection: SelectionSplit) -> float:
     """Return a model's accuracy on images held out of training, a fraction of 1."""
-    predicted = open_classifier(model).logits(selection.images, batch=BATCH).argmax(axis=1)
-    return float((predicted == selection.labels).mean())
+    return _accuracy(_selection_logits(model, selection), selection)
+
+
+def _selection_logits(model: Path | bytes, selection: SelectionSplit) -> Logits:
+    return open_classifier(model).logits(selection.images, batch=BATCH)
+
+
+def _accuracy(logits: Logits, selection: SelectionSplit) -> float:
+    return float((logits.argmax(axis=1) == selection.labels).mean())

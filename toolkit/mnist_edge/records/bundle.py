@@ -64,6 +64,8 @@ class Variant(VariantSpec):
         settings: how its session is opened: the default, or what `tune` chose.
         selection_accuracy: on the training images that training held out, a fraction of 1, to choose a variant by;
             None where the training set was not available.
+        temperature: its logits are divided by it before a softmax, fitted on the same images, above 0; None where it
+            could not be fitted, and counts as 1.
         made: how the file was made, as JSON values.
         outputs_sha256: what its logits must be, byte for byte, on any runtime; None where rounding may differ.
     """
@@ -76,6 +78,7 @@ class Variant(VariantSpec):
     passed: bool = False
     settings: SessionSettings = DEFAULT_SETTINGS
     selection_accuracy: float | None = None
+    temperature: float | None = None
     made: dict[str, Any] = field(default_factory=dict)
     outputs_sha256: OutputHashes | None = None
 
@@ -121,7 +124,7 @@ class ExportReport(Report):
         failed: variants that were requested and could not be made, or did not pass.
     """
 
-    schema: ClassVar[str] = "mnist-edge/export/4"
+    schema: ClassVar[str] = "mnist-edge/export/5"
     bundle: Path
     dataset: DatasetName
     input: InputKind

@@ -39,6 +39,7 @@ class EvalReport(Report):
         normalization: of the pixels that the model was given; None where its input is uint8.
         preparation: how images were fitted to the input (resized, repeated in channels); empty where they were not.
         outputs: what the model's output values were recognised as.
+        temperature: the logits were divided by it, as the bundle states for the variant; None where none is stated.
         accuracy: 0 to 1.
         negative_log_likelihood: mean over images, in nats, of the probability of the label; None for scores.
         calibration_error: expected gap between confidence and accuracy, 0 to 1, over 15 ranges of confidence; None
@@ -49,7 +50,7 @@ class EvalReport(Report):
         warnings: what is probably wrong with the images or the model, one line each.
     """
 
-    schema: ClassVar[str] = "mnist-edge/eval/3"
+    schema: ClassVar[str] = "mnist-edge/eval/4"
     model: Path
     variant: str | None
     dataset: DatasetName
@@ -57,6 +58,7 @@ class EvalReport(Report):
     normalization: Normalization | None
     preparation: str
     outputs: OutputKind
+    temperature: float | None
     accuracy: float
     negative_log_likelihood: float | None
     calibration_error: float | None

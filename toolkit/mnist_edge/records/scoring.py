@@ -26,7 +26,7 @@ class ScorePlan(Report):
         bundle: sha256 of the manifest.
         variant: name in the bundle.
         settings: of its sessions.
-        temperature: that logits are divided by before they become probabilities.
+        temperature: that logits are divided by before they become probabilities; None counts as 1.
         names: of the classes, in their order.
         version: of mnist-edge.
     """
@@ -40,7 +40,7 @@ class ScorePlan(Report):
     bundle: str
     variant: str
     settings: SessionSettings
-    temperature: float
+    temperature: float | None
     names: tuple[str, ...]
     version: str
 

@@ -14,8 +14,9 @@ from mnist_edge.data.idx import read_label_rows
 from mnist_edge.data.image_file import read_image
 from mnist_edge.data.photo import prepare_photo
 from mnist_edge.errors import BadFileError, UnavailableError
-from mnist_edge.pixels import ImageFile, Images
+from mnist_edge.pixels import ImageFile, Images, softmax
 from mnist_edge.records.scoring import ScorePlan
+from mnist_edge.runtime.acceptance import judge
 from mnist_edge.runtime.classifier import Classifier, open_classifier
 from mnist_edge.scoring.part import PhotoScore, Scores, part_bytes
 from mnist_edge.scoring.plan import Block, ScoreInput
@@ -78,7 +79,7 @@ def score_block(job: ScoreJob, block: Block) -> bytes:
 
 
 def predictions(
-    classifier: Classifier, images: Images, temperature: float
+    classifier: Classifier, images: Images, temperature: float | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Return the predicted class of each image and its probability.
 
@@ -93,8 +94,7 @@ def predictions(
         logits = classifier.run(classifier.prepare(images[start : start + BATCH]))
         rows = slice(start, start + len(logits))
         labels[rows] = logits.argmax(axis=1)
-        scaled = (logits - logits.max(axis=1, keepdims=True)) / np.float32(temperature)
-        probabilities[rows] = 1 / np.exp(scaled).sum(axis=1)
+        probabilities[rows] = softmax(logits, temperature).max(axis=1)
     return labels, probabilities
 
 
@@ -103,7 +103,7 @@ def _score_photos(classifier: Classifier, job: ScoreJob, block: Block) -> tuple[
     return tuple(_score_photo(classifier, job.source.path / name, job.plan.temperature) for name in names)
 
 
-def _score_photo(classifier: Classifier, path: Path, temperature: float) -> PhotoScore:
+def _score_photo(classifier: Classifier, path: Path, temperature: float | None) -> PhotoScore:
     try:
         prepared = prepare_photo(read_image(path))
     except (BadFileError, UnavailableError) as error:
@@ -111,13 +111,15 @@ def _score_photo(classifier: Classifier, path: Path, temperature: float) -> Phot
         return PhotoScore(name=path.name, label=None, probability=None, accepted=False, reason=reason, readable=False)
     if prepared.image is None:
         return PhotoScore(name=path.name, label=None, probability=None, accepted=False, reason=prepared.reason)
-    labels, probabilities = predictions(classifier, prepared.image[None], temperature)
+    judgement = judge(classifier.logits, prepared.image, temperature)
+    label = int(judgement.probabilities.argmax())
+    reason = prepared.reason or judgement.reason
     return PhotoScore(
         name=path.name,
-        label=int(labels[0]),
-        probability=float(probabilities[0]),
-        accepted=not prepared.reason,
-        reason=prepared.reason,
+        label=label,
+        probability=float(judgement.probabilities[label]),
+        accepted=not reason,
+        reason=reason,
     )
 
 

@@ -32,6 +32,7 @@ def evaluate(
     variant: str | None = None,
     normalization: Normalization | None = None,
     preparation: str = "",
+    temperature: float | None = None,
     warnings: tuple[str, ...] = (),
 ) -> EvalReport:
     """Compare a model's outputs on a test set with the labels.
@@ -40,7 +41,7 @@ def evaluate(
         model: as the user named it.
         outputs: float32 (N, 10), for the dataset's N test images in order.
         dataset: the test set.
-        variant, normalization, preparation, warnings: see `EvalReport`.
+        variant, normalization, preparation, temperature, warnings: see `EvalReport`.
 
     Raises:
         BadFileError: another number of classes.
@@ -59,7 +60,9 @@ def evaluate(
     confusion = np.zeros((len(names), len(names)), dtype=int)
     np.add.at(confusion, (labels, predicted), 1)
     kind = output_kind(outputs)
-    log_probabilities = log_probabilities_of(outputs, kind)
+    if kind != "logits":
+        temperature = None
+    log_probabilities = log_probabilities_of(outputs, kind, temperature)
     bins = () if log_probabilities is None else reliability(log_probabilities, labels)
     return EvalReport(
         model=model,
@@ -69,6 +72,7 @@ def evaluate(
         normalization=normalization,
         preparation=preparation,
         outputs=kind,
+        temperature=temperature,
         accuracy=float((predicted == labels).mean()),
         negative_log_likelihood=None
         if log_probabilities is None
@@ -92,16 +96,20 @@ def evaluate(
     )
 
 
-def log_probabilities_of(outputs: Logits, kind: OutputKind) -> NDArray[np.float64] | None:
+def log_probabilities_of(
+    outputs: Logits, kind: OutputKind, temperature: float | None = None
+) -> NDArray[np.float64] | None:
     """Return the logarithms of the class probabilities, (N, classes); None for scores, which imply none.
 
-    Only logits go through a softmax: a second one would make probabilities nearly uniform.
+    Only logits are divided by the temperature and go through a softmax: a second one would make probabilities nearly
+    uniform.
     """
     values = outputs.astype(np.float64)
     if kind == "probabilities":
         return np.asarray(np.log(np.maximum(values, LEAST_PROBABILITY)))
     if kind == "log-probabilities":
         return values
+    values /= temperature or 1.0
     return None if kind == "scores" else np.asarray(values - _log_sum_exp(values)[:, np.newaxis])
 
 

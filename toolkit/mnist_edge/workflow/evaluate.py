@@ -39,6 +39,7 @@ class OpenModel:
         dataset: what it was trained on, where that is known.
         variant: name in the bundle.
         preparation: how images are fitted to its input; empty where they are not changed.
+        temperature: that its bundle states.
     """
 
     predict: Callable[[Images, Normalization | None], Logits]
@@ -47,6 +48,7 @@ class OpenModel:
     normalization_certain: bool = False
     variant: str | None = None
     preparation: str = ""
+    temperature: float | None = None
 
 
 def evaluate(
@@ -93,6 +95,7 @@ def evaluate(
         variant=opened.variant,
         normalization=opened.normalization,
         preparation=opened.preparation,
+        temperature=opened.temperature,
     )
     warning = _warning(opened, report.accuracy, data, data_dir)
     if not warning:
@@ -125,7 +128,9 @@ def _open_model(
             notify(
                 f"evaluating the variant {chosen.name}{why}; the bundle also has {', '.join(others)} (--variant NAME)"
             )
-        return dataclasses.replace(opened, variant=chosen.name, dataset=bundle.manifest.dataset)
+        return dataclasses.replace(
+            opened, variant=chosen.name, dataset=bundle.manifest.dataset, temperature=chosen.temperature
+        )
     if kind == "onnx":
         return _open_onnx(model, DEFAULT_SETTINGS.with_named(named), normalization, timeout)
     return _open_torch(model, normalization, notify)

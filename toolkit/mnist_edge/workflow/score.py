@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_edge import __version__
+from mnist_edge.contract import LABELS
 from mnist_edge.errors import UnavailableError, UsageError
 from mnist_edge.extras import install_hint
 
@@ -68,6 +69,11 @@ def score_images(
     bundle = load_bundle(model)
     chosen = bundle.variant(variant or bundle.manifest.choice or bundle.manifest.variants[0].name)
     found = open_input(source)
+    if found.kind == "photos" and bundle.manifest.labels != LABELS["mnist"]:
+        raise UsageError(
+            f"{model} classifies {bundle.manifest.dataset}; photos are prepared for handwritten digits",
+            hint="--model with a bundle of digits",
+        )
     plan = plan_of(bundle, chosen, found)
     open_classifier(bundle.file(chosen), plan.settings)  # here, where an error is one line
     blocks = blocks_of(plan.images, plan.block)
@@ -125,7 +131,7 @@ def plan_of(bundle: Bundle, variant: Variant, source: ScoreInput) -> ScorePlan:
         bundle=sha256_file(bundle.folder / MANIFEST),
         variant=variant.name,
         settings=variant.settings.with_named({"provider": "cpu", "threads": 1}),
-        temperature=getattr(variant, "temperature", None) or 1.0,
+        temperature=variant.temperature,
         names=bundle.manifest.labels,
         version=__version__,
     )

@@ -22,7 +22,8 @@ def eval_table(report: EvalReport) -> RenderableType:
         facts["images"] = report.preparation
     if report.negative_log_likelihood is not None:
         facts["negative log-likelihood"] = f"{report.negative_log_likelihood:.4f}"
-        facts["calibration error"] = percent(report.calibration_error)
+        at = "" if report.temperature is None else f", at temperature {report.temperature:g}"
+        facts["calibration error"] = f"{percent(report.calibration_error)}{at}"
     else:
         facts["calibration"] = f"not computed: {report.withheld}"
     return Group(facts_table("eval", facts), _class_table(report), _confusion_table(report))

@@ -3,9 +3,9 @@
 
 const bytesOf = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 
-function softmax(logits) {
+function softmax(logits, temperature) {
   const largest = Math.max(...logits);
-  const powers = Array.from(logits, (logit) => Math.exp(logit - largest));
+  const powers = Array.from(logits, (logit) => Math.exp((logit - largest) / temperature));
   const sum = powers.reduce((a, b) => a + b);
   return powers.map((power) => power / sum);
 }
@@ -53,7 +53,7 @@ let logitsOf = null; // null until the self-test has passed
 function show() {
   const image = prepare(inkOf(paper), paper.width);
   showPrepared(image);
-  const shares = image === null || logitsOf === null ? null : softmax(logitsOf(image));
+  const shares = image === null || logitsOf === null ? null : softmax(logitsOf(image), MODEL.temperature);
   const digit = shares === null ? -1 : indexOfLargest(shares);
   const text = image === null ? "Draw a digit" : shares === null ? "No prediction" : percent(shares[digit]);
   showPrediction(digit, shares, text);

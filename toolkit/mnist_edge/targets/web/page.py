@@ -27,6 +27,7 @@ class PageModel:
         wasm: the module; see `web.c` for what it exports.
         images: golden images of the self-test, uint8 (n, 28, 28).
         logits: which it must return for them, float32 (n, 10).
+        temperature: the logits are divided by it before the softmax.
         tolerance: largest error of a logit, relative to the image's largest (or to 1 where that is smaller); 0 for
             integer variants.
     """
@@ -36,6 +37,7 @@ class PageModel:
     images: Images
     logits: Logits
     tolerance: float
+    temperature: float = 1.0
 
 
 def write_page(model: PageModel) -> bytes:
@@ -48,6 +50,7 @@ def write_page(model: PageModel) -> bytes:
         {
             "description": model.description,
             "tolerance": model.tolerance,
+            "temperature": model.temperature,
             "logits": _base64(np.ascontiguousarray(model.logits, "<f4").tobytes()),
             "images": _base64(np.ascontiguousarray(model.images).tobytes()),
             "wasm": _base64(model.wasm),

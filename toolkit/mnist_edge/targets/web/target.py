@@ -58,6 +58,7 @@ def build_page(bundle: Bundle, variant: Variant, page: Path) -> dict[str, int]:
         images=images,
         logits=network_logits(network, images),
         tolerance=0.0 if isinstance(network, IntegerNetwork) else TOLERANCE,
+        temperature=variant.temperature or 1.0,
     )
     page.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(page, write_page(model))
