@@ -35,6 +35,7 @@ COMMANDS = (
     "verify",
     "bench",
     "tune",
+    "score",
     "compare",
     "predict",
     "demo",
