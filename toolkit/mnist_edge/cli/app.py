@@ -14,9 +14,12 @@ from mnist_edge.cli.demo import demo
 from mnist_edge.cli.doctor import doctor
 from mnist_edge.cli.evaluate import evaluate
 from mnist_edge.cli.export import export
+from mnist_edge.cli.inspect import inspect
 from mnist_edge.cli.predict import predict
+from mnist_edge.cli.report import report
 from mnist_edge.cli.run import run
 from mnist_edge.cli.score import score
+from mnist_edge.cli.sign import sign
 from mnist_edge.cli.sweep import sweep
 from mnist_edge.cli.train import train
 from mnist_edge.cli.tune import tune
@@ -87,9 +90,25 @@ _add(
     "exported/mnist --objective size --max-accuracy-drop 0",
 )
 _add(
+    "report",
+    report,
+    "Write everything measured of a bundle into one page.",
+    "exported/mnist",
+    "exported/mnist --format markdown --output README.md",
+)
+_add(
+    "inspect",
+    inspect,
+    "Show layers, parameters and operators of a model.",
+    "exported/mnist",
+    "exported/mnist --variant fp32",
+    "model.onnx --json",
+)
+_add("sign", sign, "Sign a bundle with a private key.", "exported/mnist --key private.pem")
+_add(
     "score",
     score,
-    "Score any number of images, on this machine or a Ray cluster.",
+    "Score any number of images, here or on a Ray cluster.",
     "photos --output scores.parquet",
     "FOLDER --output scores.parquet --model exported/mnist --address 10.0.0.1:6379",
 )
