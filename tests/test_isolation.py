@@ -26,6 +26,7 @@ COMMANDS = (
     "variants",
     "verify",
     "bench",
+    "report",
     "inspect",
     "sign",
     "compare",

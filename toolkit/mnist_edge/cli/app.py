@@ -15,7 +15,9 @@ from mnist_edge.cli.evaluate import evaluate
 from mnist_edge.cli.export import export
 from mnist_edge.cli.inspect import inspect
 from mnist_edge.cli.predict import predict
+from mnist_edge.cli.report import report
 from mnist_edge.cli.run import run
+from mnist_edge.cli.score import score
 from mnist_edge.cli.sign import sign
 from mnist_edge.cli.sweep import sweep
 from mnist_edge.cli.train import train
@@ -88,6 +90,13 @@ _add(
     "exported/mnist --objective size --max-accuracy-drop 0",
 )
 _add(
+    "report",
+    report,
+    "Write everything measured of a bundle into one page.",
+    "exported/mnist",
+    "exported/mnist --format markdown --output README.md",
+)
+_add(
     "inspect",
     inspect,
     "Show layers, parameters and operators of a model.",
@@ -96,6 +105,13 @@ _add(
     "model.onnx --json",
 )
 _add("sign", sign, "Sign a bundle with a private key.", "exported/mnist --key private.pem")
+_add(
+    "score",
+    score,
+    "Score any number of images, here or on a Ray cluster.",
+    "photos --output scores.parquet",
+    "FOLDER --output scores.parquet --model exported/mnist --address 10.0.0.1:6379",
+)
 _add("compare", compare, "Compare two results of bench.", "before.json after.json --tolerance 10")
 _add(
     "predict",

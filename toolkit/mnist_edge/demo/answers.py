@@ -68,12 +68,14 @@ class Answers:
         classifier, name = reader.model.classifier, reader.model.variant.name
         try:
             prediction = reader.predict(IMAGE_NAME, prepared, shown=len(reader.model.labels))
-            feed = classifier.prepare(image[np.newaxis])
+            inputs = {classifier.input.name: classifier.prepare(image[np.newaxis])}
+            with classifier.ended_in_time(batch=1) as options:
+                run = partial(classifier.session.run, [classifier.output.name], inputs, options)
+                latency = median_latency_us(run)
         except MnistEdgeError as error:
             failed = refused(IMAGE_NAME, error.message, error.exit_code)
             return VariantAnswer(variant=name, prediction=failed, latency_us=None)
-        run = partial(classifier.session.run, [classifier.output.name], {classifier.input.name: feed})
-        return VariantAnswer(variant=name, prediction=prediction, latency_us=median_latency_us(run))
+        return VariantAnswer(variant=name, prediction=prediction, latency_us=latency)
 
 
 def open_answers(bundle: Bundle, timeout: float, on_variant: Callable[[int, int], None]) -> Answers:
