@@ -46,7 +46,7 @@ ROW = {
     "engine", "variant", "batch", "scenario", "settings", "processes", "samples", "outliers",
     "p50_us", "p90_us", "p99_us", "p999_us", "intervals", "throughput_per_s", "cold_start_ms", "process_ms",
     "session_ms", "first_run_ms", "peak_rss_mb", "bytes", "ratio_to_torch", "server", "gpu_calls", "placement",
-    "outputs",
+    "outputs", "quantiles_us",
 }  # fmt: skip
 ENVIRONMENT = {
     "date", "cpu", "cpu_features", "machine", "system", "cores", "affinity", "governor", "load_1min", "python",
@@ -87,7 +87,7 @@ def test_every_row_is_complete(report: BenchReport, bundle_folder: Path) -> None
         "schema", "model", "weights_sha256", "environment", "order_seed", "reference_work_ms", "results", "gpu_from_batch",
         "profile", "notes", "thread_advice", "host",
     }  # fmt: skip
-    assert content["schema"] == "mnist-edge/bench/6"
+    assert content["schema"] == "mnist-edge/bench/7"
     assert content["weights_sha256"] == load_bundle(bundle_folder).manifest.weights_sha256
     assert (len(content["reference_work_ms"]), content["gpu_from_batch"], content["profile"]) == (2, None, [])
     assert min(content["reference_work_ms"]) > 0
@@ -108,6 +108,9 @@ def test_every_row_is_complete(report: BenchReport, bundle_folder: Path) -> None
         assert row["bytes"] == (bundle_folder / "model.onnx").stat().st_size
         assert 0 < row["p50_us"] <= row["p90_us"]
         assert (row["p99_us"] is None) == (row["samples"] < 299)
+        assert len(row["quantiles_us"]) == (99 if row["samples"] >= 100 else 0)
+        assert row["quantiles_us"] == sorted(row["quantiles_us"])
+        assert not row["quantiles_us"] or row["quantiles_us"][49] <= row["p50_us"] <= row["quantiles_us"][50]
         assert (row["p999_us"] is None) == (row["samples"] < 2995)
         timed = {name for name in ("p50_us", "p90_us", "p99_us", "p999_us") if row[name] is not None}
         assert row["intervals"].keys() == timed | {"ratio_to_torch"}

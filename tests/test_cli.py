@@ -26,7 +26,24 @@ from mnist_edge.errors import BadFileError
 from mnist_edge.extras import install_hint
 from mnist_edge.reporting.console import say_next
 
-COMMANDS = ("run", "train", "eval", "export", "variants", "verify", "bench", "tune", "compare", "predict", "doctor")
+COMMANDS = (
+    "run",
+    "train",
+    "eval",
+    "export",
+    "variants",
+    "verify",
+    "bench",
+    "tune",
+    "report",
+    "inspect",
+    "sign",
+    "score",
+    "compare",
+    "predict",
+    "demo",
+    "doctor",
+)
 
 
 def in_process(*arguments: str | Path, cwd: Path, **environment: str) -> Result:

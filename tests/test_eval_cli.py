@@ -26,7 +26,8 @@ def test_every_form_of_a_model_gets_the_same_figures(
     report = done.json
     assert set(report) == {
         "schema", "model", "variant", "dataset", "images", "normalization", "preparation", "outputs", "accuracy",
-        "temperature", "negative_log_likelihood", "calibration_error", "withheld", "reliability", "per_class", "confusion", "warnings",
+        "temperature", "negative_log_likelihood", "calibration_error", "withheld", "reliability", "per_class", "confusion", "test_sha256",
+        "mistakes", "warnings",
     }  # fmt: skip
     assert (report["schema"], report["dataset"], report["images"]) == ("mnist-edge/eval/4", "digits", 360)
     predicted = reference_logits(read_model(workplace / "runs" / "digits").network, digits.test_images).argmax(axis=1)

@@ -6,7 +6,6 @@ import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -53,7 +52,7 @@ def test_export_publishes_and_tells(workplace: Path, bundle_folder: Path, tmp_pa
         assert done.code == 0, done.err
     report = done.json
     assert set(report) == {
-        "schema", "bundle", "dataset", "input", "variants", "choice", "parity", "accuracy", "dropped", "failed",
+        "schema", "bundle", "dataset", "input", "variants", "choice", "parity", "accuracy", "dropped", "failed", "training",
     }  # fmt: skip
     assert (report["schema"], report["bundle"], report["input"]) == ("mnist-edge/export/5", "exported/digits", "uint8")
     assert report["parity"]["passed"]
@@ -67,7 +66,10 @@ def test_export_publishes_and_tells(workplace: Path, bundle_folder: Path, tmp_pa
     assert variant["bytes"] == (folder / variant["file"]).stat().st_size
     assert content(folder) == content(bundle_folder) | {"manifest.json": (folder / "manifest.json").read_bytes()}
     assert load_bundle(folder).manifest.accuracy == report["accuracy"] > 0.8
-    assert {path.name for path in folder.parent.iterdir()} == {"digits"}
+    assert {path.name for path in folder.parent.iterdir()} == {"digits", "digits.results"}
+    training = report["training"]
+    assert (training["network"], len(training["history"])) == ("784-48-32-10", 20)
+    assert training["command"] == ["mnist-edge", "train", "--dataset", "digits", "--recipe", "fast", "--seed", "0", "--epochs", "20", "--widths", "48,32"]  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", FITTING, ids=lambda fault: fault.name)
@@ -274,8 +276,9 @@ def test_no_run_is_4(options: tuple[str, ...], tmp_path: Path) -> None:
 def test_the_newest_run_is_named(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without --run, the output says which run was taken."""
     lines: list[str] = []
+    published = dataclasses.make_dataclass("Published", ["dropped", "training"])({}, None)
     monkeypatch.chdir(workplace)
-    monkeypatch.setattr(pipeline, "export_bundle", lambda *_: SimpleNamespace(dropped={}))
+    monkeypatch.setattr(pipeline, "export_bundle", lambda *_: published)
     export(notify=lines.append)
     assert "runs/digits, the newest run," in lines[0]
     lines.clear()

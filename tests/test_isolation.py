@@ -16,7 +16,22 @@ from conftest import ROOT
 WORKSHOP = {"torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "safetensors"}
 # typer itself imports pydantic where it is installed.
 HEAVY = WORKSHOP | {"numpy", "scipy", "onnxruntime", "sklearn", "matplotlib", "PIL"}
-COMMANDS = ("", "run", "train", "sweep", "eval", "export", "variants", "verify", "bench", "compare", "doctor")
+COMMANDS = (
+    "",
+    "run",
+    "train",
+    "sweep",
+    "eval",
+    "export",
+    "variants",
+    "verify",
+    "bench",
+    "report",
+    "inspect",
+    "sign",
+    "compare",
+    "doctor",
+)
 TASK = {"batch": 1, "scenario": {"seconds": 0.01}, "settings": {"provider": "cpu", "threads": 1}, "parent": os.getpid()}
 
 

@@ -18,6 +18,7 @@ from typer.main import get_command
 from mnist_edge.benchmarking import comparable, plan, rounds, sampling
 from mnist_edge.benchmarking.process import ProcessResult, Task
 from mnist_edge.cli.app import app
+from mnist_edge.demo.server import DemoServer
 from mnist_edge.errors import UnavailableError
 from mnist_edge.records.benchmark import Scenario
 from mnist_edge.tuning import search, timing
@@ -102,6 +103,8 @@ def quick(words: list[str]) -> list[str]:
         words += ["--max-accuracy-drop", "5"]
     if name == "bench" and "offline" not in words:
         words += ["--duration", "0.02"]  # of an option given twice the last one counts
+    if name == "demo":
+        words += ["--port", "0"]
     if "--tolerance" in words:  # two short rounds on busy cores prove nothing
         words[words.index("--tolerance") + 1] = "100000"
     return words
@@ -140,6 +143,7 @@ def test_every_command_of_a_page_works(
     )  # tests/test_tuning.py has the others
     monkeypatch.setattr(sampling, "WARMUP_LIMIT_NS", 50_000_000)
     monkeypatch.setattr(plan, "find_spec", lambda _name: None)  # PyTorch is timed in tests/test_bench.py
+    monkeypatch.setattr(DemoServer, "serve_forever", lambda _server: None)  # tests/test_demo_server.py serves
     for language, content in blocks(page):
         if language == "python":
             exec(compile(content.replace("exported/mnist", "exported/small"), page.name, "exec"), {})

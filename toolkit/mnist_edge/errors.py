@@ -5,7 +5,9 @@ Each has a message of one line, with the value found and the value expected, and
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
+
+ERROR_SCHEMA = "mnist-edge/error/1"
 
 
 class MnistEdgeError(Exception):
@@ -64,3 +66,8 @@ class UnexpectedError(MnistEdgeError):
 
     exit_code = 1
     kind = "bug"
+
+
+def error_document(kind: str, message: str, hint: str = "") -> dict[str, Any]:
+    """Return an error as plain JSON values: what `--json` prints, and what the page of `demo` receives."""
+    return {"schema": ERROR_SCHEMA, "error": {"kind": kind, "message": message, "hint": hint}}

@@ -23,7 +23,7 @@ _EXTRA_OF_MODULE: dict[str, ExtraName] = {
     "optuna": "sweep",
     "psycopg": "postgresql",
     **dict.fromkeys(("ray", "pyarrow"), "score"),
-    **dict.fromkeys(("model_signing", "OpenSSL"), "sign"),
+    **dict.fromkeys(("model_signing", "cryptography", "OpenSSL"), "sign"),
 }
 
 

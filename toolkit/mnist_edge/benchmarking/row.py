@@ -17,6 +17,7 @@ from mnist_edge.stats import percentile, t_interval
 
 SHARES = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "p999_us": 0.999}
 LEVEL = 0.95
+PERCENTS = 100
 
 
 def make_row(candidate: Candidate, results: Sequence[ProcessResult]) -> BenchRow:
@@ -64,6 +65,7 @@ def make_row(candidate: Candidate, results: Sequence[ProcessResult]) -> BenchRow
         gpu_calls=_gpu_calls(results),
         placement=results[0].placement,
         outputs=outputs,
+        quantiles_us=_quantiles(times),
         run_us=groups,
     )
 
@@ -109,6 +111,14 @@ def _with_ratio(row: BenchRow, baseline: BenchRow) -> BenchRow:
 def _quantile(group: Sequence[float], share: float) -> float:
     """Return the empirical quantile of one process for any number of runs; `percentile` returns None for few."""
     return float(np.quantile(group, share, method="inverted_cdf"))
+
+
+def _quantiles(times: Sequence[float]) -> tuple[float, ...]:
+    """Return the latency at 1 %, 2 % ... 99 % of the samples; nothing where a percent is less than one sample."""
+    if len(times) < PERCENTS:
+        return ()
+    shares = np.arange(1, PERCENTS) / PERCENTS
+    return tuple(float(value) for value in np.quantile(times, shares, method="inverted_cdf"))
 
 
 def _process(group: Sequence[float]) -> ProcessTiming:

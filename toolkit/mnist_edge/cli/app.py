@@ -10,11 +10,16 @@ import typer
 from mnist_edge import __version__
 from mnist_edge.cli.bench import bench
 from mnist_edge.cli.compare import compare
+from mnist_edge.cli.demo import demo
 from mnist_edge.cli.doctor import doctor
 from mnist_edge.cli.evaluate import evaluate
 from mnist_edge.cli.export import export
+from mnist_edge.cli.inspect import inspect
 from mnist_edge.cli.predict import predict
+from mnist_edge.cli.report import report
 from mnist_edge.cli.run import run
+from mnist_edge.cli.score import score
+from mnist_edge.cli.sign import sign
 from mnist_edge.cli.sweep import sweep
 from mnist_edge.cli.train import train
 from mnist_edge.cli.tune import tune
@@ -84,6 +89,29 @@ _add(
     "exported/mnist --max-accuracy-drop 0.1",
     "exported/mnist --objective size --max-accuracy-drop 0",
 )
+_add(
+    "report",
+    report,
+    "Write everything measured of a bundle into one page.",
+    "exported/mnist",
+    "exported/mnist --format markdown --output README.md",
+)
+_add(
+    "inspect",
+    inspect,
+    "Show layers, parameters and operators of a model.",
+    "exported/mnist",
+    "exported/mnist --variant fp32",
+    "model.onnx --json",
+)
+_add("sign", sign, "Sign a bundle with a private key.", "exported/mnist --key private.pem")
+_add(
+    "score",
+    score,
+    "Score any number of images, here or on a Ray cluster.",
+    "photos --output scores.parquet",
+    "FOLDER --output scores.parquet --model exported/mnist --address 10.0.0.1:6379",
+)
 _add("compare", compare, "Compare two results of bench.", "before.json after.json --tolerance 10")
 _add(
     "predict",
@@ -91,6 +119,13 @@ _add(
     "Read the digit in a photo.",
     "photo.jpg --preview preview.png",
     "scans/ --csv predictions.csv",
+)
+_add(
+    "demo",
+    demo,
+    "Serve a page here to draw or photograph a digit.",
+    "exported/mnist",
+    "exported/mnist --port 0 --open",
 )
 _add("doctor", doctor, "Show what this machine has, and how to get what it lacks.", "", "--json")
 

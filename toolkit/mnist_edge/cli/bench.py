@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mnist_edge.cli.options import Json, choices, require_output, require_plot
+from mnist_edge.cli.recording import recording, result_name
 from mnist_edge.cli.remote import On, words_for
 from mnist_edge.contract import Normalization, ProviderName, ScenarioName, TargetName
 from mnist_edge.errors import UsageError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 class _Results:
     """How the results of a timing are written and printed."""
 
+    name: str
     output: Path | None
     plot: Path | None
     verbose: bool
@@ -112,7 +114,8 @@ def bench(
         target=target,
     )
     require_output(output, "--output")
-    results = _Results(output=output, plot=plot, verbose=verbose, json=json)
+    name = result_name("bench", context)
+    results = _Results(name=name, output=output, plot=plot, verbose=verbose, json=json)
     if on is not None:
         words = words_for(
             context,
@@ -143,8 +146,9 @@ def _time(plan: Plan, *, profile: bool, results: _Results) -> None:
     from mnist_edge.reporting.tables.bench import bench_table
     from mnist_edge.workflow.bench import time_model
 
-    with progress("timing") as on_process:
+    with recording(plan.model, results.name) as keep, progress("timing") as on_process:
         report = time_model(plan, profile=profile, output=results.output, on_process=on_process)
+        keep(report)
     _finish_files(report, results)
     emit(report, results.json, lambda shown: bench_table(shown, verbose=results.verbose))
     again = ("--output", "result.json") if results.output is None else ("--compare", results.output)
@@ -156,10 +160,11 @@ def _time_there(on: str, plan: Plan, words: tuple[str, ...], results: _Results) 
     from mnist_edge.reporting.tables.bench import bench_table
     from mnist_edge.workflow.remote import bench_on
 
-    with status(f"timing {plan.model} on {on}"):
+    with recording(plan.model, results.name) as keep, status(f"timing {plan.model} on {on}"):
         report = bench_on(
             on, plan.model, words, provider=plan.provider, variants=plan.variants, output=results.output, notify=say
         )
+        keep(report)
     _finish_files(report, results)
     emit(report, results.json, lambda shown: bench_table(shown, verbose=results.verbose))
     if results.output is None:
@@ -174,7 +179,7 @@ def _time_and_compare(
     from mnist_edge.reporting.tables.bench import bench_table
     from mnist_edge.workflow.bench import time_and_compare
 
-    with progress("timing") as on_process:
+    with recording(plan.model, results.name) as keep, progress("timing") as on_process:
         report, comparison = time_and_compare(
             plan,
             baseline,
@@ -184,6 +189,7 @@ def _time_and_compare(
             output=results.output,
             on_process=on_process,
         )
+        keep(report)
     _finish_files(report, results)
     if not results.json:
         emit(report, False, lambda shown: bench_table(shown, verbose=results.verbose))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mnist_edge.cli.options import DataDir, Json, NormalizeModel, Timeout, dataset_option, require_plot
+from mnist_edge.cli.recording import file_name, recording
 from mnist_edge.contract import ProviderName
 
 
@@ -39,7 +40,7 @@ def evaluate(
     from mnist_edge.workflow.evaluate import evaluate as evaluate_stage
 
     require_plot(plot)
-    with status(f"evaluating {model}"):
+    with recording(model, "eval") as keep, status(f"evaluating {model}"):
         report = evaluate_stage(
             model,
             variant=variant,
@@ -50,6 +51,8 @@ def evaluate(
             timeout=timeout,
             notify=say,
         )
+        named = [provider, *((f"on {dataset}",) if dataset else ())]
+        keep(report, file_name("-".join(["eval", *filter(None, [report.variant, *named])])))
     if plot is not None:
         from mnist_edge.reporting.plots.evaluation import evaluation
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mnist_edge.cli.options import DataDir, Json, NormalizeStateDict, dataset_option
+from mnist_edge.cli.recording import recording
 from mnist_edge.cli.remote import refuse_options
 from mnist_edge.contract import OPSET, OPSETS, InputKind, TargetName
 from mnist_edge.errors import UsageError
@@ -79,6 +80,8 @@ def export(
             max_accuracy_drop=max_accuracy_drop / 100,
             notify=say,
         )
+    with recording(report.bundle, "export") as keep:
+        keep(report)
     emit(report, json, export_table)
     if report.failed:
         first = report.failed[0]

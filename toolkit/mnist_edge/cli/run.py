@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mnist_edge.cli.options import DataDir, Json, dataset_option, recipe_option
+from mnist_edge.cli.recording import recording
+from mnist_edge.cli.report import PAGE, how_to_open, write_report
 from mnist_edge.contract import MAX_SEED, DeviceName, ProviderName
 from mnist_edge.errors import CheckFailedError
 
@@ -46,6 +49,7 @@ def run(
     from mnist_edge.runtime.session import require_provider
     from mnist_edge.verification.verify import VerifyOptions
     from mnist_edge.workflow.bench import time_model
+    from mnist_edge.workflow.evaluate import evaluate
     from mnist_edge.workflow.export import export
     from mnist_edge.workflow.folders import RUNS
     from mnist_edge.workflow.train import prepare_training
@@ -69,21 +73,26 @@ def run(
     )
     trained = train_with_progress(request, device=device)
     exported = export(run=folder, output=output, dataset=chosen, data_dir=data_dir, notify=say)
-    say(f"verifying {exported.bundle} on {provider}")
-    verified, _ = verify_folder(
-        exported.bundle,
-        None,
-        VerifyOptions(session=SessionSettings(provider=provider)),
-        chosen if data.name == "folder" else None,
-        data_dir,
-    )
+    bundle, own_data = exported.bundle, chosen if data.name == "folder" else None
+    with recording(bundle, "export") as keep:
+        keep(exported)
+    say(f"verifying {bundle} on {provider}")
+    options = VerifyOptions(session=SessionSettings(provider=provider))
+    with recording(bundle, "verify") as keep:
+        verified, _ = verify_folder(bundle, None, options, own_data, data_dir)
+        keep(verified)
     if not verified.passed:
         reasons = "; ".join(variant.reason for variant in verified.variants if variant.reason)
-        raise CheckFailedError(
-            f"{exported.bundle} does not predict as PyTorch does: {reasons}", hint="mnist-edge verify"
-        )
+        raise CheckFailedError(f"{bundle} does not predict as PyTorch does: {reasons}", hint="mnist-edge verify")
+    with recording(bundle, "eval") as keep:
+        evaluated = evaluate(bundle, variant="fp32", dataset=own_data, data_dir=data_dir, provider=provider)
+        keep(evaluated, "eval-fp32")
     say("timing it against PyTorch eager, in fresh processes")
-    with progress("timing") as on_process:
-        timed = time_model(Plan(model=exported.bundle, provider=provider), on_process=on_process)
-    emit(RunReport(train=trained, export=exported, verify=verified, bench=timed), json, run_table)
-    say_next("bench", exported.bundle, "--batch", "1,64", "--output", "result.json", as_json=json)
+    with recording(bundle, "bench") as keep, progress("timing") as on_process:
+        timed = time_model(Plan(model=bundle, provider=provider), on_process=on_process)
+        keep(timed)
+    emit(RunReport(train=trained, export=exported, eval=evaluated, verify=verified, bench=timed), json, run_table)
+    if find_spec("matplotlib") is not None:
+        write_report(bundle, PAGE, "html", dataset=own_data, data_dir=data_dir)
+        say(f"wrote {PAGE}, which shows all of it; {how_to_open(PAGE)}")
+    say_next("bench", bundle, "--batch", "1,64", "--output", "result.json", as_json=json)

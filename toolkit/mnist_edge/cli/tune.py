@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mnist_edge.cli.options import DataDir, Json, dataset_option
+from mnist_edge.cli.recording import recording
 from mnist_edge.contract import Objective, ProviderName
 
 
@@ -57,24 +58,22 @@ def tune(
     from mnist_edge.workflow.tune import tune as tune_stage
 
     chosen = bundle or newest_bundle(say)
-    with status(f"tuning {chosen}"):
-        report = tune_stage(
-            TuneRequest(
-                bundle=chosen,
-                limits=Limits(
-                    max_accuracy_drop=max_accuracy_drop / 100, max_latency_us=max_latency_us, max_bytes=max_bytes
-                ),
-                objective=objective,
-                provider=provider,
-                batch=batch,
-                variants=tuple(variant or ()),
-                run=run,
-                dataset=dataset,
-                data_dir=data_dir,
-                overwrite=overwrite,
-                notify=say,
-            )
-        )
+    request = TuneRequest(
+        bundle=chosen,
+        limits=Limits(max_accuracy_drop=max_accuracy_drop / 100, max_latency_us=max_latency_us, max_bytes=max_bytes),
+        objective=objective,
+        provider=provider,
+        batch=batch,
+        variants=tuple(variant or ()),
+        run=run,
+        dataset=dataset,
+        data_dir=data_dir,
+        overwrite=overwrite,
+        notify=say,
+    )
+    with recording(chosen, "tune", changes=True) as keep, status(f"tuning {chosen}"):
+        report = tune_stage(request)
+        keep(report)
     if find_spec("matplotlib") is not None:
         from mnist_edge.reporting.plots.pareto import pareto
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mnist_edge.cli.options import DataDir, Json, NormalizeModel, Timeout, choices, dataset_option, require_plot
+from mnist_edge.cli.recording import recording, result_name
 from mnist_edge.cli.remote import On, refuse_options, words_for
 from mnist_edge.contract import ArithmeticName, Optimization, ProviderName, TargetName
 from mnist_edge.errors import UsageError
@@ -85,10 +86,19 @@ def verify(
     ] = 0.1,
     dataset: Annotated[
         str | None,
-        dataset_option("Only for an ONNX file (default: the one that it names), or a bundle of your own digits."),
+        dataset_option("A folder may hold any number of test images. Default: what the model was made with."),
     ] = None,
     normalize: NormalizeModel = None,
     timeout: Timeout = 60.0,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PUBLIC.pem", help="First check that the bundle was signed with the private key of this one."
+        ),
+    ] = None,
+    signature: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Signature for --key. Default: <bundle>.sig beside the folder.")
+    ] = None,
     on: On = None,
     data_dir: DataDir = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw the images with the smallest margins.")] = None,
@@ -107,10 +117,11 @@ def verify(
 
     require_plot(plot)
     chosen = model or newest_bundle(say)
+    _check_signature(chosen, key, signature)
     if target is not None:
-        shared = {"model", "variant", "timeout", "dataset", "data_dir", "plot", "json"}
+        shared = {"model", "variant", "key", "signature", "timeout", "dataset", "data_dir", "plot", "json"}
         refuse_options(context, "--target", {*shared, "target", "device", "built", "images"})
-        with status(f"verifying {built or chosen}"):
+        with recording(chosen, result_name("verify", context)) as keep, status(f"verifying {built or chosen}"):
             report, reference = verify_target(
                 chosen,
                 target,
@@ -123,6 +134,7 @@ def verify(
                 data_dir=data_dir,
                 notify=say,
             )
+            keep(report)
         _show(report, reference, plot, json=json)
         say_next("bench", chosen, as_json=json)
         return
@@ -155,10 +167,10 @@ def verify(
     if on is not None:
         words = words_for(
             context,
-            here={"model", "variant", "provider", "dataset", "data_dir", "on", "plot", "json"},
+            here={"model", "variant", "key", "signature", "provider", "dataset", "data_dir", "on", "plot", "json"},
             there={"optimization", "tf32", "threads", "batch", "layers", "max_accuracy_drop", "timeout", "arithmetic"},
         )
-        with status(f"verifying {chosen} on {on}"):
+        with recording(chosen, result_name("verify", context)) as keep, status(f"verifying {chosen} on {on}"):
             report, reference = verify_on(
                 on,
                 chosen,
@@ -169,6 +181,7 @@ def verify(
                 data_dir=data_dir,
                 notify=say,
             )
+            keep(report)
     elif chosen.exists() and require_model_kind(chosen, "onnx", "bundle", "run folder") == "onnx":
         if variant or outputs is not None:
             raise UsageError("--variant and --outputs are for bundles", hint="name a bundle folder")
@@ -177,10 +190,11 @@ def verify(
     elif normalize is not None and against is None:
         raise UsageError("--normalize is for an ONNX file or a .pth; a bundle states its own", hint="leave it out")
     else:
-        with status(f"verifying {chosen}"):
+        with recording(chosen, result_name("verify", context)) as keep, status(f"verifying {chosen}"):
             report, reference = verify_folder(
                 chosen, against, options, dataset, data_dir, say, variants=variant or (), outputs=outputs
             )
+            keep(report)
     _show(report, reference, plot, json=json)
     say_next("bench", chosen, *(("--on", on) if on else ()), as_json=json)
 
@@ -191,10 +205,12 @@ def _show(report: ParityReport, reference: ReferenceOutputs, plot: Path | None, 
     from mnist_edge.reporting.tables.parity import parity_table
 
     if plot is not None:
-        from mnist_edge.reporting.plots.margins import margin_sheet
+        from mnist_edge.reporting.plots.margins import SHOWN, margin_sheet
+        from mnist_edge.verification.margins import nearest_images
 
-        counted = reference.test_set or reference.golden
-        say(f"wrote {margin_sheet(report.variants, counted.images, counted.logits, plot)}")
+        nearest = nearest_images(reference.counted, SHOWN)
+        numbers = nearest.numbers.tolist()
+        say(f"wrote {margin_sheet(report.variants, numbers, nearest.images, nearest.logits, plot)}")
     emit(report, json, parity_table)
     if not report.passed:
         failed = [v for v in report.variants if v.reason]
@@ -202,6 +218,17 @@ def _show(report: ParityReport, reference: ReferenceOutputs, plot: Path | None, 
         compared = " and ".join(dict.fromkeys(v.reference or report.reference for v in failed))
         say(f"mnist-edge: {report.outputs or report.model} does not predict as {compared}: {reasons}")
         raise typer.Exit(1)
+
+
+def _check_signature(bundle: Path, key: Path | None, signature: Path | None) -> None:
+    """Check the signature of a bundle, if a key was given, before anything in the bundle is read."""
+    from mnist_edge.reporting.console import say
+    from mnist_edge.signature import check_signature
+
+    if key is not None:
+        say(f"{check_signature(bundle, key, signature)} is a valid signature of {bundle}")
+    elif signature is not None:
+        raise UsageError("--signature has no effect without --key", hint="--key PUBLIC.pem")
 
 
 def _refuse_target_options(**given: object) -> None:

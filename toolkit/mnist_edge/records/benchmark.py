@@ -142,6 +142,7 @@ class BenchRow:
         gpu_calls: on a GPU only.
         placement: number of graph nodes by execution provider, as onnxruntime reports it.
         outputs: how the outputs of the timed runs were checked.
+        quantiles_us: latency that 1 %, 2 % ... 99 % of the samples do not exceed; empty for fewer than 100 samples.
         run_us: every sample by process; not in the JSON.
     """
 
@@ -170,6 +171,7 @@ class BenchRow:
     gpu_calls: GpuCalls | None
     placement: dict[str, int]
     outputs: str
+    quantiles_us: tuple[float, ...] = ()
     run_us: tuple[tuple[float, ...], ...] = field(default=(), repr=False, metadata=NOT_IN_JSON)
 
 
@@ -224,7 +226,7 @@ class BenchReport(Report):
         host: where it was run, as `--on` named it; None for this machine.
     """
 
-    schema: ClassVar[str] = "mnist-edge/bench/6"
+    schema: ClassVar[str] = "mnist-edge/bench/7"
     model: str
     weights_sha256: str
     environment: dict[str, Any]

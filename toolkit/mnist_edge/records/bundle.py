@@ -17,6 +17,7 @@ from mnist_edge.contract import (
 from mnist_edge.errors import BadFileError, CheckFailedError, MnistEdgeError, UsageError
 from mnist_edge.records.report import Report
 from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
+from mnist_edge.records.training import TrainingFacts
 from mnist_edge.records.verification import ParityReport
 
 
@@ -122,6 +123,7 @@ class ExportReport(Report):
         accuracy: PyTorch's on the test set, a fraction of 1.
         dropped: why a variant of the previous bundle is not in this one, by its name.
         failed: variants that were requested and could not be made, or did not pass.
+        training: how the network was trained; None where its file does not state it.
     """
 
     schema: ClassVar[str] = "mnist-edge/export/5"
@@ -134,6 +136,7 @@ class ExportReport(Report):
     accuracy: float
     dropped: dict[str, str]
     failed: tuple[FailedVariant, ...] = ()
+    training: TrainingFacts | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,24 @@ class ReliabilityBin:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mistake:
+    """A test image that is predicted wrongly.
+
+    Attributes:
+        image: its number in the test set.
+        label, predicted: class numbers.
+        outputs: of the model, one for each class.
+        probability: of the prediction; None for scores, which imply none.
+    """
+
+    image: int
+    label: int
+    predicted: int
+    outputs: tuple[float, ...]
+    probability: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvalReport(Report):
     """Accuracy of a model on a test set.
 
@@ -47,6 +65,8 @@ class EvalReport(Report):
         withheld: why the two are None; empty where they are not.
         reliability: the ranges that hold an image, least confident first.
         confusion: `confusion[label][prediction]` counts images.
+        test_sha256: of the test images and labels.
+        mistakes: the worst: those whose prediction exceeds the label's output most; at most 24, worst first.
         warnings: what is probably wrong with the images or the model, one line each.
     """
 
@@ -66,4 +86,6 @@ class EvalReport(Report):
     reliability: tuple[ReliabilityBin, ...]
     per_class: tuple[ClassFigures, ...]
     confusion: tuple[tuple[int, ...], ...]
+    test_sha256: str
+    mistakes: tuple[Mistake, ...]
     warnings: tuple[str, ...]

@@ -25,7 +25,7 @@ class Prediction:
         image: path, or `-` for standard input; with `--several` followed by `#` and the place in reading order.
         label: of the most probable class, also where it is not accepted; None where there is no digit.
         probability: of that class, 0 to 1.
-        top: the three most probable classes; empty where there is no digit.
+        top: the most probable classes, three by default; empty where there is no digit.
         accepted: whether the prediction can be relied on.
         reason: why it is not accepted; empty where it is.
         exit_code: 0 accepted, 1 not accepted, else that of the error which reading the image raised.

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from mnist_edge.records.benchmark import BenchReport
 from mnist_edge.records.bundle import ExportReport
+from mnist_edge.records.evaluation import EvalReport
 from mnist_edge.records.report import Report
 from mnist_edge.records.training import TrainReport
 from mnist_edge.records.verification import ParityReport
@@ -16,8 +17,9 @@ from mnist_edge.records.verification import ParityReport
 class RunReport(Report):
     """The reports of all stages."""
 
-    schema: ClassVar[str] = "mnist-edge/run/1"
+    schema: ClassVar[str] = "mnist-edge/run/2"
     train: TrainReport
     export: ExportReport
+    eval: EvalReport
     verify: ParityReport
     bench: BenchReport

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from mnist_edge.errors import MnistEdgeError
+from mnist_edge.errors import MnistEdgeError, error_document
 from mnist_edge.ranks import this_rank
 from mnist_edge.reporting.escape import printable
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
     from mnist_edge.records.report import Report
-
-ERROR_SCHEMA = "mnist-edge/error/1"
 
 
 def emit(report: Report, as_json: bool, render: Callable[[Any], RenderableType]) -> None:
@@ -78,7 +76,7 @@ def emit_error(error: MnistEdgeError, as_json: bool) -> None:
     who = "mnist-edge" if rank.size == 1 else f"mnist-edge, rank {rank.number}"
     _write(sys.stderr, printable(" ".join(f"{who}: {error.message}{hint}".split("\n"))) + "\n")
     if as_json and rank.leads:
-        document = {"schema": ERROR_SCHEMA, "error": {"kind": error.kind, "message": error.message, "hint": error.hint}}
+        document = error_document(error.kind, error.message, error.hint)
         _write(sys.stdout, json.dumps(document, indent=2) + "\n")
 
 

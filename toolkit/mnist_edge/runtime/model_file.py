@@ -48,6 +48,7 @@ class Contents:
         external: location, offset and length of the data of each tensor that lies in another file.
         elements: number of elements of each initializer of the main graph, and its dimensions.
         plain: whether there are no subgraphs, no functions and no operators of other domains.
+        sparse: whether weights are stored as sparse tensors.
     """
 
     name: str
@@ -57,32 +58,38 @@ class Contents:
     initializers: dict[str, tuple[int, ...]] = field(default_factory=dict)
     external: list[tuple[str, dict[str, str], int | None]] = field(default_factory=list)
     plain: bool = True
+    sparse: bool = False
 
 
-def check_model_file(path: Path) -> Contents:
+def check_model_file(path: Path, *, to_run: bool = True) -> Contents:
     """Check a file before it is opened.
 
+    Args:
+        path: of the file.
+        to_run: also refuse what onnxruntime must not be given: no input, no output, sparse tensors.
+
     Raises:
-        BadFileError: another kind of file, truncated, names that are no UTF-8, no output, sizes that contradict the
-            data, sparse tensors, or external data that are missing or not an ordinary file below the model's folder.
+        BadFileError: another kind of file, truncated, names that are no UTF-8, sizes that contradict the data, or
+            external data that are missing or not an ordinary file below the model's folder.
         UnavailableError: it does not exist or cannot be read.
     """
     require_model_kind(path, "onnx")
     require_regular_file(path, "an ONNX model", limit=MAX_BYTES, hint="store large weights as external data")
     with explaining_os_errors(path):
         data = path.read_bytes()
-    contents = check_model(data, str(path))
+    contents = check_model(data, str(path), to_run=to_run)
     for tensor, entries, size in contents.external:
         _check_external(path, tensor, entries, size)
     return contents
 
 
-def check_model(data: bytes, name: str) -> Contents:
+def check_model(data: bytes, name: str, *, to_run: bool = True) -> Contents:
     """Check the bytes of a model as `check_model_file` does, without its external data.
 
     Args:
         data: a serialized ModelProto.
         name: of the model, in errors.
+        to_run: as `check_model_file` takes it.
     """
     contents = Contents(name)
     damaged = BadFileError(
@@ -97,11 +104,22 @@ def check_model(data: bytes, name: str) -> Contents:
         raise damaged from error
     if not graphs:
         raise damaged
+    if to_run:
+        _require_runnable(contents)
+    return contents
+
+
+def _require_runnable(contents: Contents) -> None:
+    name = contents.name
+    if contents.sparse:
+        raise BadFileError(
+            f"{name} stores weights as sparse tensors, which are not supported",
+            hint="store them as dense tensors: onnxruntime would expand them to any declared size",
+        )
     if not contents.outputs:
         raise BadFileError(f"{name} has no output", hint="export the model with its logits as output")
     if not contents.inputs:
         raise BadFileError(f"{name} has no input", hint="export the model with images as its input")
-    return contents
 
 
 def is_small_dense_network(contents: Contents) -> bool:
@@ -173,7 +191,7 @@ def _walk_graph(contents: Contents, graph: memoryview, depth: int) -> None:
             if depth == 0:
                 contents.initializers[name] = dims
         elif number == GRAPH_SPARSE:
-            _refuse_sparse(contents)
+            contents.sparse = True
         elif number in {GRAPH_INPUT, GRAPH_OUTPUT}:
             _walk_value(contents, _message(value))
             contents.inputs += number == GRAPH_INPUT and depth == 0
@@ -199,18 +217,11 @@ def _walk_node(contents: Contents, node: memoryview, depth: int) -> None:
                 elif inner in {ATTRIBUTE_TENSOR, ATTRIBUTE_TENSORS}:
                     _walk_tensor(contents, _message(part))
                 elif inner in ATTRIBUTE_SPARSE:
-                    _refuse_sparse(contents)
+                    contents.sparse = True
     if any(texts.get(NODE_DOMAIN, ())):
         contents.plain = False
     if depth == 0:
         contents.nodes.append(("".join(texts.get(NODE_OP, ())), tuple(filter(None, texts.get(NODE_INPUT, ())))))
-
-
-def _refuse_sparse(contents: Contents) -> None:
-    raise BadFileError(
-        f"{contents.name} stores weights as sparse tensors, which are not supported",
-        hint="store them as dense tensors: onnxruntime would expand them to any declared size",
-    )
 
 
 def _walk_tensor(contents: Contents, tensor: memoryview) -> tuple[str, tuple[int, ...]]:

@@ -72,10 +72,9 @@ def try_in_process(model: Path, timeout: float = TIMEOUT_SECONDS) -> None:
     try:
         found = json.loads(done.stdout)
     except ValueError:
-        number = -done.returncode
-        how = signal.Signals(number).name if number in set(signal.Signals) else f"exit code {done.returncode}"
         raise BadFileError(
-            f"{model} ended the process of onnxruntime that ran it ({how})", hint="export it again with another --opset"
+            f"{model} ended the process of onnxruntime that ran it ({ending(done)})",
+            hint="export it again with another --opset",
         ) from None
     if found.get("stopped"):
         raise did_not_return(str(model), timeout)
@@ -90,6 +89,12 @@ def try_in_process(model: Path, timeout: float = TIMEOUT_SECONDS) -> None:
     _passed.add(digest)
 
 
+def ending(done: subprocess.CompletedProcess[bytes]) -> str:
+    """Return how a process ended: the name of a signal, or its exit code."""
+    number = -done.returncode
+    return signal.Signals(number).name if number in set(signal.Signals) else f"exit code {done.returncode}"
+
+
 def free_bytes() -> int:
     """Return the memory that this machine can give without swapping, in bytes; a guess where it does not say."""
     try:
@@ -99,7 +104,7 @@ def free_bytes() -> int:
         return MEMORY_BYTES
 
 
-def _limit_memory(limit: int) -> None:
+def limit_memory(limit: int) -> None:
     """Limit this process to `limit` bytes of address space more than it has."""
     try:
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -114,7 +119,7 @@ def main() -> None:
     model, limit, timeout, parent = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
     end_with_parent(parent)
     import_onnxruntime()
-    _limit_memory(limit)
+    limit_memory(limit)
     found: dict[str, object] = {}
     try:
         classifier = open_classifier(Path(model), trial=False, timeout=timeout)

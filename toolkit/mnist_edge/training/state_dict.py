@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from mnist_edge.contract import CLASSES, PIXELS, SIDE, WIDTHS, DatasetName, Normalization
 from mnist_edge.errors import BadFileError, UsageError
 from mnist_edge.model_kind import require_model_kind
+from mnist_edge.records.training import TrainingFacts
 from mnist_edge.training.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
+from mnist_edge.training.facts import training_facts
 from mnist_edge.training.model import build_model
 from mnist_edge.training.qat import QuantisedNetwork, deployed_network
 from mnist_edge.training.recipes import Recipe
@@ -48,6 +50,7 @@ class LoadedModel:
         dataset: that it was trained on; None if the file does not state it.
         student: the integers, scales and biases of a student; None for a perceptron.
         recipe: that it was trained with; None if the file does not state it.
+        training: how it was trained; None if the file does not state it.
         notes: assumptions and conversions, one line each.
     """
 
@@ -56,6 +59,7 @@ class LoadedModel:
     dataset: DatasetName | None = None
     student: QuantisedNetwork | None = None
     recipe: Recipe | None = None
+    training: TrainingFacts | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -84,7 +88,11 @@ def read_model(path: Path, normalization: Normalization | None = None) -> Loaded
         )
     settings = checkpoint.settings
     return LoadedModel(
-        network=checkpoint.model(), normalization="seed", dataset=settings.dataset, recipe=settings.recipe
+        network=checkpoint.model(),
+        normalization="seed",
+        dataset=settings.dataset,
+        recipe=settings.recipe,
+        training=training_facts(checkpoint),
     )
 
 
@@ -107,6 +115,7 @@ def _read_student(checkpoint: Checkpoint, file: Path, normalization: Normalizati
         dataset=settings.dataset,
         student=network,
         recipe=settings.recipe,
+        training=training_facts(checkpoint),
     )
 
 

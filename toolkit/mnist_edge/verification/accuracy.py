@@ -7,15 +7,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mnist_edge.bundle.golden import sha256_of_test_set
 from mnist_edge.contract import LABELS, Normalization
 from mnist_edge.errors import BadFileError, CheckFailedError
 from mnist_edge.pixels import Images, Logits
 from mnist_edge.records.data import EvaluationSet
-from mnist_edge.records.evaluation import ClassFigures, EvalReport, ReliabilityBin
+from mnist_edge.records.evaluation import ClassFigures, EvalReport, Mistake, ReliabilityBin
 from mnist_edge.records.model import OutputKind
 from mnist_edge.runtime.interface import output_kind
 
 BINS = 15
+MISTAKES = 24
+"""Wrong predictions that are kept."""
 LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)
 """A probability that float32 rounded to 0 counts as this, so that its logarithm is finite."""
 NO_PROBABILITIES = (
@@ -92,7 +95,30 @@ def evaluate(
             for i, label in enumerate(names)
         ),
         confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+        test_sha256=sha256_of_test_set(dataset.test_images, labels).tobytes().hex(),
+        mistakes=_worst_mistakes(outputs, labels, log_probabilities),
         warnings=warnings,
+    )
+
+
+def _worst_mistakes(
+    outputs: Logits, labels: Images, log_probabilities: NDArray[np.float64] | None
+) -> tuple[Mistake, ...]:
+    """Return the wrong predictions with the largest gap to the label's output, the worst first."""
+    rows, predicted = np.arange(len(labels)), outputs.argmax(axis=1)
+    # Of log-probabilities where there are any: one scale for logits and probabilities.
+    values = outputs.astype(np.float64) if log_probabilities is None else log_probabilities
+    gaps = values[rows, predicted] - values[rows, labels]
+    worst = [int(row) for row in np.argsort(-gaps, kind="stable")[:MISTAKES] if predicted[row] != labels[row]]
+    return tuple(
+        Mistake(
+            image=row,
+            label=int(labels[row]),
+            predicted=int(predicted[row]),
+            outputs=tuple(float(value) for value in outputs[row]),
+            probability=None if log_probabilities is None else float(np.exp(log_probabilities[row, predicted[row]])),
+        )
+        for row in worst
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,12 +88,13 @@ def export(
         student=loaded.student,
         selection=selection_split(data, recipe),
     )
-    report = export_bundle(request, notify)
+    report = dataclasses.replace(export_bundle(request, notify), training=loaded.training)
     for name, reason in report.dropped.items():
         notify(f"dropped the variant {name}: {reason}")
     if not kinds:
         return report
-    return add_kinds(report, kinds, variant_context(request, recipe, max_accuracy_drop, notify))
+    added = add_kinds(report, kinds, variant_context(request, recipe, max_accuracy_drop, notify))
+    return dataclasses.replace(added, training=loaded.training)
 
 
 def selection_recipe(recipe: Recipe | None, notify: Callable[[str], None]) -> Recipe:

@@ -53,8 +53,13 @@ class DigitReader:
     labels: tuple[str, ...]
     classifier: Classifier
 
-    def predict(self, name: str, prepared: PreparedPhoto) -> Prediction:
+    def predict(self, name: str, prepared: PreparedPhoto, shown: int = SHOWN) -> Prediction:
         """Return the prediction for a prepared photo; not accepted where preparation or model are unsure.
+
+        Args:
+            name: of the image.
+            prepared: as `prepare_photo` returns it.
+            shown: number of classes in `top`.
 
         Raises:
             CheckFailedError: the model's outputs are NaN or infinite.
@@ -75,7 +80,7 @@ class DigitReader:
             return outputs
 
         judgement = judge(logits, prepared.image, self.variant.temperature)
-        order = np.argsort(-judgement.probabilities, kind="stable")[:SHOWN]
+        order = np.argsort(-judgement.probabilities, kind="stable")[:shown]
         top = tuple(
             ClassProbability(label=self.labels[i], probability=float(judgement.probabilities[i])) for i in order
         )

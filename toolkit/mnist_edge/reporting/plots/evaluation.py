@@ -25,11 +25,11 @@ def evaluation(report: EvalReport, path: Path) -> Path:
     figure = new_figure(11.2, 5.6)
     left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
     _confusion_matrix(report, left)
-    _reliability(report, right)
+    draw_reliability(report, right)
     return save_figure(figure, path)
 
 
-def _reliability(report: EvalReport, axes: Axes) -> None:
+def draw_reliability(report: EvalReport, axes: Axes) -> None:
     """Draw accuracy over confidence; the area of a dot is its share of the images."""
     if report.calibration_error is None:
         axes.set_axis_off()

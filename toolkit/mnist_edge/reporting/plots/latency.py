@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import cycle
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from mnist_edge.records.benchmark import BenchReport, BenchRow
 from mnist_edge.reporting.plots.figure import COLOURS, new_figure, save_figure
 from mnist_edge.reporting.tables.format import micro, short_number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 STYLES = ("-", "--", ":")
 """Line styles: colours repeat from the seventh row on, with the next style."""
@@ -21,16 +24,23 @@ SHOWN = (0.001, 0.995)
 
 def plot_latencies(report: BenchReport, path: Path) -> Path:
     """Draw the cumulative distribution of each row; percentiles are marked, and written in a legend below the axes."""
-    from matplotlib.ticker import LogLocator, NullLocator
-
     rows = report.results
     # The legend has one row of text for each curve and lies outside the axes, where it can hide none.
     figure = new_figure(8, 4.2 + 0.2 * len(rows))
     axes = figure.subplots()
-    for number, (row, colour) in enumerate(zip(rows, cycle(COLOURS))):
-        times = _times(row)
-        shares = np.arange(1, len(times) + 1) / len(times)
-        style = STYLES[number // len(COLOURS) % len(STYLES)]
+    draw_latencies(axes, rows)
+    axes.set_title(f"{report.model} on {rows[0].settings.provider}, {rows[0].scenario.described}", loc="left")
+    figure.legend(loc="outside lower left", frameon=False, fontsize=9)
+    return save_figure(figure, path)
+
+
+def draw_latencies(axes: Axes, rows: Sequence[BenchRow]) -> None:
+    """Draw the cumulative distribution of each row, from its samples or else its quantiles; see `line_style`."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    for number, row in enumerate(rows):
+        times, shares = _curve(row)
+        colour, style = line_style(number)
         axes.step(times, shares, style, where="post", color=colour, linewidth=1.6, label=_label(row, rows))
         marks = [(share, value) for share, value in _percentiles(row) if value is not None]
         axes.plot([value for _, value in marks], [share for share, _ in marks], "o", color=colour, markersize=4)
@@ -43,15 +53,21 @@ def plot_latencies(report: BenchReport, path: Path) -> Path:
     axes.set_xlabel("latency of a request, microseconds (dots: p50, p90, p99)")
     axes.set_ylabel("share of requests")
     axes.set_ylim(0, 1.02)
-    axes.set_title(f"{report.model} on {rows[0].settings.provider}, {rows[0].scenario.described}", loc="left")
     axes.grid(visible=True, alpha=0.25)
-    figure.legend(loc="outside lower left", frameon=False, fontsize=9)
-    return save_figure(figure, path)
 
 
-def _times(row: BenchRow) -> NDArray[np.float64]:
-    """Return all latencies of a row in microseconds, sorted, float64 (n,)."""
-    return np.sort(np.concatenate([np.asarray(group, dtype=np.float64) for group in row.run_us]))
+def line_style(number: int) -> tuple[str, str]:
+    """Return colour and line style of a curve, by its number from 0."""
+    return COLOURS[number % len(COLOURS)], STYLES[number // len(COLOURS) % len(STYLES)]
+
+
+def _curve(row: BenchRow) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return latencies of a row in microseconds, sorted, and the share of the runs that each is not below, float64 (n,)."""
+    if row.run_us:
+        times = np.sort(np.concatenate([np.asarray(group, dtype=np.float64) for group in row.run_us]))
+    else:
+        times = np.asarray(row.quantiles_us, dtype=np.float64)
+    return times, np.arange(1, len(times) + 1) / (len(times) + (not row.run_us))
 
 
 def _percentiles(row: BenchRow) -> tuple[tuple[float, float | None], ...]:
@@ -60,7 +76,7 @@ def _percentiles(row: BenchRow) -> tuple[tuple[float, float | None], ...]:
 
 def _range(rows: Sequence[BenchRow]) -> tuple[float, float]:
     """Return the limits of the axis: the `SHOWN` quantiles and the percentiles of every row, and a margin."""
-    ends = [np.quantile(_times(row), SHOWN) for row in rows]
+    ends = [np.quantile(_curve(row)[0], SHOWN) for row in rows]
     marked = [value for row in rows for _, value in _percentiles(row) if value is not None]
     low, high = min([end[0] for end in ends] + marked), max([end[1] for end in ends] + marked)
     return float(low) / 1.05, float(high) * 1.05
