@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 Floats = NDArray[np.float64]
+Path = list[tuple[float, float]]
 Draw = Callable[[ImageDraw.ImageDraw, np.random.Generator], None]
 SIDE = 400
 PEN = 12
@@ -47,7 +48,7 @@ def _lamp(random: np.random.Generator) -> Floats:
 
 def _shadowed(random: np.random.Generator) -> Floats:
     y, x = _axes()
-    return 230 - 110.0 * (x + random.uniform(-0.5, 0.5) * y > random.uniform(0.3, 0.7))
+    return np.asarray(230 - 110.0 * (x + random.uniform(-0.5, 0.5) * y > random.uniform(0.3, 0.7)))
 
 
 def _on_table(random: np.random.Generator) -> Floats:
@@ -154,7 +155,7 @@ def _text(words: str, size: int) -> Draw:
     return draw
 
 
-def _strokes(*paths: list[tuple[float, float]], width: int = PEN) -> Draw:
+def _strokes(*paths: Path, width: int = PEN) -> Draw:
     def draw(on: ImageDraw.ImageDraw, random: np.random.Generator) -> None:
         side = random.uniform(180, 300)
         left, top = random.uniform(40, SIDE - 40 - side, 2)
@@ -198,27 +199,27 @@ def _digits(on: ImageDraw.ImageDraw, random: np.random.Generator) -> None:
     on.text((SIDE / 2, SIDE / 2), number, font=ImageFont.load_default(130), fill=INK, anchor="mm")
 
 
-FACE = [
+FACE: list[Path] = [
     _circle(0.5, 0.5, 0.48),
     _circle(0.32, 0.38, 0.06),
     _circle(0.68, 0.38, 0.06),
     _circle(0.5, 0.55, 0.25, 20, 160),
 ]
-HOUSE = [
+HOUSE: list[Path] = [
     [(0.1, 1), (0.1, 0.45), (0.5, 0), (0.9, 0.45), (0.9, 1), (0.1, 1)],
     [(0.4, 1), (0.4, 0.65), (0.6, 0.65), (0.6, 1)],
 ]
-STAR = [[(0.5 + 0.5 * np.sin(4 * np.pi * i / 5), 0.5 - 0.5 * np.cos(4 * np.pi * i / 5)) for i in range(6)]]
-TREE = [
+STAR: list[Path] = [[(0.5 + 0.5 * np.sin(4 * np.pi * i / 5), 0.5 - 0.5 * np.cos(4 * np.pi * i / 5)) for i in range(6)]]
+TREE: list[Path] = [
     [(0.5, 1), (0.5, 0.3)],
     [(0.5, 0.7), (0.1, 0.4)],
     [(0.5, 0.6), (0.9, 0.3)],
     [(0.5, 0.4), (0.25, 0.05)],
     [(0.5, 0.4), (0.7, 0)],
 ]
-HASH = [[(0.33, 0), (0.33, 1)], [(0.67, 0), (0.67, 1)], [(0, 0.33), (1, 0.33)], [(0, 0.67), (1, 0.67)]]
-SPIRAL = [[(0.5 + 0.024 * t * np.cos(t), 0.5 + 0.024 * t * np.sin(t)) for t in np.linspace(0, 20, 150)]]
-HEART = [
+HASH: list[Path] = [[(0.33, 0), (0.33, 1)], [(0.67, 0), (0.67, 1)], [(0, 0.33), (1, 0.33)], [(0, 0.67), (1, 0.67)]]
+SPIRAL: list[Path] = [[(0.5 + 0.024 * t * np.cos(t), 0.5 + 0.024 * t * np.sin(t)) for t in np.linspace(0, 20, 150)]]
+HEART: list[Path] = [
     [
         (
             0.5 + 0.03 * 16 * np.sin(t) ** 3,

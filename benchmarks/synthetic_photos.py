@@ -57,7 +57,7 @@ def _scene(
     height, width = SHAPES[random.integers(len(SHAPES))]
     side = int(min(height, width) * random.uniform(*size))
     ink = np.zeros((height, width), np.float32)
-    top, left = random.integers(0, height - side + 1), random.integers(0, width - side + 1)
+    top, left = int(random.integers(0, height - side + 1)), int(random.integers(0, width - side + 1))
     if middle:
         top, left = (height - side) // 2, (width - side) // 2
     ink[top : top + side, left : left + side] = _stroke(digit, side)

@@ -43,7 +43,7 @@ def test_the_image_is_as_mnist_was_made() -> None:
     """28x28, white on black, 20 pixels high with both parts of the 5, its centre of mass in the middle, strokes of 255."""
     image = prepared(PLAIN)
     assert (image.shape, image.dtype) == ((28, 28), np.uint8)
-    rows, columns = np.nonzero(image > 60)
+    rows, _ = np.nonzero(image > 60)
     assert 19 <= np.ptp(rows) + 1 <= 21
     for axis in np.nonzero(np.ones((28, 28))):
         centre = (axis * image.ravel()).sum() / image.sum()

@@ -86,7 +86,7 @@ def find_ink(light: Floats, stroke: float) -> Ink:
     side = max(3, round(stroke) | 1)
     background = np.maximum(ndimage.grey_closing(light, size=(side, side)), 0.02)
     darkness = (1 - light / background).astype(np.float32)
-    threshold, contrast = _otsu(darkness)
+    threshold, contrast = otsu(darkness)
     paper = darkness[darkness < threshold]
     low = float(np.median(paper)) if paper.size else 0.0
     noise = 1.4826 * float(np.median(np.abs(paper - low))) if paper.size else 0.0
@@ -98,7 +98,7 @@ def find_ink(light: Floats, stroke: float) -> Ink:
     )
 
 
-def _otsu(values: Floats) -> tuple[float, float]:
+def otsu(values: Floats) -> tuple[float, float]:
     """Return Otsu's threshold (1979) of values 0 to 1, and the distance of the two means."""
     counts, edges = np.histogram(values, bins=256, range=(0, 1))
     middles = (edges[:-1] + edges[1:]) / 2

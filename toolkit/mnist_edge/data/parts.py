@@ -89,15 +89,21 @@ class Things:
         return np.isin(self.labels[thing.place], thing.labels)
 
 
-def find_things(ink: Ink) -> Things:
-    """Return the objects of an image; specks are left out."""
+def find_things(ink: Ink, outside: Bools | None = None) -> Things:
+    """Return the objects of an image; specks are left out.
+
+    Args:
+        ink: of the image.
+        outside: bool (h, w), where there is no paper; what touches it counts as touching the edge of the image.
+    """
     labels, count = ndimage.label(ink.mask, structure=np.ones((3, 3)))
     weights = ndimage.sum_labels(ink.darkness, labels, np.arange(1, count + 1))
     rows, columns = labels.shape
     parts, at_edge = [], 0.0
+    cut = set() if outside is None else set(np.unique(labels[outside]).tolist())
     for number, (place, weight) in enumerate(zip(ndimage.find_objects(labels), weights, strict=True), start=1):
         top, bottom, left, right = place[0].start, place[0].stop, place[1].start, place[1].stop
-        if top == 0 or left == 0 or bottom == rows or right == columns:
+        if number in cut or top == 0 or left == 0 or bottom == rows or right == columns:
             at_edge += float(weight)
         else:
             thing = Thing(labels=(number,), top=top, bottom=bottom, left=left, right=right, weight=float(weight))

@@ -13,6 +13,7 @@ from scipy import ndimage
 from mnist_edge.contract import SIDE
 from mnist_edge.data.ink import Bools, Floats, Ink, WorkImage, find_ink, work_image
 from mnist_edge.data.parts import Thing, Things, find_things, in_reading_order, is_outlined, is_written, stroke_width
+from mnist_edge.data.sheet import find_sheet
 from mnist_edge.pixels import Images
 
 BOX = 20
@@ -44,11 +45,12 @@ class PreparedPhoto:
 
 @dataclass(frozen=True, kw_only=True)
 class _Reading:
-    """One way to read an image: with dark or light ink, and strokes of up to some width."""
+    """One way to read an image: with dark or light ink, strokes of up to some width, on the whole image or a sheet in it."""
 
     work: WorkImage
     ink: Ink
     things: Things
+    outside: Bools | None = None
 
     @property
     def convincing(self) -> bool:
@@ -113,10 +115,11 @@ def _as_it_is(grey: Images) -> Images | None:
 
 
 def _best_reading(grey: Images) -> _Reading:
-    """Return the first convincing reading, its background taken anew for the strokes that were found; else the first."""
+    """Return the first convincing reading, its background taken anew for the strokes that were found; else a failed one."""
     first = None
     for reading in _readings(work_image(grey)):
-        first = first or reading
+        if first is None or first.outside is not None:
+            first = reading
         if reading.convincing:
             return _refined(reading)
     assert first is not None
@@ -124,20 +127,26 @@ def _best_reading(grey: Images) -> _Reading:
 
 
 def _readings(work: WorkImage) -> Iterator[_Reading]:
+    sheet = find_sheet(work.light)
+    if sheet is not None:
+        light = np.where(sheet, work.light, np.median(work.light[sheet])).astype(np.float32)
+        place = ndimage.find_objects(sheet.astype(int))[0]
+        shorter = min(edge.stop - edge.start for edge in place)
+        yield _read(WorkImage(light=light, scale=work.scale, dark_ink=True), STROKES[0] * shorter, ~sheet)
     for dark in (work.dark_ink, not work.dark_ink):
         light = work.light if dark else 1 - work.light
         for share in STROKES:
             yield _read(WorkImage(light=light, scale=work.scale, dark_ink=dark), share * min(light.shape))
 
 
-def _read(work: WorkImage, stroke: float) -> _Reading:
+def _read(work: WorkImage, stroke: float, outside: Bools | None = None) -> _Reading:
     ink = find_ink(work.light, stroke)
-    return _Reading(work=work, ink=ink, things=find_things(ink))
+    return _Reading(work=work, ink=ink, things=find_things(ink, outside), outside=outside)
 
 
 def _refined(reading: _Reading) -> _Reading:
     width = stroke_width(reading.things.mask(reading.things.inside[0]))
-    again = _read(reading.work, max(REFINED * width, 7))
+    again = _read(reading.work, max(REFINED * width, 7), reading.outside)
     return again if again.convincing else reading
 
 

@@ -37,7 +37,9 @@ class Familiarity:
 
     def distance(self, image: Images, label: int) -> float:
         """Return how far an image of uint8 (28, 28) is from a class; above 1 it is less familiar than 99 % are."""
-        return float(_distances(self.means, self.precisions, features(image[None]), np.array([label])).mean()) / self.unit
+        return (
+            float(_distances(self.means, self.precisions, features(image[None]), np.array([label])).mean()) / self.unit
+        )
 
 
 def familiarity(images: Images, labels: Images, classes: int) -> Familiarity | None:

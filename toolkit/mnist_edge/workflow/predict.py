@@ -13,10 +13,12 @@ from mnist_edge.records.prediction import ClassProbability, Prediction, PredictR
 from mnist_edge.workflow.folders import newest_bundle
 
 if TYPE_CHECKING:
+    from mnist_edge.bundle.folder import Bundle
     from mnist_edge.data.photo import PreparedPhoto
     from mnist_edge.pixels import Images
     from mnist_edge.records.bundle import Variant
     from mnist_edge.runtime.classifier import Classifier
+    from mnist_edge.runtime.familiarity import Familiarity
 
 SHOWN = 3
 """Classes that a prediction lists."""
@@ -46,12 +48,17 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class DigitReader:
-    """An open variant of a bundle that classifies digits."""
+    """An open variant of a bundle that classifies digits.
+
+    Attributes:
+        known: what a digit should resemble; None where that is not checked.
+    """
 
     folder: Path
     variant: Variant
     labels: tuple[str, ...]
     classifier: Classifier
+    known: Familiarity | None = None
 
     def predict(self, name: str, prepared: PreparedPhoto, shown: int = SHOWN) -> Prediction:
         """Return the prediction for a prepared photo; not accepted where preparation or model are unsure.
@@ -79,7 +86,7 @@ class DigitReader:
                 )
             return outputs
 
-        judgement = judge(logits, prepared.image, self.variant.temperature)
+        judgement = judge(logits, prepared.image, self.variant.temperature, self.known)
         order = np.argsort(-judgement.probabilities, kind="stable")[:shown]
         top = tuple(
             ClassProbability(label=self.labels[i], probability=float(judgement.probabilities[i])) for i in order
@@ -124,7 +131,17 @@ def open_reader(folder: Path, variant: str | None = None) -> DigitReader:
     chosen = bundle.variant(variant or manifest.choice or manifest.variants[0].name)
     classifier = open_classifier(bundle.file(chosen), chosen.settings)
     classifier.require_scores()
-    return DigitReader(folder=folder, variant=chosen, labels=manifest.labels, classifier=classifier)
+    return DigitReader(
+        folder=folder, variant=chosen, labels=manifest.labels, classifier=classifier, known=known_digits(bundle)
+    )
+
+
+def known_digits(bundle: Bundle) -> Familiarity | None:
+    """Return the golden test images of a bundle as what a digit should resemble; None where they are too few."""
+    from mnist_edge.runtime.familiarity import familiarity
+
+    labelled = bundle.golden.labels < len(bundle.manifest.labels)
+    return familiarity(bundle.golden.images[labelled], bundle.golden.labels[labelled], len(bundle.manifest.labels))
 
 
 def find_images(paths: Sequence[Path]) -> list[Source]:
