@@ -34,9 +34,9 @@ slow: setup ## the tests marked slow, which `make test` leaves out
 proof: runtimes ## every variant on every runtime here and emulated, over all test images (half an hour); needs the packages of .ci/packages
 	$(BIN)/python -m benchmarks.proof $(OPTIONS)
 
-runtimes: setup ## download the runtimes of the proof and the slow tests: QEMU with the aarch64 wheels (cache folder, 250 MB), onnxruntime-web
+runtimes: setup ## download the runtimes of the proof and the slow tests: QEMU with the aarch64 wheels (cache folder, 250 MB), onnxruntime-web, axe-core
 	$(BIN)/python -m mnist_edge.targets.emulated.setup
-	test -d $(NODE_PATH)/onnxruntime-web || npm install --silent --no-save --prefix .venv/npm onnxruntime-web@1.30.0
+	test -d $(NODE_PATH)/onnxruntime-web -a -d $(NODE_PATH)/axe-core || npm install --silent --no-save --prefix .venv/npm onnxruntime-web@1.30.0 axe-core@4.14.1
 
 fuzz: setup ## 10,000 mutated files for every parser (about 40 minutes); OPTIONS="--inputs 500 --only onnx"
 	$(BIN)/python -m tests.fuzz $(OPTIONS)

@@ -18,7 +18,7 @@ from mnist_edge.pixels import Images
 from mnist_edge.records.demo import AnswerReport, VariantAnswer
 from mnist_edge.runtime.classifier import open_classifier
 from mnist_edge.workflow.model import Model
-from mnist_edge.workflow.predict import DigitReader, refused
+from mnist_edge.workflow.predict import DigitReader, known_digits, refused
 
 IMAGE_NAME = "the image"
 """What errors call it: a page does not send the name of a file."""
@@ -98,11 +98,12 @@ def open_answers(bundle: Bundle, timeout: float, on_variant: Callable[[int, int]
         )
     first = manifest.choice or manifest.variants[0].name
     ordered = sorted(manifest.variants, key=lambda variant: variant.name != first)
+    known = known_digits(bundle)
     readers: list[DigitReader] = []
     for variant in ordered:
         classifier = open_classifier(bundle.file(variant), variant.settings, timeout=timeout)
         classifier.require_scores()
-        model = Model(bundle=bundle.folder, variant=variant, labels=manifest.labels, classifier=classifier)
-        readers.append(DigitReader(model=model))
+        model = Model(bundle=bundle, variant=variant, classifier=classifier)
+        readers.append(DigitReader(model=model, known=known))
         on_variant(len(readers), len(ordered))
     return Answers(readers, timeout)

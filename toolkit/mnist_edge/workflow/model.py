@@ -14,6 +14,7 @@ from mnist_edge.errors import CheckFailedError, UsageError
 from mnist_edge.pixels import Images, Logits, softmax
 
 if TYPE_CHECKING:
+    from mnist_edge.bundle.folder import Bundle
     from mnist_edge.records.bundle import Variant
     from mnist_edge.runtime.classifier import Classifier
 
@@ -41,16 +42,19 @@ class Model:
     """An open variant of a bundle.
 
     Attributes:
-        bundle: the folder.
+        bundle: its folder, its manifest and its golden images.
         variant: its record in the manifest: precision, accuracy, settings, hash.
-        labels: names of the classes, by number.
         classifier: the session.
     """
 
-    bundle: Path
+    bundle: Bundle
     variant: Variant
-    labels: tuple[str, ...]
     classifier: Classifier
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes, by number."""
+        return self.bundle.manifest.labels
 
     def predict(self, images: Images) -> Predictions:
         """Predict images of any number.
@@ -106,4 +110,4 @@ def load(bundle: str | Path, variant: str | None = None, *, provider: ProviderNa
     chosen = loaded.variant(variant or manifest.choice or manifest.variants[0].name)
     settings = chosen.settings.with_named({} if provider is None else {"provider": provider})
     classifier = open_classifier(loaded.file(chosen), settings)
-    return Model(bundle=Path(bundle), variant=chosen, labels=manifest.labels, classifier=classifier)
+    return Model(bundle=loaded, variant=chosen, classifier=classifier)
