@@ -191,7 +191,9 @@ def main() -> None:
         for entry in rows:
             print(f"{entry['what']:<60} {entry['median']:.4f}")
         return
-    accepted = "; ".join(f"{one.reader.model.variant.name} accepted {', '.join(one.accepted_foreign)}" for one in figures)
+    accepted = "; ".join(
+        f"{one.reader.model.variant.name} accepted {', '.join(one.accepted_foreign)}" for one in figures
+    )
     report(
         "photos",
         measured=f"{__doc__} Seed {seed}. Of the images without a digit, {accepted}.",
