@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.common import MNIST_EDGE, Rounds, mnist_folder, pairs, report, row, run_child, take_turns, target
 from mnist_edge.data.idx import read_images, read_labels
-from mnist_edge.data.layout import FILES
+from mnist_edge.data.layout import FILES, TRAIN_FILES
 
 SIZES = (60_000, 500_000, 2_000_000)
 BATCH = 128
@@ -28,13 +28,20 @@ MB = 1e6
 
 
 def write_folder(folder: Path, count: int) -> Path:
-    """Write a folder of `count` training images and MNIST's own test set; every repetition is moved otherwise."""
+    """Write a folder of `count` training images and MNIST's own test set."""
     raw = mnist_folder() / "MNIST" / "raw"
-    images, labels = read_images(raw / FILES[0]), read_labels(raw / FILES[1])
     folder.mkdir()
     for file in FILES[2:]:
         shutil.copyfile(raw / file, folder / file)
-    with (folder / FILES[0]).open("wb") as pictures, (folder / FILES[1]).open("wb") as truth:
+    write_images(folder, count, TRAIN_FILES)
+    return folder
+
+
+def write_images(folder: Path, count: int, files: tuple[str, ...]) -> None:
+    """Write `count` images and their labels, MNIST's training images; every repetition is moved otherwise."""
+    raw = mnist_folder() / "MNIST" / "raw"
+    images, labels = read_images(raw / FILES[0]), read_labels(raw / FILES[1])
+    with (folder / files[0]).open("wb") as pictures, (folder / files[1]).open("wb") as truth:
         pictures.write(struct.pack(">4I", 0x803, count, *images.shape[1:]))
         truth.write(struct.pack(">2I", 0x801, count))
         for repetition, first in enumerate(range(0, count, len(images))):
@@ -42,7 +49,6 @@ def write_folder(folder: Path, count: int) -> Path:
             moved = np.roll(images[:rows], MOVES[repetition % len(MOVES)], axis=(1, 2))
             pictures.write(moved.data)
             truth.write(labels[:rows].data)
-    return folder
 
 
 def train(folder: Path, peaks: list[float]) -> float:

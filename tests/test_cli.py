@@ -38,6 +38,7 @@ COMMANDS = (
     "report",
     "inspect",
     "sign",
+    "score",
     "compare",
     "predict",
     "demo",

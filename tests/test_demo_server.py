@@ -11,8 +11,11 @@ import re
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,12 +31,14 @@ from test_cli import in_process
 from benchmarks.demo_screenshot import serving
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.contract import LABELS
+from mnist_edge.demo import run
 from mnist_edge.demo import server as server_module
 from mnist_edge.demo.answers import Answers, open_answers
 from mnist_edge.demo.page import page_assets
-from mnist_edge.demo.run import OpenDemo
+from mnist_edge.demo.run import OpenDemo, serve_until_stopped
 from mnist_edge.demo.server import CONNECTIONS, MAX_BODY_BYTES, DemoServer
 from mnist_edge.errors import UnavailableError, UsageError
+from mnist_edge.interrupts import SignalArrived
 from mnist_edge.runtime.classifier import open_classifier
 
 SEVEN = [(6, 6), (20, 6), (12, 22)]
@@ -315,7 +320,7 @@ def test_a_model_that_never_returns_ends_and_the_others_answer(demo: OpenDemo, t
     (tmp_path / "endless.onnx").write_bytes(endless_on_ink())
     classifier = open_classifier(tmp_path / "endless.onnx", normalization="raw", timeout=0.2)
     (own,) = demo.answers.readers
-    endless = dataclasses.replace(own, classifier=classifier)
+    endless = dataclasses.replace(own, model=dataclasses.replace(own.model, classifier=classifier))
     found = Answers([endless, own], 10.0).answer(picture())
     failed, answered = found.variants
     assert failed.prediction.reason.endswith("endless.onnx did not return within 0.2 s")
@@ -401,3 +406,47 @@ def test_a_signal_ends_it_quietly(
     assert done.json["schema"] == "mnist-edge/demo/1"
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", done.json["url"])
     assert done.json["variants"] == ["fp32"]
+
+
+def test_a_model_that_still_runs_does_not_keep_the_program(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C ends the program also where a model cannot be interrupted; the usual way out would abort in onnxruntime."""
+
+    def interrupted(_server: DemoServer) -> None:
+        raise SignalArrived(signal.SIGINT)
+
+    codes: list[int] = []
+    monkeypatch.setattr(run.os, "_exit", codes.append)
+    monkeypatch.setattr(run, "STOP_SECONDS", 0.01)
+    with serving(bundle_folder) as demo:
+        monkeypatch.setattr(DemoServer, "serve_forever", interrupted)
+        assert demo.answers.idle_within(1)  # as a model that runs
+        assert serve_until_stopped(demo) == 130
+    assert codes == [130]
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_nothing_behind(two_variant_bundle: Path, tmp_path: Path) -> None:
+    """The real program ends with 130, prints nothing further, and no process of its session is left."""
+    command = [sys.executable, "-m", "mnist_edge", "demo", str(two_variant_bundle), "--port", "0"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **pipes) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        with urllib.request.urlopen(url, timeout=20) as page:
+            assert page.status == 200
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    left = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and session_of(entry) == process.pid]
+    assert left == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def session_of(process: Path) -> int | None:
+    """The session of a process, from its folder in /proc; None where it has ended."""
+    try:
+        return os.getsid(int(process.name))
+    except ProcessLookupError:
+        return None

@@ -11,13 +11,24 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
-from mnist_edge.verification.margins import compare_margins, top2_margins
+from mnist_edge.records.verification import Margins
+from mnist_edge.verification import margins as module
+from mnist_edge.verification.margins import MarginCounter, nearest_images, top2_margins
+from mnist_edge.verification.reference import Reference
 
 EIGHTHS = st.integers(-80, 80).map(lambda count: count / 8)
 
 
 def predicted(logits: NDArray[np.float32]) -> NDArray[np.intp]:
     return np.asarray(logits.argmax(axis=1))
+
+
+def compare_margins(logits: NDArray[np.float32], predictions: NDArray[np.intp], error: float, part: int = 2) -> Margins:
+    """The images added `part` at a time: where a set is cut must not show."""
+    counter = MarginCounter()
+    for start in range(0, len(logits), part):
+        counter.add(logits[start : start + part], predictions[start : start + part])
+    return counter.result(error)
 
 
 def test_margins_by_hand() -> None:
@@ -79,3 +90,31 @@ def test_whatever_decision_changed_is_listed(logits: NDArray[np.float32], noise:
     listed = {case.image: case.predicted for case in compare_margins(logits, predicted(answers), error).small}
     for image in np.flatnonzero(predicted(answers) != predicted(logits)):
         assert listed[int(image)] == answers[image].argmax()
+
+
+@given(npst.arrays(np.float32, (7, 3), elements=EIGHTHS), st.integers(1, 7), st.integers(0, 24))
+def test_where_a_set_is_cut_changes_nothing(logits: NDArray[np.float32], part: int, eighths: int) -> None:
+    """Numbers, order and share of a set that is added in parts are those of the set added at once."""
+    assert compare_margins(logits, predicted(logits), eighths / 8, part) == compare_margins(
+        logits, predicted(logits), eighths / 8, len(logits)
+    )
+
+
+def test_a_long_list_is_cut_and_the_share_still_counts_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Millions of images would list thousands; the share comes from a temporary file, and stays exact."""
+    monkeypatch.setattr(module, "LISTED", 3)
+    monkeypatch.setattr(module, "SPOOLED_BYTES", 64)  # eight margins: the others go to disk
+    logits = np.zeros((50, 2), np.float32)
+    logits[:, 0] = np.arange(50, 0, -1)
+    found = compare_margins(logits, predicted(logits), 5.0, 7)
+    assert [case.image for case in found.small] == [49, 48, 47]
+    assert found.unaffected == 1 - 10 / 50
+
+
+def test_the_nearest_images_are_numbered_in_the_whole_set() -> None:
+    """A figure shows the images themselves, smallest margin first."""
+    logits = np.array([[9, 0], [3, 1], [2, 2], [5, 4]], np.float32)
+    images = np.arange(4, dtype=np.uint8)[:, None, None] * np.ones((1, 28, 28), np.uint8)
+    known = Reference(images=images, labels=np.zeros(4, np.uint8), logits=logits)
+    found = nearest_images(known, 2)
+    assert (found.numbers.tolist(), found.images[:, 0, 0].tolist()) == ([2, 3], [2, 3])

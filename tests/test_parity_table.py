@@ -11,7 +11,7 @@ from rich.console import Console
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.records.data import Dataset
 from mnist_edge.records.verification import Certificate, ParityReport
-from mnist_edge.reporting.plots.margins import margin_sheet
+from mnist_edge.reporting.plots.margins import SHOWN, margin_sheet
 from mnist_edge.reporting.tables.parity import parity_table
 from mnist_edge.verification.reference import recorded_reference
 from mnist_edge.verification.verify import VerifyOptions, verify_bundle
@@ -88,8 +88,8 @@ def test_the_figure_has_readable_captions(report: ParityReport, digits: Dataset,
     )
     margins = dataclasses.replace(report.variants[1].margins, small=(flipped,))  # type: ignore[type-var]
     variants = (report.variants[0], dataclasses.replace(report.variants[1], margins=margins))
-    bundle_logits = digits.test_labels[:, None] == range(10)
-    path = margin_sheet(variants, digits.test_images, bundle_logits.astype("float32"), tmp_path / "sheet.svg")
+    logits = (digits.test_labels[:SHOWN, None] == range(10)).astype("float32")
+    path = margin_sheet(variants, range(SHOWN), digits.test_images[:SHOWN], logits, tmp_path / "sheet.svg")
     text = path.read_text()
     for piece in ("Grey frame", "Orange", "Red", "fp32: largest logit error", "int8: largest logit error"):
         assert piece in text, piece

@@ -225,7 +225,7 @@ def test_a_report_with_other_fields_is_a_bad_file(
     device: Device, bundle_folder: Path, change: dict[str, object]
 ) -> None:
     """What another machine returns is checked like a file that somebody sent."""
-    device.prints({"schema": "mnist-edge/verify/6", "passed": True, "model": "m", **change}, 0)
+    device.prints({"schema": "mnist-edge/verify/7", "passed": True, "model": "m", **change}, 0)
     failed(verify(device, bundle_folder, "--json"), 3, "user@device")
 
 

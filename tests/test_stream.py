@@ -379,7 +379,7 @@ def test_a_folder_goes_the_whole_way(journey: Path, own: Path) -> None:
     """Trained, exported, verified on every test image of the folder, and judged alike from the run and the bundle."""
     verified = in_process("verify", "exported/folder", "--dataset", own, "--json", cwd=journey)
     assert verified.code == 0, verified.err
-    assert verified.json["test_set"] is True
+    assert (verified.json["test_set"], verified.json["own_test_set"]) == (True, True)
     assert verified.json["variants"][0]["images"] == 360
     judged = [
         in_process("eval", model, "--dataset", own, "--json", cwd=journey)
@@ -392,15 +392,17 @@ def test_a_folder_goes_the_whole_way(journey: Path, own: Path) -> None:
 
 
 def test_a_bundle_of_a_folder_without_it(journey: Path, own: Path, tmp_path: Path) -> None:
-    """Without the folder only the golden inputs are compared, and that is said; another folder's test set is refused."""
+    """Without the folder only the golden inputs are compared; on another folder it is compared with itself. Both are said."""
     alone = in_process("verify", "exported/folder", "--json", cwd=journey)
     assert (alone.code, alone.json["test_set"]) == (0, False)
     assert "golden" in alone.err
     digits = load_dataset(str(own))
     other = write(tmp_path / "other", digits.train_images[:], digits.train_labels, digits.test_images[1:], digits.test_labels[1:])  # fmt: skip
-    refused = in_process("verify", "exported/folder", "--dataset", other, cwd=journey)
-    assert (refused.code, refused.out) == (2, "")
-    assert str(other) in one_line(refused.err)
+    foreign = in_process("verify", "exported/folder", "--dataset", other, "--json", cwd=journey)
+    assert (foreign.code, foreign.json["test_set"], foreign.json["own_test_set"]) == (0, True, False), foreign.err
+    assert (foreign.json["variants"][0]["images"], foreign.json["variants"][0]["max_abs_error"] < 1e-4) == (359, True)
+    assert str(other) in one_line(foreign.err)
+    assert "on the given set, the variant fp32" in foreign.json["reference"]
     judged = in_process("eval", "exported/folder", cwd=journey)
     assert judged.code == 4
     assert "--dataset FOLDER" in one_line(judged.err)

@@ -49,7 +49,7 @@ def test_an_untouched_bundle_passes(bundle_folder: Path, tmp_path: Path) -> None
     done = mnist_edge("verify", bundle_folder, "--json", cwd=tmp_path)
     assert (done.code, done.err) == (0, "")
     report = done.json
-    assert (report["schema"], report["passed"], report["settings"]["provider"]) == ("mnist-edge/verify/6", True, "cpu")
+    assert (report["schema"], report["passed"], report["settings"]["provider"]) == ("mnist-edge/verify/7", True, "cpu")
     assert report["test_set"] is True
     (row,) = report["variants"]
     assert set(row) == ROW

@@ -17,6 +17,7 @@ from mnist_edge.bundle.manifest import MANIFEST, manifest_bytes, read_manifest
 from mnist_edge.data.idx import idx_bytes
 from mnist_edge.records.data import Dataset
 from mnist_edge.records.verification import VariantParity
+from mnist_edge.reporting.plots.margins import SHOWN
 
 
 def test_a_figure_is_of_the_images_that_were_run(
@@ -25,17 +26,17 @@ def test_a_figure_is_of_the_images_that_were_run(
     """With few images the numbers in the report are of these, and so are the images of the figure."""
     drawn: list[Any] = []
 
-    def sheet(_variants: list[VariantParity], images: np.ndarray, logits: np.ndarray, path: Path) -> Path:
-        drawn.append((images, len(logits)))
+    def sheet(_v: list[VariantParity], numbers: list[int], images: np.ndarray, logits: np.ndarray, path: Path) -> Path:
+        drawn.append((numbers, images, len(logits)))
         return path
 
     monkeypatch.setattr("mnist_edge.reporting.plots.margins.margin_sheet", sheet)
     options = ("--target", "triton", "--images", "20", "--plot", "margins.png")
     done = in_process("verify", bundle_folder, *options, cwd=tmp_path)
     assert done.code == 0, done.err
-    ((images, logits),) = drawn
-    assert (images == digits.test_images[:20]).all()
-    assert logits == 20
+    ((numbers, images, logits),) = drawn
+    assert (images == digits.test_images[:20][numbers]).all()
+    assert logits == len(set(numbers)) == SHOWN
     assert "within the bound of the portability certificate" in " ".join(done.out.split())
     assert "no certificate" not in " ".join(done.out.split())
 

@@ -163,6 +163,30 @@ def write_atomic(path: Path, data: bytes, previous: Path | None = None) -> None:
         sync(path.parent)
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the path of a temporary file, which replaces `path` atomically once the block ends well.
+
+    For a file that is too large for `write_atomic`. On any error the temporary file is removed.
+
+    Raises:
+        UnavailableError: the disk is full, or the folder is read-only.
+    """
+    with explaining_os_errors(path):
+        path = path.resolve()  # the file behind a link is replaced, not the link
+        handle, name = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
+        os.close(handle)
+        try:
+            yield Path(name)
+            sync(Path(name))
+            Path(name).chmod(0o666 & ~_umask())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        sync(path.parent)
+
+
 def _keep(path: Path, previous: Path) -> None:
     """Keep the content of a file as `previous` too, atomically; on any error no temporary file is left."""
     staged = previous.with_name(".writing-" + previous.name)

@@ -22,7 +22,12 @@ IMAGES_HEADER = 16
 
 def logits_sha256(logits: Logits) -> str:
     """Return the sha256 of logits (n, 10), as little-endian float32, row by row."""
-    return hashlib.sha256(np.ascontiguousarray(logits, dtype="<f4").tobytes()).hexdigest()
+    return hashlib.sha256(logits_bytes(logits)).hexdigest()
+
+
+def logits_bytes(logits: Logits) -> bytes:
+    """Return logits (n, 10) as the bytes that `logits_sha256` hashes."""
+    return np.ascontiguousarray(logits, dtype="<f4").tobytes()
 
 
 def take_rows(values: Images, ranges: RowRanges) -> Images:

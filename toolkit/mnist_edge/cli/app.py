@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from mnist_edge import __version__
 from mnist_edge.cli.bench import bench
 from mnist_edge.cli.compare import compare
 from mnist_edge.cli.demo import demo
@@ -18,12 +17,14 @@ from mnist_edge.cli.inspect import inspect
 from mnist_edge.cli.predict import predict
 from mnist_edge.cli.report import report
 from mnist_edge.cli.run import run
+from mnist_edge.cli.score import score
 from mnist_edge.cli.sign import sign
 from mnist_edge.cli.sweep import sweep
 from mnist_edge.cli.train import train
 from mnist_edge.cli.tune import tune
 from mnist_edge.cli.variants import variants
 from mnist_edge.cli.verify import verify
+from mnist_edge.contract import VERSION
 from mnist_edge.errors import UsageError
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -104,6 +105,13 @@ _add(
     "model.onnx --json",
 )
 _add("sign", sign, "Sign a bundle with a private key.", "exported/mnist --key private.pem")
+_add(
+    "score",
+    score,
+    "Score any number of images, here or on a Ray cluster.",
+    "photos --output scores.parquet",
+    "FOLDER --output scores.parquet --model exported/mnist --address 10.0.0.1:6379",
+)
 _add("compare", compare, "Compare two results of bench.", "before.json after.json --tolerance 10")
 _add(
     "predict",
@@ -124,7 +132,7 @@ _add("doctor", doctor, "Show what this machine has, and how to get what it lacks
 
 def _version(requested: bool) -> None:
     if requested:
-        typer.echo(f"mnist-edge {__version__}")
+        typer.echo(f"mnist-edge {VERSION}")
         raise typer.Exit
 
 

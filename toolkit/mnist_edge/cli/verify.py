@@ -86,7 +86,7 @@ def verify(
     ] = 0.1,
     dataset: Annotated[
         str | None,
-        dataset_option("Only for an ONNX file (default: the one that it names), or a bundle of your own digits."),
+        dataset_option("A folder may hold any number of test images. Default: what the model was made with."),
     ] = None,
     normalize: NormalizeModel = None,
     timeout: Timeout = 60.0,
@@ -205,10 +205,12 @@ def _show(report: ParityReport, reference: ReferenceOutputs, plot: Path | None, 
     from mnist_edge.reporting.tables.parity import parity_table
 
     if plot is not None:
-        from mnist_edge.reporting.plots.margins import margin_sheet
+        from mnist_edge.reporting.plots.margins import SHOWN, margin_sheet
+        from mnist_edge.verification.margins import nearest_images
 
-        counted = reference.test_set or reference.golden
-        say(f"wrote {margin_sheet(report.variants, counted.images, counted.logits, plot)}")
+        nearest = nearest_images(reference.counted, SHOWN)
+        numbers = nearest.numbers.tolist()
+        say(f"wrote {margin_sheet(report.variants, numbers, nearest.images, nearest.logits, plot)}")
     emit(report, json, parity_table)
     if not report.passed:
         failed = [v for v in report.variants if v.reason]

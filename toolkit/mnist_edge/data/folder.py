@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mnist_edge.data.idx import open_images, read_images, read_labels
-from mnist_edge.data.layout import FILES, TEST_FILES, describe_missing, find_files
+from mnist_edge.data.layout import FILES, TEST_FILES, TRAIN_FILES, describe_missing, find_files
 from mnist_edge.errors import BadFileError
 from mnist_edge.pixels import ImageFile, Images, take_rows
-from mnist_edge.records.data import Dataset, EvaluationSet
+from mnist_edge.records.data import Dataset, EvaluationSet, StoredSet
 
 FINGERPRINT_IMAGES = 1000
 """Training images, evenly spaced, that the fingerprint covers: hashing all of a large file takes seconds."""
@@ -56,6 +57,63 @@ def load_test_folder(folder: Path) -> EvaluationSet:
         raise BadFileError(error.message, hint=error.hint or _HINT) from error
     # Absolute: `--dataset mnist` would be the dataset of that name, not the folder.
     return EvaluationSet(name="folder", source=str(folder.absolute()), test_images=images, test_labels=labels)
+
+
+def open_test_folder(folder: Path) -> StoredSet:
+    """Check the two test files of a folder, and leave the images in theirs; errors as `load_folder`.
+
+    Only a compressed file is unpacked into memory.
+    """
+    paths = _require(folder, TEST_FILES)
+    try:
+        images = open_images(paths[TEST_FILES[0]])
+        labels = read_labels(paths[TEST_FILES[1]], len(images))
+    except BadFileError as error:
+        raise BadFileError(error.message, hint=error.hint or _HINT) from error
+    return StoredSet(source=str(folder.absolute()), images=images, labels=labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """Images of an IDX file, with their labels where there are any.
+
+    Attributes:
+        path, labels_path: the files.
+        images: left in the file; read into memory where it is compressed.
+        labels: uint8 (N,).
+    """
+
+    path: Path
+    labels_path: Path | None
+    images: ImageFile | Images
+    labels: Images | None
+
+
+def open_image_set(path: Path) -> ImageSet | None:
+    """Open an IDX file of images, or that of a folder: its test set, or else its training set; labels may be missing.
+
+    Returns:
+        None where the path is a folder without such a file, or a file that is not IDX by its name.
+
+    Raises:
+        BadFileError: a file is damaged, or holds another number of labels than of images.
+        UnavailableError: a file cannot be read.
+    """
+    folder = path if path.is_dir() else path.parent
+    found = find_files(folder) or (find_files(folder / "raw") if path.is_dir() else {})
+    for images_file, labels_file in (TEST_FILES, TRAIN_FILES):
+        if images_file in found and (path.is_dir() or found[images_file] == path):
+            return _image_set(found[images_file], found.get(labels_file))
+    return _image_set(path, None) if not path.is_dir() and "idx3" in path.name else None
+
+
+def _image_set(images_path: Path, labels_path: Path | None) -> ImageSet:
+    try:
+        images = open_images(images_path)
+        labels = None if labels_path is None else read_labels(labels_path, len(images))
+    except BadFileError as error:
+        raise BadFileError(error.message, hint=error.hint or _HINT) from error
+    return ImageSet(path=images_path, labels_path=labels_path, images=images, labels=labels)
 
 
 def _require(folder: Path, files: tuple[str, ...]) -> dict[str, Path]:

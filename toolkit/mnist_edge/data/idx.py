@@ -103,6 +103,24 @@ def read_labels(path: Path, count: int | None = None) -> Images:
     return labels
 
 
+def read_label_rows(path: Path, start: int, stop: int) -> Images:
+    """Read labels `start` to `stop`, uint8, of an uncompressed file that `read_labels` has checked.
+
+    Raises:
+        BadFileError: the file became shorter.
+        UnavailableError: it cannot be opened any more.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(_LABELS.header + start)
+            data = file.read(stop - start)
+    except OSError as error:
+        raise UnavailableError(f"{path}: {error.strerror}", hint="check the path and its permissions") from error
+    if len(data) != stop - start:
+        raise BadFileError(f"{path} became shorter while it was read")
+    return np.frombuffer(data, dtype=np.uint8)
+
+
 def idx_bytes(values: Images) -> bytes:
     """Return the uncompressed IDX file that holds these uint8 values."""
     return _header(values) + values.tobytes()

@@ -14,12 +14,12 @@ import platformdirs
 from mnist_edge.contract import DATASET_CHOICES, DatasetName
 from mnist_edge.data.digits import load_digits
 from mnist_edge.data.download import download
-from mnist_edge.data.folder import load_folder, load_test_folder
+from mnist_edge.data.folder import load_folder, load_test_folder, open_test_folder
 from mnist_edge.data.idx import read_images, read_labels, sha256_of_idx
 from mnist_edge.data.layout import FILES, TEST_FILES, candidate_folders, describe_missing, find_files
 from mnist_edge.errors import BadFileError, UnavailableError, UsageError
 from mnist_edge.pixels import Images
-from mnist_edge.records.data import Dataset, EvaluationSet
+from mnist_edge.records.data import Dataset, EvaluationSet, StoredSet
 
 TRAIN_IMAGES, TEST_IMAGES = 60_000, 10_000
 COUNTS = dict(zip(FILES, (TRAIN_IMAGES, TRAIN_IMAGES, TEST_IMAGES, TEST_IMAGES), strict=True))
@@ -93,6 +93,16 @@ def load_test_set(
     if folder is None:
         return load_digits()
     return load_test_folder(folder) if found == "folder" else _read_test_set(found, folder)
+
+
+def open_own_test_set(name: str | None) -> StoredSet | None:
+    """Open the test set of a user's folder, whose images stay in their file; None for no name and for a dataset's.
+
+    Raises:
+        UsageError, UnavailableError: there is no such folder.
+        BadFileError: a file of it is missing or damaged.
+    """
+    return None if name is None or name in DATASET_CHOICES else open_test_folder(_own_folder(name))
 
 
 def test_set_folder(name: DatasetName) -> Path:

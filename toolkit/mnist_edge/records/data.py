@@ -26,6 +26,21 @@ class EvaluationSet:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoredSet:
+    """Test images of any number, which stay in their file, with their labels.
+
+    Attributes:
+        source: the folder that it is read from; in no record, because it is a path of this machine.
+        images: of the file; uint8 (N, 28, 28) where the file is compressed.
+        labels: uint8 (N,), 0 to 9.
+    """
+
+    source: str
+    images: ImageFile | Images
+    labels: Images
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dataset(EvaluationSet):
     """A test set with the training set that belongs to it.
 

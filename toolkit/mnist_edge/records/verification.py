@@ -17,6 +17,8 @@ from mnist_edge.records.settings import SessionSettings
 
 TensorKind = Literal["pre-activations", "activations", "output"]
 """Outputs of a matrix product with its bias; the input of the next product; the output of the graph."""
+LISTED = 10_000
+"""Images that a report lists at most: one of millions of images would list thousands that nobody reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class Margins:
         error: largest logit error over every image and batch size that was run.
         unaffected: share of the images, 0 to 1, whose top-2 margin in the reference is over twice that error: no error of
             this size can change their prediction.
-        small: all the others, the smallest margin first.
+        small: the others, the smallest margin first, at most LISTED.
     """
 
     error: float
@@ -77,7 +79,7 @@ class Certificate:
         arithmetic: that the bounds hold for.
         certified: share of the images, 0 to 1, whose prediction is certain.
         largest_bound: on the error of a logit, over these images; 0 where every sum is exact.
-        uncertified: all the others, in their order.
+        uncertified: the others, in their order, at most LISTED.
     """
 
     arithmetic: ArithmeticName
@@ -210,12 +212,13 @@ class ParityReport(Report):
         outputs: the file of recorded outputs that were compared instead of a model's; None otherwise.
         reference: where the outputs come from that variants are compared with by default.
         test_set: whether predictions were compared on the test set, or on its first images where a target runs fewer.
+        own_test_set: False where that is a set that the user gave, and not the one that the bundle records outputs for.
         target, device: what the variants were generated for and where the programs ran; None where onnxruntime ran.
         host: where it was run, as `--on` named it; None for this machine.
         environment: of the machine that it was run on, see `benchmarking.environment`; None where nothing was run.
     """
 
-    schema: ClassVar[str] = "mnist-edge/verify/6"
+    schema: ClassVar[str] = "mnist-edge/verify/7"
     passed: bool
     model: str
     dataset: DatasetName
@@ -223,6 +226,7 @@ class ParityReport(Report):
     outputs: str | None
     reference: str
     test_set: bool
+    own_test_set: bool = True
     target: TargetName | None = None
     device: str | None = None
     variants: tuple[VariantParity, ...]

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mnist_edge.contract import ArithmeticName, RequirementKind
 from mnist_edge.errors import BadFileError, CheckFailedError
 from mnist_edge.integer_network import IntegerLayer, IntegerNetwork, check_network
 from mnist_edge.pixels import Images
-from mnist_edge.records.verification import Certificate, Uncertified
+from mnist_edge.records.verification import LISTED, Certificate, Uncertified
 from mnist_edge.runtime.classifier import Classifier
 from mnist_edge.verification.arithmetic import ARITHMETICS, FLOAT64
 from mnist_edge.verification.bounds import Inputs, NoCertificateError
-from mnist_edge.verification.certificate import Certainty, bound_logits, certify
+from mnist_edge.verification.certificate import bound_logits, certify
 from mnist_edge.verification.integer_graph import read_integer_network
 from mnist_edge.verification.linear_chain import LinearChain, NotLinearChainError, read_linear_chain
-from mnist_edge.verification.reference import ExactOutputs, Reference, ReferenceOutputs
+from mnist_edge.verification.reference import ExactOutputs, Reference, ReferenceOutputs, StoredReference
 
 FACTOR_BITS: dict[ArithmeticName, int | None] = {"fp32": 24, "tf32": 11, "fp16": None, "bf16": 8}
 """Bits that a factor keeps, whatever its power of two; None where that is limited."""
 BATCH = 2000
 """Images that are prepared at a time: a float image may be resized, and large."""
+MOST_IMAGES = 100_000
+"""Largest set whose every image is certified: bounding the logits of a float network takes half a second a thousand images."""
 
 ONLY_OUTPUTS = "only recorded outputs were compared; the model itself is certified without --outputs"
 ONLY_PROGRAM = "a program was compared; the model that it was made from is certified without --target"
@@ -66,7 +68,7 @@ def certify_model(
 def _certified(
     model: Path, classifier: Classifier, reference: ReferenceOutputs, kind: RequirementKind, arithmetic: ArithmeticName
 ) -> Certificate:
-    counted = reference.test_set or reference.golden
+    counted = reference.counted
     try:
         chain = read_linear_chain(model)
     except NotLinearChainError:
@@ -77,35 +79,78 @@ def _certified(
         return certificate if kind == "accuracy" else _of_reference(certificate, classifier, counted)
     if kind == "accuracy":
         raise NoCertificateError("it has weights of its own: the reference does not record its predictions")
-    _require_comparable(counted, chain.widths[-1])
-    if reference.exact is not None:
-        _require_recorded_graph(chain, classifier, reference.golden.images, reference.exact)
-    return _certificate(_certainty(chain, classifier, counted, reference.exact, arithmetic), arithmetic)
+    if len(counted) > MOST_IMAGES:
+        raise NoCertificateError(f"float networks are certified on at most {MOST_IMAGES:,} images")
+    exact = reference.exact
+    if exact is not None:
+        _require_recorded_graph(chain, classifier, reference.golden.images, exact)
+    if isinstance(counted, StoredReference) and not counted.own:
+        exact = None  # it holds for the images that the bundle was made with
+    found = _Certainties(arithmetic)
+    for part in counted.parts():
+        _require_comparable(part, chain.widths[-1])
+        _add_certainty(found, chain, classifier, part, exact)
+    return found.result()
+
+
+class _Certainties:
+    """A certificate that grows part by part."""
+
+    def __init__(self, arithmetic: ArithmeticName) -> None:
+        self.arithmetic = arithmetic
+        self._images = self._certain = 0
+        self._bound = 0.0
+        self._uncertified: list[Uncertified] = []
+
+    def add(
+        self, certain: NDArray[np.bool_], margins: NDArray[np.float64], bounds: NDArray[np.float64], largest: float
+    ) -> None:
+        """Add the next images: whether each is certain, its margin, what errors may take from it, and the largest error."""
+        self._uncertified += [
+            Uncertified(image=self._images + int(image), margin=float(margins[image]), bound=float(bounds[image]))
+            for image in np.flatnonzero(~certain)[: LISTED - len(self._uncertified)]
+        ]
+        self._images += len(certain)
+        self._certain += int(certain.sum())
+        self._bound = max(self._bound, largest)
+
+    def result(self) -> Certificate:
+        """Return the certificate of all images that were added."""
+        return Certificate(
+            arithmetic=self.arithmetic,
+            certified=self._certain / max(1, self._images),
+            largest_bound=self._bound,
+            uncertified=tuple(self._uncertified),
+        )
 
 
 def _require_comparable(counted: Reference, classes: int) -> None:
     """Raise NoCertificateError unless there are images, and logits of the reference for each."""
-    if len(counted.images) == 0:
+    if len(counted) == 0:
         raise NoCertificateError("there is no image to certify")
     if counted.logits.shape != (len(counted.images), classes) or not np.isfinite(counted.logits).all():
         raise NoCertificateError("the reference's logits cannot be compared with its own")
 
 
-def _of_reference(certificate: Certificate, classifier: Classifier, counted: Reference) -> Certificate:
+def _of_reference(
+    certificate: Certificate, classifier: Classifier, counted: Reference | StoredReference
+) -> Certificate:
     """Return the certificate of a network of integers for the reference's classes instead of its own."""
-    logits = classifier.logits(counted.images, batch=BATCH)  # exact, as on every machine
-    _require_comparable(counted, logits.shape[1])
-    images, classes = np.arange(len(logits)), counted.logits.argmax(axis=1)
-    others = logits.astype(np.float64)
-    found = others[images, classes].copy()
-    others[images, classes] = -np.inf
-    margins = found - others.max(axis=1)
-    apart = np.flatnonzero(logits.argmax(axis=1) != classes)
-    return replace(
-        certificate,
-        certified=1 - len(apart) / len(logits),
-        uncertified=tuple(Uncertified(image=int(i), margin=float(margins[i]), bound=0.0) for i in apart),
-    )
+    found = _Certainties(certificate.arithmetic)
+    for part in counted.parts():
+        logits = classifier.logits(part.images, batch=BATCH)  # exact, as on every machine
+        _require_comparable(part, logits.shape[1])
+        images, classes = np.arange(len(logits)), part.logits.argmax(axis=1)
+        others = logits.astype(np.float64)
+        owed = others[images, classes].copy()
+        others[images, classes] = -np.inf
+        found.add(
+            logits.argmax(axis=1) == classes,
+            owed - others.max(axis=1),
+            np.zeros(len(logits)),
+            certificate.largest_bound,
+        )
+    return found.result()
 
 
 def _integer_network(model: Path) -> IntegerNetwork | None:
@@ -155,46 +200,28 @@ def _require_recorded_graph(chain: LinearChain, classifier: Classifier, images: 
         )
 
 
-def _certainty(
+def _add_certainty(
+    certificate: _Certainties,
     chain: LinearChain,
     classifier: Classifier,
     counted: Reference,
     exact: ExactOutputs | None,
-    arithmetic: ArithmeticName,
-) -> list[Certainty]:
+) -> None:
     """Certify the reference's predictions, BATCH images after the other."""
-    found = []
-    for start in range(0, len(counted.images), BATCH):
+    for start in range(0, len(counted), BATCH):
         logits = counted.logits[start : start + BATCH]
-        found.append(
-            certify(
-                chain,
-                _inputs(classifier, counted.images[start : start + BATCH]),
-                logits.argmax(axis=1),
-                ARITHMETICS[arithmetic],
-                difference=0.0 if exact is None else exact.form_difference,
-                reference=logits if exact is None else None,
-            )
+        found = certify(
+            chain,
+            _inputs(classifier, counted.images[start : start + BATCH]),
+            logits.argmax(axis=1),
+            ARITHMETICS[certificate.arithmetic],
+            difference=0.0 if exact is None else exact.form_difference,
+            reference=logits if exact is None else None,
         )
-    return found
+        certificate.add(found.certain, found.margins, found.allowed, float(found.bounds.errors.max()))
 
 
 def _inputs(classifier: Classifier, images: Images) -> Inputs:
     """Return images row by row, as the graph takes them: uint8 or float32, no other is read as a chain."""
     inputs: Inputs = classifier.prepare(images).reshape(len(images), -1)
     return inputs
-
-
-def _certificate(found: list[Certainty], arithmetic: ArithmeticName) -> Certificate:
-    certain = np.concatenate([part.certain for part in found])
-    margins = np.concatenate([part.margins for part in found])
-    allowed = np.concatenate([part.allowed for part in found])
-    return Certificate(
-        arithmetic=arithmetic,
-        certified=float(certain.mean()),
-        largest_bound=max(float(part.bounds.errors.max()) for part in found),
-        uncertified=tuple(
-            Uncertified(image=int(image), margin=float(margins[image]), bound=float(allowed[image]))
-            for image in np.flatnonzero(~certain)
-        ),
-    )

@@ -125,13 +125,12 @@ def _labels(classifier: Classifier, default: tuple[str, ...]) -> tuple[str, ...]
 
 def wrong_accuracy(bundle: Bundle, reference: ReferenceOutputs) -> str:
     """Return how the manifest, golden file and available test set contradict each other, or an empty string."""
-    golden = bundle.golden
     if reference.other_test_set:
         return (
             f"golden.npz holds PyTorch's outputs for another test set than that of {bundle.manifest.dataset} found here"
         )
-    labels = golden.labels[golden.labels != NO_LABEL] if reference.test_set is None else reference.test_set.labels
-    return misstated_accuracy(bundle, labels)
+    known = reference.counted if reference.stored is None or reference.stored.own else reference.golden
+    return misstated_accuracy(bundle, known.labels[known.labels != NO_LABEL])
 
 
 def misstated_accuracy(bundle: Bundle, labels: Images) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,39 +13,62 @@ from mnist_edge.records.verification import PairedAccuracy
 from mnist_edge.stats import mcnemar_exact, paired_drop_upper95
 
 
+@dataclass
+class PairedCounts:
+    """Labelled images, and on how many of them a model and its reference are right, counted part by part."""
+
+    images: int = 0
+    reference_right: int = 0
+    right: int = 0
+    lost: int = 0
+    won: int = 0
+
+    def add(self, predicted: NDArray[np.intp], expected: NDArray[np.intp], labels: Images) -> None:
+        """Count the next images.
+
+        Args:
+            predicted: (n,), the model's classes.
+            expected: (n,), the reference's classes.
+            labels: uint8 (n,), 255 where there is none.
+        """
+        labelled = labels != NO_LABEL
+        right = predicted[labelled] == labels[labelled]
+        reference_right = expected[labelled] == labels[labelled]
+        self.images += int(labelled.sum())
+        self.right += int(right.sum())
+        self.reference_right += int(reference_right.sum())
+        self.lost += int((reference_right & ~right).sum())
+        self.won += int((right & ~reference_right).sum())
+
+    def result(self, max_drop: float) -> PairedAccuracy | None:
+        """Return both accuracies, McNemar's test and the non-inferiority test; None where no image has a label.
+
+        Args:
+            max_drop: accuracy that the model may lose, a fraction of 1.
+        """
+        if self.images == 0:
+            return None
+        bound = paired_drop_upper95(self.lost, self.won, self.images)
+        return PairedAccuracy(
+            images=self.images,
+            reference=self.reference_right / self.images,
+            variant=self.right / self.images,
+            only_reference_right=self.lost,
+            only_variant_right=self.won,
+            mcnemar_p=mcnemar_exact(self.lost, self.won),
+            drop_upper95=bound,
+            max_drop=max_drop,
+            non_inferior=bound <= max_drop,
+        )
+
+
 def paired_accuracy(
     predicted: NDArray[np.intp], reference_logits: Logits, labels: Images, max_drop: float
 ) -> PairedAccuracy | None:
-    """Compare the predictions of a model and of its reference with the labels.
-
-    Args:
-        predicted: (N,), the model's classes.
-        reference_logits: float32 (N, 10).
-        labels: uint8 (N,), 255 where there is none.
-        max_drop: accuracy that the model may lose, a fraction of 1.
-
-    Returns:
-        Both accuracies, McNemar's test and the non-inferiority test; None where no image has a label.
-    """
-    labelled = labels != NO_LABEL
-    count = int(labelled.sum())
-    if count == 0:
-        return None
-    right = predicted[labelled] == labels[labelled]
-    reference_right = reference_logits[labelled].argmax(axis=1) == labels[labelled]
-    lost, won = int((reference_right & ~right).sum()), int((right & ~reference_right).sum())
-    bound = paired_drop_upper95(lost, won, count)
-    return PairedAccuracy(
-        images=count,
-        reference=float(reference_right.mean()),
-        variant=float(right.mean()),
-        only_reference_right=lost,
-        only_variant_right=won,
-        mcnemar_p=mcnemar_exact(lost, won),
-        drop_upper95=bound,
-        max_drop=max_drop,
-        non_inferior=bound <= max_drop,
-    )
+    """Compare the predictions of a model and of its reference with the labels, all at once; see `PairedCounts`."""
+    counts = PairedCounts()
+    counts.add(predicted, reference_logits.argmax(axis=1), labels)
+    return counts.result(max_drop)
 
 
 def inferiority(accuracy: PairedAccuracy | None) -> str:

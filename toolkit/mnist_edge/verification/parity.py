@@ -7,6 +7,7 @@ first, then finiteness, then the largest error, then the predictions one by one.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,16 +15,16 @@ from numpy.typing import NDArray
 
 from mnist_edge.bundle.golden import NO_LABEL
 from mnist_edge.errors import UsageError
-from mnist_edge.pixels import Logits, logits_sha256
+from mnist_edge.pixels import Logits, logits_bytes
 from mnist_edge.records.verification import VariantParity
 from mnist_edge.runtime.predictor import Predictor
 from mnist_edge.runtime.session import RefusedModelError
 from mnist_edge.stats import upper_bound95
-from mnist_edge.verification.margins import compare_margins
-from mnist_edge.verification.paired import inferiority, paired_accuracy
-from mnist_edge.verification.reference import Reference
+from mnist_edge.verification.margins import MarginCounter, top2_margins
+from mnist_edge.verification.paired import PairedCounts, inferiority
+from mnist_edge.verification.reference import Reference, StoredReference
 from mnist_edge.verification.requirement import BATCHES, EXACT, TOLERANCE, Requirement
-from mnist_edge.verification.symptoms import drift
+from mnist_edge.verification.symptoms import Drift, drift
 
 TEST_BATCH = 1000
 """Images a run on the test set: the activations of 10,000 at once would take 90 MB."""
@@ -45,20 +46,103 @@ class _Comparison:
     def fail(self, reason: str) -> None:
         self.reason = self.reason or reason
 
-    def rows(self, reference: Reference) -> NDArray[np.intp]:
-        """Return the images whose logits count.
 
-        For a lossy model, only those with a label: a quantiser is calibrated on images, not on random pixels.
-        """
-        real = reference.labels != NO_LABEL
-        return np.flatnonzero(real if real.any() and not self.exact else np.ones(len(real), bool))
+class _Tally:
+    """Logits of a model and of its reference on one set of images, compared part by part.
+
+    Attributes:
+        malformed: how shape or values are wrong, in a sentence; nothing is counted from then on.
+        images, changed: how many were compared, and how many of their predictions differ.
+        largest_changed: largest margin of the reference among those.
+        paired: predictions and labels.
+        margins: of the reference.
+    """
+
+    def __init__(self, requirement: Requirement) -> None:
+        self.requirement = requirement
+        self.malformed = ""
+        self.images = self.changed = 0
+        self.largest_changed = 0.0
+        self.paired = PairedCounts()
+        self.margins = MarginCounter()
+        self._digest = hashlib.sha256()
+        self._drift = Drift()
+        self._error = self._relative = 0.0
+        self._worst = 0
+
+    @property
+    def sha256(self) -> str:
+        """Of the model's logits, as `pixels.logits_sha256` computes it."""
+        return self._digest.hexdigest()
+
+    def add(self, logits: Logits, reference: Reference) -> None:
+        """Compare the next images."""
+        self.malformed = self.malformed or _malformed(logits, reference.logits, self.images)
+        if self.malformed:
+            return
+        predicted, expected = np.asarray(logits.argmax(axis=1)), np.asarray(reference.logits.argmax(axis=1))
+        rows = _measured_rows(reference, self.requirement)
+        if self.requirement.kind != "accuracy":
+            self._measure(logits[rows].astype(np.float64), reference.logits[rows].astype(np.float64), rows)
+            self.margins.add(reference.logits, predicted, rows)
+        changed = predicted != expected
+        if changed.any():
+            margins = top2_margins(reference.logits[changed])
+            self.largest_changed = max(self.largest_changed, float(margins.max()))
+        self.changed += int(changed.sum())
+        self.paired.add(predicted, expected, reference.labels)
+        self._digest.update(logits_bytes(logits))
+        self.images += len(logits)
+
+    def _measure(self, found: NDArray[np.float64], expected: NDArray[np.float64], rows: NDArray[np.intp]) -> None:
+        difference = np.abs(found - expected)  # (R, 10)
+        relative = difference.max(axis=1) / np.maximum(1.0, np.abs(expected).max(axis=1))  # (R,)
+        if relative.max() > self._relative:
+            self._relative, self._worst = float(relative.max()), self.images + int(rows[relative.argmax()])
+        self._error = max(self._error, float(difference.max()))
+        self._drift.add(found, expected)
+
+    def judge(self, where: str, comparison: _Comparison) -> None:
+        """Record the largest errors, and the reason if a check fails; for `accuracy`, check shape and finiteness only."""
+        if self.malformed or self.requirement.kind == "accuracy":
+            comparison.fail(self.malformed and f"{where} {self.malformed}")
+            return
+        comparison.errors.append(self._error)
+        comparison.relative.append(self._relative)
+        if not comparison.exact:
+            drifted, allowed = self._drift.value, self.requirement.allowed_drift
+            if drifted > allowed:
+                precision = self.requirement.precision
+                comparison.fail(f"{where} logits drift by {drifted:.2g}, {precision} explains {allowed:g}")
+        elif self._relative > TOLERANCE:
+            comparison.fail(
+                f"{where} logits differ by up to {self._error:.3g} (image {self._worst}: {self._relative:.2g} of its "
+                f"largest, allowed {TOLERANCE:g}), and {self.changed} of {self.images} predictions"
+            )
+
+    def judge_bytes(self, recorded: str, where: str, comparison: _Comparison) -> None:
+        """Record a failure where the logits are not those of this sha256."""
+        if self.sha256 != recorded:
+            comparison.fail(
+                f"{where} logits are not the recorded bytes: their sha256 is {self.sha256[:16]}..., expected "
+                f"{recorded[:16]}..."
+            )
+
+
+def _measured_rows(reference: Reference, requirement: Requirement) -> NDArray[np.intp]:
+    """Return the images whose logits count.
+
+    For a lossy model, only those with a label: a quantiser is calibrated on images, not on random pixels.
+    """
+    real = reference.labels != NO_LABEL
+    return np.flatnonzero(real if real.any() and requirement.kind != "exact" else np.ones(len(real), bool))
 
 
 def check_parity(
     name: str,
     predictor: Predictor,
     golden: Reference | None,
-    test_set: Reference | None,
+    test_set: Reference | StoredReference | None,
     requirement: Requirement = EXACT,
 ) -> VariantParity:
     """Compare a model with its reference on the golden inputs, and on the test set where it is available.
@@ -68,7 +152,7 @@ def check_parity(
         predictor: the model, in whatever runtime.
         golden: run at batch 1, 2, 3, 7, 64, all and those requested (a fixed-batch model at its own); None where only
             outputs for the test set were recorded.
-        test_set: all test images; flips and accuracy are then counted on these.
+        test_set: all test images; flips and accuracy are then counted on these. Those of a file are run part by part.
         requirement: what it must prove.
 
     Returns:
@@ -79,27 +163,38 @@ def check_parity(
             that the model takes.
     """
     compared = [reference for reference in (golden, test_set) if reference is not None]
-    if not compared or min(len(reference.images) for reference in compared) == 0:
+    if not compared or min(len(reference) for reference in compared) == 0:
         return failed_parity(name, requirement, "there is no image to compare", 0)
     comparison = _Comparison(requirement=requirement)
     batches: tuple[int, ...] = ()
-    logits: Logits | None = None
+    tally: _Tally | None = None
     if golden is not None:
         batches = _batches(predictor.fixed_batch, len(golden.images), requirement)
-        logits = _run_golden(predictor, golden, batches, comparison)
+        tally = _run_golden(predictor, golden, batches, comparison)
     golden_passed = golden is not None and not comparison.reason
     if test_set is not None:
-        logits = None
-        try:
-            logits = predictor.logits(test_set.images, batch=TEST_BATCH)
-            _compare(logits, test_set, "on the test set", comparison)
-            if requirement.outputs_sha256 is not None:
-                _compare_bytes(logits, requirement.outputs_sha256.test, "on the test set", comparison)
-        except RefusedModelError as error:
-            comparison.fail(error.message)
+        tally = _run_test_set(predictor, test_set, comparison)
         if golden_passed and comparison.reason:
             comparison.reason += "; the golden inputs alone pass: it may have memorised them"
-    return _result(name, comparison, compared[-1], logits, batches)
+    return _result(name, comparison, len(compared[-1]), tally, batches)
+
+
+def _run_test_set(
+    predictor: Predictor, test_set: Reference | StoredReference, comparison: _Comparison
+) -> _Tally | None:
+    """Compare the test set; return None where a part of it cannot be run."""
+    tally = _Tally(comparison.requirement)
+    try:
+        for part in test_set.parts():
+            tally.add(predictor.logits(part.images, batch=TEST_BATCH), part)
+    except RefusedModelError as error:
+        comparison.fail(error.message)
+        return None
+    tally.judge("on the test set", comparison)
+    own = not isinstance(test_set, StoredReference) or test_set.own
+    if comparison.requirement.outputs_sha256 is not None and own:
+        tally.judge_bytes(comparison.requirement.outputs_sha256.test, "on the test set", comparison)
+    return tally
 
 
 def failed_parity(name: str, requirement: Requirement, reason: str, images: int) -> VariantParity:
@@ -143,9 +238,9 @@ def _batches(fixed: int | None, images: int, requirement: Requirement) -> tuple[
 
 def _run_golden(
     predictor: Predictor, golden: Reference, batches: tuple[int, ...], comparison: _Comparison
-) -> Logits | None:
-    """Compare the golden inputs at every batch size; return the logits of the last one, None where a size failed."""
-    logits: Logits | None = None
+) -> _Tally | None:
+    """Compare the golden inputs at every batch size; return the comparison of the last one, None where a size failed."""
+    tally: _Tally | None = None
     first: Logits | None = None
     failed: dict[int | None, str] = {}
     for batch in batches or (None,):
@@ -155,9 +250,11 @@ def _run_golden(
             failed[batch] = error.message
             continue
         where = "on the golden inputs" if batch is None else f"at batch {batch}"
-        _compare(logits, golden, where, comparison)
+        tally = _Tally(comparison.requirement)
+        tally.add(logits, golden)
+        tally.judge(where, comparison)
         if comparison.requirement.outputs_sha256 is not None:
-            _compare_bytes(logits, comparison.requirement.outputs_sha256.golden, where, comparison)
+            tally.judge_bytes(comparison.requirement.outputs_sha256.golden, where, comparison)
         if comparison.requirement.kind == "accuracy" and not comparison.reason:
             first = logits if first is None else first
             _compare_batches(logits, first, where, comparison)
@@ -167,34 +264,7 @@ def _run_golden(
         only = f"it runs only at batch {', '.join(ran)}, its batch size is baked in: " if ran else ""
         comparison.fail(message if batch is None else f"at batch {batch} {only}{message}")
         return None
-    return logits
-
-
-def _compare(logits: Logits, reference: Reference, where: str, comparison: _Comparison) -> None:
-    """Record the largest errors, and the reason if a check fails; for `accuracy`, check shape and finiteness only."""
-    problem = _malformed(logits, reference.logits, where)
-    if problem or comparison.requirement.kind == "accuracy":
-        comparison.fail(problem)
-        return
-    rows = comparison.rows(reference)
-    expected = reference.logits[rows].astype(np.float64)  # (R, 10)
-    found = logits[rows].astype(np.float64)
-    difference = np.abs(found - expected)
-    relative = difference.max(axis=1) / np.maximum(1.0, np.abs(expected).max(axis=1))  # (R,)
-    comparison.errors.append(float(difference.max()))
-    comparison.relative.append(float(relative.max()))
-    if not comparison.exact:
-        drifted, allowed = drift(found, expected), comparison.requirement.allowed_drift
-        if drifted > allowed:
-            precision = comparison.requirement.precision
-            comparison.fail(f"{where} logits drift by {drifted:.2g}, {precision} explains {allowed:g}")
-    elif relative.max() > TOLERANCE:
-        worst = int(relative.argmax())
-        flips = int((logits.argmax(axis=1) != reference.logits.argmax(axis=1)).sum())
-        comparison.fail(
-            f"{where} logits differ by up to {difference.max():.3g} (image {worst}: {relative[worst]:.2g} of its largest, "
-            f"allowed {TOLERANCE:g}), and {flips} of {len(logits)} predictions"
-        )
+    return tally
 
 
 def _compare_batches(logits: Logits, first: Logits, where: str, comparison: _Comparison) -> None:
@@ -204,31 +274,23 @@ def _compare_batches(logits: Logits, first: Logits, where: str, comparison: _Com
         comparison.fail(f"{where} its logits drift by {drifted:.2g} from its own at another batch size")
 
 
-def _compare_bytes(logits: Logits, recorded: str, where: str, comparison: _Comparison) -> None:
-    found = logits_sha256(logits)
-    if found != recorded:
-        comparison.fail(
-            f"{where} logits are not the recorded bytes: their sha256 is {found[:16]}..., expected {recorded[:16]}..."
-        )
-
-
-def _malformed(logits: Logits, expected: Logits, where: str) -> str:
-    """Return how shape or values are wrong, in a sentence, or an empty string."""
+def _malformed(logits: Logits, expected: Logits, start: int) -> str:
+    """Return how shape or values are wrong, in a sentence, or an empty string; `start` is the number of the first image."""
     if logits.shape != expected.shape:
-        return f"{where} it returns {logits.shape}, the reference {expected.shape}"
+        return f"it returns {logits.shape}, the reference {expected.shape}"
     if not np.isfinite(logits).all():
-        bad = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
-        return f"{where} the logits of image {bad} are NaN or infinite"
+        bad = start + int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
+        return f"the logits of image {bad} are NaN or infinite"
     if not np.isfinite(expected).all():
-        return f"{where} the reference's own logits are NaN or infinite: there is nothing to compare with"
+        return "the reference's own logits are NaN or infinite: there is nothing to compare with"
     return ""
 
 
 def _result(
-    name: str, comparison: _Comparison, counted: Reference, logits: Logits | None, batches: tuple[int, ...]
+    name: str, comparison: _Comparison, images: int, tally: _Tally | None, batches: tuple[int, ...]
 ) -> VariantParity:
-    requirement, images = comparison.requirement, len(counted.images)
-    if logits is None or _malformed(logits, counted.logits, ""):
+    requirement = comparison.requirement
+    if tally is None or tally.malformed:
         found = failed_parity(name, requirement, comparison.reason, images)
         return dataclasses.replace(
             found,
@@ -236,16 +298,13 @@ def _result(
             max_relative_error=max(comparison.relative, default=None),
             batches=batches,
         )
-    predicted = np.asarray(logits.argmax(axis=1))
-    changed = set(np.flatnonzero(predicted != counted.logits.argmax(axis=1)).tolist())
-    margins = None
-    if requirement.kind != "accuracy":
-        margins = compare_margins(counted.logits, predicted, max(comparison.errors), comparison.rows(counted))
+    margins = None if requirement.kind == "accuracy" else tally.margins.result(max(comparison.errors))
     # Only an error within the tolerance makes a tie: a broken model is not excused by the size of its error.
     within_tolerance = comparison.exact and not comparison.reason
-    ties = changed & {image.image for image in margins.small} if within_tolerance and margins else set()
-    flips = len(changed - ties)
-    accuracy = paired_accuracy(predicted, counted.logits, counted.labels, requirement.max_drop)
+    tied = within_tolerance and margins is not None and tally.largest_changed <= 2 * margins.error
+    ties = tally.changed if tied else 0
+    flips = tally.changed - ties
+    accuracy = tally.paired.result(requirement.max_drop)
     if comparison.exact and flips:
         comparison.fail(f"{flips} of {images} predictions differ from the reference's")
     if not comparison.exact:
@@ -258,7 +317,7 @@ def _result(
         images=images,
         flips=flips,
         flip_rate_upper95=upper_bound95(flips, images),
-        ties=len(ties),
+        ties=ties,
         max_abs_error=max(comparison.errors, default=None),
         max_relative_error=max(comparison.relative, default=None),
         accuracy=accuracy,
@@ -267,5 +326,5 @@ def _result(
         layers=None,
         passed=comparison.reason == "",
         reason=comparison.reason,
-        outputs_sha256=logits_sha256(logits),
+        outputs_sha256=tally.sha256,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from mnist_edge.bundle.folder import Bundle
 from mnist_edge.bundle.golden import NO_LABEL, layer_rows, sha256_of_test_set
 from mnist_edge.contract import Normalization
 from mnist_edge.pixels import Images, Logits
-from mnist_edge.records.data import EvaluationSet
+from mnist_edge.records.data import EvaluationSet, StoredSet
 from mnist_edge.runtime.classifier import TIMEOUT_SECONDS, open_classifier
 from mnist_edge.runtime.session import RefusedModelError
 from mnist_edge.verification.intermediates import run_intermediates
@@ -36,6 +36,52 @@ class Reference:
     images: Images
     labels: Images
     logits: Logits
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def parts(self) -> Iterator[Reference]:
+        """Yield the images in order: all at once, as they are in memory."""
+        yield self
+
+
+PART = 10_000
+"""Images of a stored set that are in memory at a time, 8 MB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredReference:
+    """A set of any number of images that stay in their file, with the reference's logits for a part at a time.
+
+    Attributes:
+        data: the set.
+        logits: maps the number of the first image, and images uint8 (n, 28, 28) from there, to logits float32 (n, 10).
+        own: whether it is the test set that the bundle records outputs for.
+    """
+
+    data: StoredSet
+    logits: Callable[[int, Images], Logits]
+    own: bool
+
+    def __len__(self) -> int:
+        return len(self.data.images)
+
+    @property
+    def labels(self) -> Images:
+        """Of every image, uint8 (N,)."""
+        return self.data.labels
+
+    def parts(self) -> Iterator[Reference]:
+        """Yield the images in order, PART at a time.
+
+        Raises:
+            BadFileError: the file became shorter.
+            UnavailableError: it cannot be opened any more.
+        """
+        for start in range(0, len(self), PART):
+            images = self.data.images[start : start + PART]
+            labels = self.labels[start : start + PART]
+            yield Reference(images=images, labels=labels, logits=self.logits(start, images))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +129,7 @@ class ReferenceOutputs:
         recorded: whether they are those of the bundle, and not of another model.
         other_test_set: whether the available test set is another one than the bundle's outputs are for.
         exact: of the graph that was exported; None where the reference is another one than the recorded.
+        stored: a test set that stays in its file, in place of `test_set`.
     """
 
     golden: Reference
@@ -92,6 +139,12 @@ class ReferenceOutputs:
     recorded: bool = False
     other_test_set: bool = False
     exact: ExactOutputs | None = None
+    stored: StoredReference | None = None
+
+    @property
+    def counted(self) -> Reference | StoredReference:
+        """The images that predictions are compared on: the test set where it is available, or the golden inputs."""
+        return self.stored or self.test_set or self.golden
 
 
 def with_relu(pre_activations: tuple[Floats, ...]) -> LayerValues:
@@ -125,6 +178,14 @@ def reference_on_test_set(bundle: Bundle, dataset: EvaluationSet) -> Reference |
     return Reference(images=dataset.test_images, labels=dataset.test_labels, logits=bundle.golden.test_logits)
 
 
+def recorded_on(bundle: Bundle, data: StoredSet) -> StoredReference | None:
+    """Return a stored set with the logits recorded in the bundle; None where those are for other images."""
+    if not np.array_equal(sha256_of_test_set(data.images, data.labels), bundle.golden.test_sha256):
+        return None
+    logits = bundle.golden.test_logits
+    return StoredReference(data=data, logits=lambda start, images: logits[start : start + len(images)], own=True)
+
+
 def recorded_reference(bundle: Bundle, dataset: EvaluationSet | None) -> ReferenceOutputs:
     """Return PyTorch's outputs as the bundle records them."""
     test_set = None if dataset is None else reference_on_test_set(bundle, dataset)
@@ -139,12 +200,18 @@ def recorded_reference(bundle: Bundle, dataset: EvaluationSet | None) -> Referen
     )
 
 
+def live_on(data: StoredSet, logits: Callable[[Images], Logits], *, own: bool = False) -> StoredReference:
+    """Return a set with the logits of a model that runs when they are asked for."""
+    return StoredReference(data=data, logits=lambda _start, images: logits(images), own=own)
+
+
 def live_reference(
     golden: tuple[Images, Images],
     test_set: tuple[Images, Images] | None,
     logits: Callable[[Images], Logits],
     layers: Callable[[Images], LayerValues | None],
     description: str,
+    stored: StoredSet | None = None,
 ) -> ReferenceOutputs:
     """Return the outputs of a reference model, run for this comparison.
 
@@ -154,6 +221,7 @@ def live_reference(
         logits: maps uint8 (N, 28, 28) to logits float32 (N, 10).
         layers: maps the same to layer values, or to None where they are not available.
         description: the model, for the report.
+        stored: a test set that stays in its file; its logits are computed part by part.
     """
     images, labels = golden
     rows = layer_rows(labels)
@@ -173,6 +241,7 @@ def live_reference(
             output=logits(images[rows]),
         ),
         description=description,
+        stored=None if stored is None else live_on(stored, logits),
     )
 
 
@@ -183,8 +252,9 @@ def onnx_reference(
     normalization: Normalization | None = None,
     description: str = "",
     timeout: float = TIMEOUT_SECONDS,
+    stored: StoredSet | None = None,
 ) -> ReferenceOutputs:
-    """Run an ONNX file on the CPU as reference.
+    """Run an ONNX file on the CPU as reference; arguments as `live_reference`.
 
     Raises:
         RefusedModelError: onnxruntime cannot run it.
@@ -207,4 +277,5 @@ def onnx_reference(
         lambda images: classifier.logits(images, batch=1000),
         layers,
         description or str(model),
+        stored,
     )

@@ -51,8 +51,30 @@ def drift(found: Floats, expected: Floats) -> float:
     """
     if found.shape != expected.shape or not np.isfinite(found).all():
         return float("inf")
-    scale = max(float(np.sqrt(np.mean(expected**2))), 1e-12)
-    return float(np.sqrt(np.mean((found - expected) ** 2, axis=0)).max()) / scale
+    counted = Drift()
+    counted.add(found, expected)
+    return counted.value
+
+
+class Drift:
+    """The same of finite values of equal shape, added part by part."""
+
+    def __init__(self) -> None:
+        self._images = 0
+        self._errors: Floats = np.zeros(1)  # sums of squares, of each unit
+        self._scale = 0.0
+
+    def add(self, found: Floats, expected: Floats) -> None:
+        """Add the next images, float64 (n, U), at least one."""
+        self._images += len(found)
+        self._errors = self._errors + np.sum((found - expected) ** 2, axis=0)
+        self._scale += float(np.mean(expected**2, axis=1).sum())
+
+    @property
+    def value(self) -> float:
+        """Of all images that were added."""
+        scale = max(float(np.sqrt(self._scale / self._images)), 1e-12)
+        return float(np.sqrt(self._errors.max() / self._images)) / scale
 
 
 def symptom(case: Case) -> Finding:

@@ -11,6 +11,7 @@ from typing import Any
 from mnist_edge.bundle.folder import Bundle
 from mnist_edge.contract import PYTORCH, ArithmeticName, DatasetName, Normalization, Precision, RequirementKind
 from mnist_edge.records.bundle import Variant
+from mnist_edge.records.data import StoredSet
 from mnist_edge.records.settings import SessionSettings
 from mnist_edge.records.verification import LayerReport, ParityReport, VariantParity
 from mnist_edge.runtime.classifier import TIMEOUT_SECONDS, Classifier, open_classifier
@@ -25,9 +26,16 @@ from mnist_edge.verification.consistency import (
     wrong_accuracy,
 )
 from mnist_edge.verification.layers import NO_COMMON_LAYERS, compare_layers
-from mnist_edge.verification.parity import check_parity, failed_parity
+from mnist_edge.verification.parity import TEST_BATCH, check_parity, failed_parity
 from mnist_edge.verification.precision import precision_of
-from mnist_edge.verification.reference import ReferenceOutputs, onnx_reference
+from mnist_edge.verification.reference import (
+    ReferenceOutputs,
+    StoredReference,
+    live_on,
+    onnx_reference,
+    recorded_on,
+    recorded_reference,
+)
 from mnist_edge.verification.requirement import MAX_DROP, Requirement, requirement_of, with_tf32
 
 
@@ -164,8 +172,40 @@ def reference_of(bundle: Bundle, variant: Variant, reference: ReferenceOutputs) 
         (golden.images, golden.labels),
         None if test_set is None else (test_set.images, test_set.labels),
         description=f"the variant {other.name}",
+        stored=None if reference.stored is None else reference.stored.data,
     )
-    return dataclasses.replace(outputs, other_test_set=reference.other_test_set)
+    return dataclasses.replace(
+        outputs, other_test_set=reference.other_test_set, stored=with_logits_of(reference.stored, outputs.stored)
+    )
+
+
+def stored_reference(bundle: Bundle, data: StoredSet) -> ReferenceOutputs:
+    """Return what a bundle is compared with on a set that stays in its file.
+
+    On the test set that it was exported with, that is what it records of PyTorch. On any other set it is its first
+    variant, run on the CPU: the one that `export` compared with PyTorch logit by logit.
+
+    Raises:
+        RefusedModelError: onnxruntime cannot run that variant.
+        BadFileError: it contradicts its manifest.
+    """
+    reference = recorded_reference(bundle, None)
+    recorded = recorded_on(bundle, data)
+    if recorded is not None:
+        return dataclasses.replace(reference, stored=recorded)
+    first = bundle.manifest.variants[0]
+    classifier = open_classifier(bundle.file(first))
+    require_contract(bundle, classifier)
+    return dataclasses.replace(
+        reference,
+        stored=live_on(data, lambda images: classifier.logits(images, batch=TEST_BATCH)),
+        description=f"{reference.description}; on the given set, the variant {first.name} on the CPU",
+    )
+
+
+def with_logits_of(known: StoredReference | None, other: StoredReference | None) -> StoredReference | None:
+    """Return a stored set with the logits of another reference, which does not know whose test set it is."""
+    return None if known is None or other is None else dataclasses.replace(other, own=known.own)
 
 
 def _report(
@@ -182,7 +222,8 @@ def _report(
         settings=settings.pop() if len(settings) == 1 else None,
         outputs=None,
         reference=reference.description,
-        test_set=reference.test_set is not None,
+        test_set=reference.counted is not reference.golden,
+        own_test_set=reference.stored is None or reference.stored.own,
         variants=variants,
     )
 
@@ -196,7 +237,8 @@ def _verify_variant(
 
     requirement = options.requirement_of_variant(variant)
     found = _check(variant.name, bundle.file(variant), requirement, reference, options, prepare)
-    if found.passed and reference.test_set is not None:
+    own = reference.test_set is not None if reference.stored is None else reference.stored.own
+    if found.passed and own:
         problem = misstated_variant(variant, found.accuracy)
         found = dataclasses.replace(found, passed=not problem, reason=problem)
     return found
@@ -222,11 +264,11 @@ def _check(
             file, options.session, normalization=options.normalization, timeout=options.timeout
         )
         problems, reference = prepare(classifier)
-        found = check_parity(name, classifier, reference.golden, reference.test_set, requirement)
+        test_set = reference.stored or reference.test_set
+        found = check_parity(name, classifier, reference.golden, test_set, requirement)
         certification = certify_model(file, classifier, reference, requirement.kind, options.certified_arithmetic)
     except RefusedModelError as error:
-        images = len((reference.test_set or reference.golden).images)
-        found = failed_parity(name, requirement, error.message, images)
+        found = failed_parity(name, requirement, error.message, len(reference.counted))
     found = dataclasses.replace(
         found,
         reference=reference.description,

@@ -5,9 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from mnist_edge.records.data import EvaluationSet
+
 if TYPE_CHECKING:
-    from mnist_edge.records.data import EvaluationSet
+    from mnist_edge.records.data import StoredSet
     from mnist_edge.training.state_dict import LoadedModel
+
+
+FIRST = 10_000
+"""Images of a stored set that stand for all of them."""
+
+
+def first_images(data: EvaluationSet | StoredSet) -> EvaluationSet:
+    """Return a set in memory; of one that stays in its file, the first images."""
+    if isinstance(data, EvaluationSet):
+        return data
+    return EvaluationSet(
+        name="folder", source=data.source, test_images=data.images[:FIRST], test_labels=data.labels[:FIRST]
+    )
 
 
 def suspect_normalization(loaded: LoadedModel, data: EvaluationSet, notify: Callable[[str], None]) -> None:

@@ -25,19 +25,21 @@ EXPLANATION = (
 )
 
 
-def margin_sheet(variants: Sequence[VariantParity], images: Images, logits: Logits, path: Path) -> Path:
+def margin_sheet(
+    variants: Sequence[VariantParity], numbers: Sequence[int], images: Images, logits: Logits, path: Path
+) -> Path:
     """Draw the images with the smallest margins, for each variant in colours that show which may flip.
 
     Args:
         variants: whose margins are shown.
-        images: uint8 (N, 28, 28), those that predictions were compared on.
-        logits: float32 (N, 10), the reference's.
+        numbers: of the images with the smallest margins among those that predictions were compared on.
+        images: uint8 (n, 28, 28), these.
+        logits: float32 (n, 10), the reference's.
         path: of the figure.
     """
     top = np.sort(logits, axis=1)
     margins = top[:, -1] - top[:, -2]
-    nearest = np.argsort(margins)[:SHOWN]
-    rows = -(-len(nearest) // COLUMNS)
+    rows = -(-len(numbers) // COLUMNS)
     figure = new_figure(INCHES * COLUMNS, (INCHES + 0.75) * rows * len(variants) + 0.5)
     figure.suptitle(EXPLANATION, fontsize=9, x=0.01, ha="left")
     parts = figure.subfigures(len(variants), 1, squeeze=False).ravel()
@@ -46,11 +48,10 @@ def margin_sheet(variants: Sequence[VariantParity], images: Images, logits: Logi
         error = "not comparable" if variant.margins is None else f"largest logit error {variant.margins.error:.2g}"
         part.suptitle(f"{variant.name}: {error}", fontsize=10, x=0.01, ha="left", weight="bold")
         grid = part.subplots(rows, COLUMNS, squeeze=False).ravel()
-        for axes, image in zip(grid, nearest, strict=False):
-            reference = int(logits[image].argmax())
-            _draw(axes, images[image], _caption(int(image), float(margins[image]), reference, known.get(int(image))))
-            _frame(axes, known.get(int(image)), comparable=variant.margins is not None)
-        for axes in grid[len(nearest) :]:
+        for axes, number, pixels, margin, scores in zip(grid, numbers, images, margins, logits, strict=False):
+            _draw(axes, pixels, _caption(number, float(margin), int(scores.argmax()), known.get(number)))
+            _frame(axes, known.get(number), comparable=variant.margins is not None)
+        for axes in grid[len(numbers) :]:
             axes.set_axis_off()
     return save_figure(figure, path)
 

@@ -10,7 +10,7 @@ from mnist_edge.records.verification import ParityReport, VariantParity
 from mnist_edge.reporting.tables.format import percent
 
 LISTED = 8
-"""Images with small margins that are listed; the JSON has them all."""
+"""Images with small margins that are listed; the JSON has up to `records.verification.LISTED`."""
 
 
 def parity_table(report: ParityReport) -> RenderableType:
@@ -114,7 +114,7 @@ def _certificate_lines(v: VariantParity) -> list[str]:
     found = v.certificate
     if found is None:
         return [f"{v.name}: no certificate: {v.certificate_reason}"] if v.certificate_reason else []
-    certain = v.images - len(found.uncertified)
+    certain = round(v.images * found.certified)
     own = "its own " if v.requirement == "accuracy" else ""
     line = (
         f"{v.name}: {certain:,} of {own}{v.images:,} predictions are certain on every machine that computes in "
@@ -124,7 +124,9 @@ def _certificate_lines(v: VariantParity) -> list[str]:
         return [line]
     shown = found.uncertified[:LISTED]
     listed = (
-        f"; the first {len(shown)} others, all with --json:" if len(shown) < len(found.uncertified) else "; the others:"
+        f"; the first {len(shown)} others, more with --json:"
+        if len(shown) < len(found.uncertified)
+        else "; the others:"
     )
     cases = [f"  image {case.image}: margin {case.margin:.2g}, bound {case.bound:.2g}" for case in shown]
     return [line + listed, *cases]
@@ -135,9 +137,9 @@ def _margin_lines(v: VariantParity) -> list[str]:
     if m is None or not m.small:
         return []
     shown = m.small[:LISTED]
-    listed = f"; the smallest {len(shown)}, all with --json:" if len(shown) < len(m.small) else ":"
+    listed = f"; the smallest {len(shown)}, more with --json:" if len(shown) < len(m.small) else ":"
     return [
-        f"{v.name}: {len(m.small)} images have a margin of at most twice the largest error {m.error:.2g}{listed}",
+        f"{v.name}: {round(v.images * (1 - m.unaffected)):,} images have a margin of at most twice the largest error {m.error:.2g}{listed}",
         *(
             f"  image {image.image}: margin {image.margin:.2g}, reference {image.reference}, predicted {image.predicted}"
             for image in shown

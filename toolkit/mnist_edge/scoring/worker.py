@@ -1,0 +1,128 @@
+"""Score one block. This runs in Ray's worker processes, each of which opens the model once."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_edge.data.idx import read_label_rows
+from mnist_edge.data.image_file import read_image
+from mnist_edge.data.photo import prepare_photo
+from mnist_edge.errors import BadFileError, UnavailableError
+from mnist_edge.pixels import ImageFile, Images, softmax
+from mnist_edge.records.scoring import ScorePlan
+from mnist_edge.runtime.acceptance import judge
+from mnist_edge.runtime.classifier import Classifier, open_classifier
+from mnist_edge.scoring.part import PhotoScore, Scores, part_bytes
+from mnist_edge.scoring.plan import Block, ScoreInput
+
+if TYPE_CHECKING:
+    import ray
+
+BATCH = 1000
+"""Images of a run of the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreJob:
+    """All that a worker needs but the input's files.
+
+    Attributes:
+        plan, source: what is scored, and with which settings.
+        model: content of the variant's file; a worker on another machine has no bundle.
+    """
+
+    plan: ScorePlan
+    source: ScoreInput
+    model: bytes
+
+
+def score_rows(rows: Any, job: ray.ObjectRef[ScoreJob]) -> Any:
+    """Score the block that one row of a Ray dataset names.
+
+    Args:
+        rows: `number`, `start` and `stop` of one block, arrays by name.
+        job: in Ray's object store.
+
+    Returns:
+        `number`; `part`, the file of its scores, empty where they could not be made; `error`, why.
+    """
+    import ray
+
+    block = Block(number=int(rows["number"][0]), start=int(rows["start"][0]), stop=int(rows["stop"][0]))
+    part, error = b"", ""
+    try:
+        part = score_block(ray.get(job), block)
+    except BadFileError as caught:
+        error = caught.message
+    return {"number": [block.number], "part": [part], "error": [error]}
+
+
+def score_block(job: ScoreJob, block: Block) -> bytes:
+    """Return the file of the scores of a block; see `scoring.part`.
+
+    Raises:
+        BadFileError: the IDX file became shorter.
+    """
+    classifier = _classifier(job.model, job.plan)
+    if job.source.kind == "photos":
+        return part_bytes(job.plan, block, _score_photos(classifier, job, block))
+    images = ImageFile(job.source.path, np.array([[block.start, block.stop]]))[:]
+    labels = None if job.source.labels is None else read_label_rows(job.source.labels, block.start, block.stop)
+    found, probabilities = predictions(classifier, images, job.plan.temperature)
+    return part_bytes(job.plan, block, Scores(labels=found, probabilities=probabilities, stated=labels))
+
+
+def predictions(
+    classifier: Classifier, images: Images, temperature: float | None
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return the predicted class of each image and its probability.
+
+    Args:
+        classifier: the model.
+        images: uint8 (n, 28, 28).
+        temperature: that logits are divided by.
+    """
+    labels = np.empty(len(images), np.uint8)
+    probabilities = np.empty(len(images), np.float32)
+    for start in range(0, len(images), BATCH):
+        logits = classifier.run(classifier.prepare(images[start : start + BATCH]))
+        rows = slice(start, start + len(logits))
+        labels[rows] = logits.argmax(axis=1)
+        probabilities[rows] = softmax(logits, temperature).max(axis=1)
+    return labels, probabilities
+
+
+def _score_photos(classifier: Classifier, job: ScoreJob, block: Block) -> tuple[PhotoScore, ...]:
+    names = job.source.names[block.start : block.stop]
+    return tuple(_score_photo(classifier, job.source.path / name, job.plan.temperature) for name in names)
+
+
+def _score_photo(classifier: Classifier, path: Path, temperature: float | None) -> PhotoScore:
+    try:
+        prepared = prepare_photo(read_image(path))
+    except (BadFileError, UnavailableError) as error:
+        reason = error.message.replace(f"{path} ", "", 1)
+        return PhotoScore(name=path.name, label=None, probability=None, accepted=False, reason=reason, readable=False)
+    if prepared.image is None:
+        return PhotoScore(name=path.name, label=None, probability=None, accepted=False, reason=prepared.reason)
+    judgement = judge(classifier.logits, prepared.image, temperature)
+    label = int(judgement.probabilities.argmax())
+    reason = prepared.reason or judgement.reason
+    return PhotoScore(
+        name=path.name,
+        label=label,
+        probability=float(judgement.probabilities[label]),
+        accepted=not reason,
+        reason=reason,
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _classifier(model: bytes, plan: ScorePlan) -> Classifier:
+    return open_classifier(model, plan.settings, plan.variant, trial=False)
