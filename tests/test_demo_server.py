@@ -338,6 +338,17 @@ def test_an_image_does_not_wait_for_ever(demo: OpenDemo) -> None:
         answers.answer(picture())
 
 
+def test_an_image_is_answered_as_predict_does(demo: OpenDemo, tmp_path: Path) -> None:
+    """The page and the command agree on a file, to the last digit and the reason."""
+    (tmp_path / "seven.png").write_bytes(picture())
+    done = in_process("predict", "seven.png", "--model", demo.report.model, "--json", cwd=tmp_path)
+    (expected,) = done.json["predictions"]
+    (variant,) = ask(demo.server, picture())[1]["variants"]
+    found = variant["prediction"]
+    assert expected | {"image": "", "top": []} == found | {"image": "", "top": []}
+    assert expected["top"] == found["top"][:3]
+
+
 BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "is empty"),
     "text": (b"seven", "is no PNG, JPEG or WebP image"),
