@@ -321,7 +321,7 @@ def test_a_model_that_never_returns_ends_and_the_others_answer(demo: OpenDemo, t
     (tmp_path / "endless.onnx").write_bytes(endless_on_ink())
     classifier = open_classifier(tmp_path / "endless.onnx", normalization="raw", timeout=0.2)
     (own,) = demo.answers.readers
-    endless = dataclasses.replace(own, classifier=classifier)
+    endless = dataclasses.replace(own, model=dataclasses.replace(own.model, classifier=classifier))
     found = Answers([endless, own], 10.0).answer(picture())
     failed, answered = found.variants
     assert failed.prediction.reason.endswith("endless.onnx did not return within 0.2 s")

@@ -115,7 +115,7 @@ def in_this_process(module: str, task: Task) -> ProcessResult:
     return importlib.import_module(module).measure(dataclasses.replace(task, started_ns=time.monotonic_ns()))
 
 
-LONG = {"README.md", "bench.md", "train.md", "tune.md", "variants.md"}
+LONG = {"README.md", "bench.md", "python.md", "train.md", "tune.md", "variants.md"}
 """Pages whose commands time or train: a slow test each."""
 
 
