@@ -93,7 +93,7 @@ def replace_manifest(folder: Path) -> None:
 
 def link(folder: Path) -> None:
     (folder / "mnist" / "model.onnx").rename(folder / "model.onnx")
-    (folder / "mnist" / "model.onnx").symlink_to("../model.onnx")
+    (folder / "mnist" / "model.onnx").symlink_to(folder / "model.onnx")  # the same bytes, until somebody writes there
 
 
 def sparse(folder: Path) -> None:
