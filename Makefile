@@ -22,7 +22,7 @@ setup: .venv/ready ## make .venv with everything in requirements.lock and the mn
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: setup ## train, export, verify and time a digit classifier, and print the summary
+demo: setup ## train, export, verify and time a digit classifier, print the summary and write report.html
 	$(BIN)/mnist-edge run --dataset auto
 
 test: lint ## lint and the fast tests: what must pass before a change is merged
