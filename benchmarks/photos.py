@@ -108,7 +108,7 @@ class Figures:
         self.refused.append(not found.accepted)
         self.wrong.append(found.accepted and not correct)
         self.any_right.append(correct)
-        resized = self.reader.classifier.logits(plain(grey)[None]).argmax()
+        resized = self.reader.model.classifier.logits(plain(grey)[None]).argmax()
         self.plain.append(int(resized) == label)
         return found.accepted and correct
 
@@ -119,7 +119,7 @@ class Figures:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the figures as rows of a result."""
-        name = self.reader.variant.name
+        name = self.reader.model.variant.name
         accepted = 1 - float(np.mean(self.refused))
         return [
             *(row(f"{name}: {kind}", "of 1 right", share(right)) for kind, right in self.right.items()),
@@ -134,7 +134,7 @@ class Figures:
 
     def targets(self) -> list[dict[str, Any]]:
         """Return what the figures should be."""
-        name = self.reader.variant.name
+        name = self.reader.model.variant.name
         everything = [one for kind in self.right.values() for one in kind]
         return [
             target(f"{name}: all photos", share(everything), at_least=0.97),
@@ -208,13 +208,15 @@ def main() -> None:
     if options.sheet:
         contact_sheet(shown, options.sheet)
     for one in figures:
-        print(f"{one.reader.variant.name} accepted: {', '.join(one.accepted_foreign)}", file=sys.stderr)
+        print(f"{one.reader.model.variant.name} accepted: {', '.join(one.accepted_foreign)}", file=sys.stderr)
     rows = [entry for one in figures for entry in one.rows()]
     if options.development:
         for entry in rows:
             print(f"{entry['what']:<60} {entry['median']:.4f}")
         return
-    accepted = "; ".join(f"{one.reader.variant.name} accepted {', '.join(one.accepted_foreign)}" for one in figures)
+    accepted = "; ".join(
+        f"{one.reader.model.variant.name} accepted {', '.join(one.accepted_foreign)}" for one in figures
+    )
     report(
         "photos",
         measured=f"{__doc__} Seed {seed}. Of the images without a digit, {accepted}.",

@@ -139,6 +139,13 @@ def test_a_drawing_is_answered_and_cleared(page: Browser, how: str, two_variant_
     )
 
 
+def test_a_stroke_may_reach_the_edge(page: Browser) -> None:
+    """In a photo, what touches the edge is not part of the digit; on the paper it is drawn there on purpose."""
+    draw_with_mouse(page, [(0.1, 0.005), (0.995, 0.005), (0.3, 0.995)])
+    found = shown(page)
+    assert found["rows"], found["text"]
+
+
 def handwritten() -> bytes:
     """A digit that a person wrote, large and black on white, as a JPEG."""
     image = load_digits().test_images[3]

@@ -58,7 +58,6 @@ def run(
     data: Dataset = load_dataset(dataset, data_dir, say)
     chosen = dataset if data.name == "folder" else data.name  # the dataset that `auto` resolved to
     folder = run_folder or RUNS / data.name
-    named = {"epochs": epochs, "lr": None, "momentum": None, "weight_decay": None, "batch_size": None}
     request = prepare_training(
         dataset=chosen,
         data_dir=data_dir,
@@ -67,7 +66,7 @@ def run(
         continue_run=True,
         overwrite=overwrite,
         device=device,
-        changes={**named, "seed": seed, "widths": None},
+        changes={"epochs": epochs, "seed": seed},
         notify=say,
     )
     trained = train_with_progress(request, device=device)

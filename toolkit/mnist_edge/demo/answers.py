@@ -17,6 +17,7 @@ from mnist_edge.errors import MnistEdgeError, UnavailableError, UsageError
 from mnist_edge.pixels import Images
 from mnist_edge.records.demo import AnswerReport, VariantAnswer
 from mnist_edge.runtime.classifier import open_classifier
+from mnist_edge.workflow.model import Model
 from mnist_edge.workflow.predict import DigitReader, known_digits, refused
 
 IMAGE_NAME = "the image"
@@ -64,9 +65,9 @@ class Answers:
 
     def _ask(self, reader: DigitReader, prepared: PreparedPhoto, image: Images) -> VariantAnswer:
         """Run one variant; what fails is part of the answer, because the other variants are of interest too."""
-        classifier, name = reader.classifier, reader.variant.name
+        classifier, name = reader.model.classifier, reader.model.variant.name
         try:
-            prediction = reader.predict(IMAGE_NAME, prepared, shown=len(reader.labels))
+            prediction = reader.predict(IMAGE_NAME, prepared, shown=len(reader.model.labels))
             inputs = {classifier.input.name: classifier.prepare(image[np.newaxis])}
             with classifier.ended_in_time(batch=1) as options:
                 run = partial(classifier.session.run, [classifier.output.name], inputs, options)
@@ -102,10 +103,7 @@ def open_answers(bundle: Bundle, timeout: float, on_variant: Callable[[int, int]
     for variant in ordered:
         classifier = open_classifier(bundle.file(variant), variant.settings, timeout=timeout)
         classifier.require_scores()
-        readers.append(
-            DigitReader(
-                folder=bundle.folder, variant=variant, labels=manifest.labels, classifier=classifier, known=known
-            )
-        )
+        model = Model(bundle=bundle, variant=variant, classifier=classifier)
+        readers.append(DigitReader(model=model, known=known))
         on_variant(len(readers), len(ordered))
     return Answers(readers, timeout)
