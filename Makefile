@@ -4,7 +4,7 @@ BIN := .venv/bin
 export NODE_PATH ?= $(CURDIR)/.venv/npm/node_modules
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test slow proof runtimes fuzz mutants lint benchmark wheel lock clean
+.PHONY: help setup demo test slow proof runtimes fuzz mutants lint benchmark wheel sbom lock clean
 
 help: ## list these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -22,7 +22,7 @@ setup: .venv/ready ## make .venv with everything in requirements.lock and the mn
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: setup ## train, export, verify and time a digit classifier, and print the summary
+demo: setup ## train, export, verify and time a digit classifier, print the summary and write report.html
 	$(BIN)/mnist-edge run --dataset auto
 
 test: lint ## lint and the fast tests: what must pass before a change is merged
@@ -34,9 +34,9 @@ slow: setup ## the tests marked slow, which `make test` leaves out
 proof: runtimes ## every variant on every runtime here and emulated, over all test images (half an hour); needs the packages of .ci/packages
 	$(BIN)/python -m benchmarks.proof $(OPTIONS)
 
-runtimes: setup ## download the runtimes of the proof and the slow tests: QEMU with the aarch64 wheels (cache folder, 250 MB), onnxruntime-web
+runtimes: setup ## download the runtimes of the proof and the slow tests: QEMU with the aarch64 wheels (cache folder, 250 MB), onnxruntime-web, axe-core
 	$(BIN)/python -m mnist_edge.targets.emulated.setup
-	test -d $(NODE_PATH)/onnxruntime-web || npm install --silent --no-save --prefix .venv/npm onnxruntime-web@1.30.0
+	test -d $(NODE_PATH)/onnxruntime-web -a -d $(NODE_PATH)/axe-core || npm install --silent --no-save --prefix .venv/npm onnxruntime-web@1.30.0 axe-core@4.14.1
 
 fuzz: setup ## 10,000 mutated files for every parser (about 40 minutes); OPTIONS="--inputs 500 --only onnx"
 	$(BIN)/python -m tests.fuzz $(OPTIONS)
@@ -56,6 +56,9 @@ benchmark: setup ## repeat the measurements of docs/measured.md (about an hour a
 
 wheel: setup ## build dist/mnist_edge-*.whl, to install on another machine
 	$(BIN)/uv build --quiet --wheel --no-build-isolation --python $(BIN)/python --out-dir dist
+
+sbom: setup ## write dist/sbom.json: what a user installs, as CycloneDX
+	$(BIN)/python .ci/sbom.py dist/sbom.json
 
 lock: setup ## pin the newest versions that pyproject.toml allows, with their hashes
 	$(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-emit-index-url --no-annotate \

@@ -41,16 +41,14 @@ def wait_for_answer(browser: Browser) -> None:
     )
 
 
-def screenshot(bundle: Path, *, width: int = 960, height: int = 920, phone: bool = False, dark: bool = False) -> bytes:
+def screenshot(bundle: Path, *, width: int = 960, height: int = 820, phone: bool = False, dark: bool = False) -> bytes:
     """Return a PNG of the page with a digit on it."""
     with serving(bundle) as demo, open_browser() as browser:
         set_window(browser, width, height, phone=phone, dark=dark)
         browser.open(demo.report.url)
         draw_with_mouse(browser, TWO)
         wait_for_answer(browser)
-        return base64.b64decode(
-            browser.send("Page.captureScreenshot", format="png", captureBeyondViewport=phone)["data"]
-        )
+        return base64.b64decode(browser.send("Page.captureScreenshot", format="png")["data"])
 
 
 def main() -> None:

@@ -47,15 +47,19 @@ class Scene:
 def _stroke(digit: Images, side: int) -> Floats:
     """Return a digit of uint8 (28, 28) as ink with sharp edges, (side, side)."""
     large = np.asarray(Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32) / 255
-    return np.asarray(np.clip((large - 0.5) * max(2.0, side / 56) + 0.5, 0, 1), dtype=np.float32)
+    return np.asarray(np.clip((large - 0.4) * max(2.0, side / 56) + 0.5, 0, 1), dtype=np.float32)
 
 
-def _scene(digit: Images, random: np.random.Generator, size: tuple[float, float] = (0.5, 0.95)) -> Scene:
+def _scene(
+    digit: Images, random: np.random.Generator, size: tuple[float, float] = (0.5, 0.95), *, middle: bool = False
+) -> Scene:
     """Place a digit on plain paper; `size` is the range of the 28 pixels' side as a share of the photo's shorter side."""
     height, width = SHAPES[random.integers(len(SHAPES))]
     side = int(min(height, width) * random.uniform(*size))
     ink = np.zeros((height, width), np.float32)
-    top, left = random.integers(0, height - side + 1), random.integers(0, width - side + 1)
+    top, left = int(random.integers(0, height - side + 1)), int(random.integers(0, width - side + 1))
+    if middle:
+        top, left = (height - side) // 2, (width - side) // 2
     ink[top : top + side, left : left + side] = _stroke(digit, side)
     white = random.uniform(0.8, 0.98)
     dark = random.uniform(0.05, 0.3)
@@ -115,7 +119,7 @@ def hard_shadow(digit: Images, random: np.random.Generator) -> Scene:
 
 def perspective(digit: Images, random: np.random.Generator) -> Scene:
     """Paper seen from the side."""
-    scene = _scene(digit, random, (0.5, 0.8))
+    scene = _scene(digit, random, (0.5, 0.75), middle=True)
     tilt_x, tilt_y = random.uniform(0.2, 0.55, 2) * random.choice([-1, 1], 2)
 
     def warp(values: Floats) -> Floats:
@@ -216,10 +220,11 @@ def pen_width(digit: Images, random: np.random.Generator) -> Scene:
     rows = np.nonzero(scene.ink.max(axis=1) > 0.5)[0]
     unit = float(np.ptp(rows)) / 20
     if random.random() < 0.5:
-        size = max(3, round(unit * random.uniform(0.6, 1.2)) | 1)
-        inside = ndimage.distance_transform_edt(scene.ink > 0.5)
-        ridge = (inside == ndimage.maximum_filter(inside, 5)) & (inside > 0.5)
-        ink = ndimage.gaussian_filter(ndimage.grey_dilation(ridge.astype(np.float32), size=(size, size)), 0.8)
+        line = _thinned(scene.ink > 0.5)
+        ink = ndimage.grey_dilation(
+            line.astype(np.float32), footprint=_disc(max(3, round(unit * random.uniform(0.5, 1.1)) | 1))
+        )
+        ink = ndimage.gaussian_filter(ink, 0.7)
     else:
         size = round(unit * random.uniform(0.8, 1.6)) | 1
         ink = ndimage.grey_dilation(scene.ink, footprint=_disc(size))
@@ -229,6 +234,28 @@ def pen_width(digit: Images, random: np.random.Generator) -> Scene:
 def _disc(size: int) -> NDArray[np.bool_]:
     y, x = np.mgrid[0:size, 0:size] - (size - 1) / 2
     return np.asarray(x**2 + y**2 <= (size / 2) ** 2)
+
+
+def _thinned(shape: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the middle lines of a shape (Zhang and Suen, "A fast parallel algorithm for thinning digital patterns", 1984)."""
+    shape = shape.copy()
+    while True:
+        before = shape.sum()
+        for step in range(2):
+            grid = np.pad(shape, 1)
+            height, width = shape.shape
+            # The eight neighbours, clockwise from the one above.
+            places = ((0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0), (0, 0))
+            around = np.stack([grid[y : y + height, x : x + width] for y, x in places])
+            count = around.sum(axis=0)
+            changes = (~around & np.roll(around, -1, axis=0)).sum(axis=0)
+            up, right, down, left = around[::2]
+            kept = (
+                (up & right & down) | (right & down & left) if step == 0 else (up & right & left) | (up & down & left)
+            )
+            shape &= ~((count >= 2) & (count <= 6) & (changes == 1) & ~kept)
+        if shape.sum() == before:
+            return shape
 
 
 def folds(digit: Images, random: np.random.Generator) -> Scene:
@@ -252,13 +279,13 @@ def table(digit: Images, random: np.random.Generator) -> Scene:
     margin = 0.06 * min(height, width)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     sides = [rows.min() - y, y - rows.max(), columns.min() - x, x - columns.max()]
-    light = scene.light
-    grain = 0.25 + 0.05 * _clouds(scene.light.shape, random, 3)
+    away = np.zeros_like(scene.light)
+    grain = random.uniform(0.15, 0.4) + 0.03 * _clouds(scene.light.shape, random, 3)
     for side in random.permutation(4)[: random.integers(1, 4)]:
         slant = random.uniform(-0.06, 0.06) * ((x - width / 2) if side < 2 else (y - height / 2))
         outside = _soft_step(sides[side] + slant - margin - 0.04 * min(height, width), 0.8)
-        light = light * (1 - outside * (1 - grain))
-    return replace(scene, light=np.asarray(light, dtype=np.float32))
+        away = np.maximum(away, outside)
+    return replace(scene, light=np.asarray(scene.light * (1 - away * (1 - grain)), dtype=np.float32))
 
 
 KINDS: dict[str, Callable[[Images, np.random.Generator], Scene]] = {

@@ -11,8 +11,12 @@ import re
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
+import webbrowser
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,12 +32,14 @@ from test_cli import in_process
 from benchmarks.demo_screenshot import serving
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.contract import LABELS
+from mnist_edge.demo import run
 from mnist_edge.demo import server as server_module
 from mnist_edge.demo.answers import Answers, open_answers
 from mnist_edge.demo.page import page_assets
-from mnist_edge.demo.run import OpenDemo
+from mnist_edge.demo.run import OpenDemo, serve_until_stopped
 from mnist_edge.demo.server import CONNECTIONS, MAX_BODY_BYTES, DemoServer
 from mnist_edge.errors import UnavailableError, UsageError
+from mnist_edge.interrupts import SignalArrived
 from mnist_edge.runtime.classifier import open_classifier
 
 SEVEN = [(6, 6), (20, 6), (12, 22)]
@@ -270,6 +276,7 @@ def test_a_slow_body_ends_at_a_deadline(
     assert answered == []
 
 
+@pytest.mark.slow
 def test_an_image_is_answered_as_pytorch_does(demo: OpenDemo, workplace: Path) -> None:
     """What the page shows is what the model predicts for the prepared image, by PyTorch."""
     from mnist_edge.training.model import reference_logits
@@ -315,7 +322,7 @@ def test_a_model_that_never_returns_ends_and_the_others_answer(demo: OpenDemo, t
     (tmp_path / "endless.onnx").write_bytes(endless_on_ink())
     classifier = open_classifier(tmp_path / "endless.onnx", normalization="raw", timeout=0.2)
     (own,) = demo.answers.readers
-    endless = dataclasses.replace(own, classifier=classifier)
+    endless = dataclasses.replace(own, model=dataclasses.replace(own.model, classifier=classifier))
     found = Answers([endless, own], 10.0).answer(picture())
     failed, answered = found.variants
     assert failed.prediction.reason.endswith("endless.onnx did not return within 0.2 s")
@@ -330,6 +337,17 @@ def test_an_image_does_not_wait_for_ever(demo: OpenDemo) -> None:
     assert answers.idle_within(1)
     with pytest.raises(UnavailableError, match="busy"):
         answers.answer(picture())
+
+
+def test_an_image_is_answered_as_predict_does(demo: OpenDemo, tmp_path: Path) -> None:
+    """The page and the command agree on a file, to the last digit and the reason."""
+    (tmp_path / "seven.png").write_bytes(picture())
+    done = in_process("predict", "seven.png", "--model", demo.report.model, "--json", cwd=tmp_path)
+    (expected,) = done.json["predictions"]
+    (variant,) = ask(demo.server, picture())[1]["variants"]
+    found = variant["prediction"]
+    assert expected | {"image": "", "top": []} == found | {"image": "", "top": []}
+    assert expected["top"] == found["top"][:3]
 
 
 BAD: dict[str, tuple[bytes, str]] = {
@@ -401,3 +419,64 @@ def test_a_signal_ends_it_quietly(
     assert done.json["schema"] == "mnist-edge/demo/1"
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", done.json["url"])
     assert done.json["variants"] == ["fp32"]
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_the_browser_is_opened_on_demand(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: bool
+) -> None:
+    """--open opens the page itself; on a machine without a browser a line says what to do, and the server goes on."""
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", lambda url: opened.append(url) or found)
+    monkeypatch.setattr(DemoServer, "serve_forever", lambda _server: [thread.join() for thread in openers()])
+    done = in_process("demo", bundle_folder, "--port", "0", "--open", "--json", cwd=tmp_path)
+    assert (done.code, opened) == (0, [done.json["url"]])
+    assert done.err == ("" if found else f"no browser was found: open {opened[0]}\n")
+
+
+def openers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.endswith("(open_page)")]
+
+
+def test_a_model_that_still_runs_does_not_keep_the_program(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C ends the program also where a model cannot be interrupted; the usual way out would abort in onnxruntime."""
+
+    def interrupted(_server: DemoServer) -> None:
+        raise SignalArrived(signal.SIGINT)
+
+    codes: list[int] = []
+    monkeypatch.setattr(run.os, "_exit", codes.append)
+    monkeypatch.setattr(run, "STOP_SECONDS", 0.01)
+    with serving(bundle_folder) as demo:
+        monkeypatch.setattr(DemoServer, "serve_forever", interrupted)
+        assert demo.answers.idle_within(1)  # as a model that runs
+        assert serve_until_stopped(demo) == 130
+    assert codes == [130]
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_nothing_behind(two_variant_bundle: Path, tmp_path: Path) -> None:
+    """The real program ends with 130, prints nothing further, and no process of its session is left."""
+    command = [sys.executable, "-m", "mnist_edge", "demo", str(two_variant_bundle), "--port", "0"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **pipes) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        with urllib.request.urlopen(url, timeout=20) as page:
+            assert page.status == 200
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    left = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and session_of(entry) == process.pid]
+    assert left == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def session_of(process: Path) -> int | None:
+    """The session of a process, from its folder in /proc; None where it has ended."""
+    try:
+        return os.getsid(int(process.name))
+    except ProcessLookupError:
+        return None

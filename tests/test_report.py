@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
 import json
@@ -18,8 +19,10 @@ import pytest
 from huggingface_hub import ModelCard
 from test_cli import in_process
 from test_compare import result, row
+from test_web_page import needs_browser
 from typer.main import get_command
 
+from benchmarks.web_drawing import set_window
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.bundle.manifest import MANIFEST, manifest_bytes
 from mnist_edge.bundle.results import results_folder, state_of, write_result
@@ -33,6 +36,7 @@ from mnist_edge.records.bundle import FailedVariant
 from mnist_edge.records.settings import SessionSettings
 from mnist_edge.records.tuning import Limits, TuneChoice, TunedCandidate, TuneReport
 from mnist_edge.reporting.page import html
+from mnist_edge.targets.web.chromium import Browser, open_browser
 from mnist_edge.workflow import report as workflow_report
 
 HOSTILE = "</code><script>alert(1)</script><img src=https://evil.example/x onerror=alert(2)>\x1b[31m`|\u202e"
@@ -328,6 +332,14 @@ def test_a_choice_that_was_changed_is_stale(complete: Path) -> None:
     assert "the choice: measured before the bundle changed" in page_of(complete).text
 
 
+def test_calibration_with_another_temperature_is_stale(complete: Path) -> None:
+    """Probabilities depend on it, so that reliability and calibration error are no longer those of the bundle."""
+    manifest = load_bundle(complete).manifest
+    variants = tuple(dataclasses.replace(one, temperature=3.21) for one in manifest.variants)
+    (complete / MANIFEST).write_bytes(manifest_bytes(dataclasses.replace(manifest, variants=variants)))
+    assert "stale fp32: measured before the bundle changed ( eval-fp32.json" in page_of(complete).text
+
+
 def test_results_of_another_version_are_stale(complete: Path) -> None:
     """After an update the page says so, and does not guess what older fields meant."""
     path = results_folder(complete) / "bench.json"
@@ -561,3 +573,70 @@ def test_gathering_measures_nothing(complete: Path) -> None:
     content = workflow_report.gather_report(complete)
     assert not content.absent
     assert {path: path.read_bytes() for path in complete.parent.rglob("*") if path.is_file()} == before
+
+
+AXE = next(
+    (
+        path
+        for path in (Path(os.environ.get("NODE_PATH", "node_modules")) / "axe-core" / "axe.min.js",)
+        if path.is_file()
+    ),
+    None,
+)
+LIGHT_INK, DARK_INK = "rgb(27, 36, 48)", "rgb(230, 234, 240)"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("figures")
+@needs_browser
+@pytest.mark.skipif(AXE is None, reason="needs axe-core: npm install axe-core, and $NODE_PATH")
+def test_the_page_works_in_a_browser(complete: Path) -> None:
+    """On a phone and a desk, light, dark and printed: nothing is asked for, nothing goes wrong, and all of it can be read."""
+    assert AXE is not None
+    stale = json.loads((results_folder(complete) / "bench.json").read_text())
+    stale["state"]["variants"]["fp32"] = "0" * 64
+    (results_folder(complete) / "bench-old.json").write_text(json.dumps(stale))
+    page_of(complete)
+    url = (complete.parent / "report.html").as_uri()
+    with open_browser() as browser:
+        for width, height, phone in ((390, 844, True), (1280, 800, False)):
+            for dark in (False, True):
+                set_window(browser, width, height, phone=phone, dark=dark)
+                browser.open(url)
+                seen = f"{width}x{height}, {'dark' if dark else 'light'}"
+                assert browser.evaluate("document.documentElement.scrollWidth") <= width, (
+                    f"{seen}: wider than the window"
+                )
+                assert_readable(browser, DARK_INK if dark else LIGHT_INK, seen)
+        features = [{"name": "prefers-color-scheme", "value": "dark"}]
+        browser.send("Emulation.setEmulatedMedia", media="print", features=features)
+        assert_readable(browser, LIGHT_INK, "print")
+        assert base64.b64decode(browser.send("Page.printToPDF", timeout=60.0)["data"]).startswith(b"%PDF")
+        noisy = [
+            one
+            for one in browser.events
+            if one[0] in {"Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"}
+        ]
+        assert noisy == []
+        asked = {
+            parameters["request"]["url"]
+            for method, parameters in browser.events
+            if method == "Network.requestWillBeSent"
+        }
+        assert {one for one in asked if not one.startswith("data:image/png;base64,")} == {url}
+
+
+def assert_readable(browser: Browser, ink: str, seen: str) -> None:
+    """Text and figures have the colour of the scheme, images are there, and axe finds nothing serious."""
+    for part in ("body", "svg text"):
+        name = "color" if part == "body" else "fill"
+        assert browser.evaluate(f"getComputedStyle(document.querySelector({part!r})).{name}") == ink, f"{seen}: {part}"
+    assert browser.evaluate("[...document.images].every(one => one.complete && one.naturalWidth == 28)"), seen
+    assert browser.evaluate("getComputedStyle(document.querySelector('h1')).fontFamily").startswith("system-ui"), seen
+    browser.evaluate(f"{AXE.read_text(encoding='utf-8')};undefined")  # type: ignore[union-attr]
+    found = browser.evaluate(
+        "axe.run().then(done => done.violations.filter(one => ['serious', 'critical'].includes(one.impact))"
+        ".map(one => [one.id, one.nodes.map(node => node.html.slice(0, 200))]))",
+        timeout=60.0,
+    )
+    assert found == [], seen

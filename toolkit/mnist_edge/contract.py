@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+VERSION = "0.1.0"
 SIDE = 28
 PIXELS = SIDE * SIDE
 CLASSES = 10

@@ -9,9 +9,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from mnist_edge import __version__
 from mnist_edge.benchmarking.environment import environment
-from mnist_edge.contract import DatasetName, ProviderName
+from mnist_edge.contract import VERSION, DatasetName, ProviderName
 from mnist_edge.data.layout import TRAIN_FILES, find_files
 from mnist_edge.data.sources import SOURCES, cache_folder, find_raw, load_dataset, load_test_set
 from mnist_edge.errors import MnistEdgeError
@@ -35,7 +34,7 @@ _PURPOSES: dict[ExtraName, str] = {
 
 def diagnose(data_dir: Path | None = None) -> DoctorReport:
     """Return one finding for each subject; change nothing."""
-    findings = [Finding(subject="mnist-edge", found=f"{__version__}, Python {platform.python_version()}", ok=True)]
+    findings = [Finding(subject="mnist-edge", found=f"{VERSION}, Python {platform.python_version()}", ok=True)]
     findings += [*_machine(), *_extras(), *_providers(), _gpu(), *_data(data_dir)]
     return DoctorReport(findings=tuple(findings))
 

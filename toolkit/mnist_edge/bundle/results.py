@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ SUFFIX = ".results"
 MAX_BYTES = 16 * 2**20
 """A result of `bench` takes about 3 kB a row; a larger file is not read."""
 MAX_FILES = 500
+LARGEST = 2**63
+"""Number of a result: seeds are smaller, and so is all that is measured."""
 AGAIN = "delete it, and run the command again"
 
 
@@ -86,7 +87,7 @@ def read_results(bundle: Path) -> dict[str, StoredResult]:
 def _read(path: Path) -> StoredResult:
     require_regular_file(path, "a result of mnist-edge", limit=MAX_BYTES, hint=AGAIN)
     try:
-        content: Any = json.loads(path.read_bytes(), parse_constant=_finite, parse_float=_finite)
+        content: Any = json.loads(path.read_bytes(), parse_constant=_number, parse_float=_number, parse_int=_whole)
     except OSError as error:
         raise UnavailableError(f"{path} cannot be read: {error.strerror}", hint="check its permissions") from error
     except (ValueError, RecursionError) as error:
@@ -102,8 +103,16 @@ def _read(path: Path) -> StoredResult:
     return stored
 
 
-def _finite(text: str) -> float:
-    """Parse a number; NaN, Infinity and 1e999 are none that a command writes."""
-    if not math.isfinite(value := float(text)):
+def _number(text: str) -> float:
+    """Parse a number; NaN, Infinity and 1e300 are none that a command writes."""
+    value = float(text)
+    if not abs(value) <= LARGEST:
+        raise ValueError(text)
+    return value
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if abs(value) > LARGEST:
         raise ValueError(text)
     return value

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from mnist_edge import __version__
 from mnist_edge.cli.bench import bench
 from mnist_edge.cli.compare import compare
 from mnist_edge.cli.demo import demo
@@ -25,6 +24,7 @@ from mnist_edge.cli.train import train
 from mnist_edge.cli.tune import tune
 from mnist_edge.cli.variants import variants
 from mnist_edge.cli.verify import verify
+from mnist_edge.contract import VERSION
 from mnist_edge.errors import UsageError
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -132,7 +132,7 @@ _add("doctor", doctor, "Show what this machine has, and how to get what it lacks
 
 def _version(requested: bool) -> None:
     if requested:
-        typer.echo(f"mnist-edge {__version__}")
+        typer.echo(f"mnist-edge {VERSION}")
         raise typer.Exit
 
 

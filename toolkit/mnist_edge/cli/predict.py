@@ -13,11 +13,13 @@ from mnist_edge.cli.options import Json, require_output
 from mnist_edge.errors import UsageError
 
 if TYPE_CHECKING:
-    from mnist_edge.reporting.preview import PreviewRow
+    from PIL import Image
+
     from mnist_edge.workflow.predict import Seen, Source
     from mnist_edge.workflow.predict_set import SetPredictions
 
-PREVIEW_ROWS = 40
+PREVIEW_ROWS = 100
+"""Rows of a preview: 30,000 pixels high."""
 
 
 def predict(
@@ -64,13 +66,13 @@ def predict(
         raise UsageError("no image was named", hint="mnist-edge predict photo.jpg, or --dataset FOLDER")
     if preview is not None and preview.suffix.lower() != ".png":
         raise UsageError(f"--preview {preview}: expected a name that ends in .png", hint="--preview preview.png")
-    rows: list[PreviewRow] = []
+    rows: list[Image.Image] = []
     with progress("predicting") as update:
 
         def on_done(done: int, total: int, seen: Sequence[Seen]) -> None:
             update(done, total)
             if preview is not None:
-                rows.extend(_rows(seen)[: PREVIEW_ROWS - len(rows)])
+                rows.extend(_rows(seen[: PREVIEW_ROWS - len(rows)]))
 
         report = predict_stage(
             _sources(images), model=model, variant=variant, several=several, notify=say, on_done=on_done
@@ -144,15 +146,18 @@ def _sources(images: Sequence[Path]) -> list[Source]:
     return found
 
 
-def _rows(seen: Sequence[Seen]) -> list[PreviewRow]:
-    from mnist_edge.reporting.preview import PreviewRow
+def _rows(seen: Sequence[Seen]) -> list[Image.Image]:
+    """Draw what was seen in one image."""
+    from mnist_edge.reporting.preview import PreviewRow, draw_row
 
     return [
-        PreviewRow(
-            prediction=one.prediction,
-            grey=one.grey,
-            box=None if one.prepared is None else one.prepared.box,
-            prepared=None if one.prepared is None else one.prepared.image,
+        draw_row(
+            PreviewRow(
+                prediction=one.prediction,
+                grey=one.grey,
+                box=None if one.prepared is None else one.prepared.box,
+                prepared=None if one.prepared is None else one.prepared.image,
+            )
         )
         for one in seen
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +11,7 @@ from mnist_edge.cli.options import DataDir, Json, dataset_option, recipe_option
 from mnist_edge.cli.recording import recording
 from mnist_edge.cli.report import PAGE, how_to_open, write_report
 from mnist_edge.contract import MAX_SEED, DeviceName, ProviderName
-from mnist_edge.errors import CheckFailedError
+from mnist_edge.errors import CheckFailedError, MnistEdgeError
 
 if TYPE_CHECKING:
     from mnist_edge.records.data import Dataset
@@ -59,7 +58,6 @@ def run(
     data: Dataset = load_dataset(dataset, data_dir, say)
     chosen = dataset if data.name == "folder" else data.name  # the dataset that `auto` resolved to
     folder = run_folder or RUNS / data.name
-    named = {"epochs": epochs, "lr": None, "momentum": None, "weight_decay": None, "batch_size": None}
     request = prepare_training(
         dataset=chosen,
         data_dir=data_dir,
@@ -68,7 +66,7 @@ def run(
         continue_run=True,
         overwrite=overwrite,
         device=device,
-        changes={**named, "seed": seed, "widths": None},
+        changes={"epochs": epochs, "seed": seed},
         notify=say,
     )
     trained = train_with_progress(request, device=device)
@@ -92,7 +90,17 @@ def run(
         timed = time_model(Plan(model=bundle, provider=provider), on_process=on_process)
         keep(timed)
     emit(RunReport(train=trained, export=exported, eval=evaluated, verify=verified, bench=timed), json, run_table)
-    if find_spec("matplotlib") is not None:
-        write_report(bundle, PAGE, "html", dataset=own_data, data_dir=data_dir)
-        say(f"wrote {PAGE}, which shows all of it; {how_to_open(PAGE)}")
+    _write_page(bundle, own_data, data_dir)
     say_next("bench", bundle, "--batch", "1,64", "--output", "result.json", as_json=json)
+
+
+def _write_page(bundle: Path, dataset: str | None, data_dir: Path | None) -> None:
+    """Write report.html into the working folder; where that is not possible, report why: all else is done."""
+    from mnist_edge.reporting.console import say
+
+    try:
+        write_report(bundle, PAGE, "html", dataset=dataset, data_dir=data_dir)
+    except MnistEdgeError as error:
+        say(f"{PAGE} was not written: {error.message} ({error.hint})")
+    else:
+        say(f"wrote {PAGE}, which shows all of it; {how_to_open(PAGE)}")

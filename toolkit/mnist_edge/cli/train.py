@@ -134,7 +134,7 @@ def train_with_progress(
     from mnist_edge.reporting.plots.loss import loss_curve
     from mnist_edge.reporting.tables.train import epoch_line, training_detail
     from mnist_edge.training.events import Events
-    from mnist_edge.workflow.train import train as train_stage
+    from mnist_edge.workflow.train import run_training
 
     recipe, folder = request.start.run.settings.recipe, request.folder
     title = f"{request.data.name}, recipe {recipe.name}"
@@ -153,7 +153,7 @@ def train_with_progress(
 
     try:
         with progress("training") as update:
-            report = train_stage(
+            report = run_training(
                 request,
                 device=device,
                 notify=say,

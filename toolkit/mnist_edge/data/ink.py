@@ -1,4 +1,4 @@
-"""Find ink on paper, or chalk on a board, under any light: background, polarity, threshold, connected parts."""
+"""Find ink on paper, or chalk on a board, under any light: smoothing, background, polarity and threshold."""
 
 from __future__ import annotations
 
@@ -6,21 +6,37 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 from scipy import ndimage
 
 from mnist_edge.pixels import Images
 
 WORK = 384
 """Longer side of the image that is worked on."""
-STROKE = 0.25
-"""Widest stroke, as a share of the shorter side, that counts as ink and not as a darker background."""
+POLARITY_SIDE = 48
+"""... and of the one that polarity is read from."""
 LEAST_CONTRAST = 0.08
 """Ink is darker than its background by at least this share of it."""
-LEAST_TO_NOISE = 6.0
+LEAST_TO_NOISE = 5.0
 """... and by this many standard deviations of the background."""
 
 Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkImage:
+    """An image at the size that is worked on.
+
+    Attributes:
+        light: float32 (h, w), 0 black to 1 white, slightly smoothed.
+        scale: its sides over the photo's.
+        dark_ink: whether what stands out is darker than what is around it.
+    """
+
+    light: Floats
+    scale: float
+    dark_ink: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,61 +45,60 @@ class Ink:
 
     Attributes:
         darkness: float32 (h, w), 0 background to 1 ink.
-        labels: int32 (h, w), 0 background, else the number of a connected part.
-        count: of the parts.
-        scale: of this image over the photo's.
-        reason: why there is no ink; empty where there is.
+        mask: bool (h, w), where there is ink.
+        contrast: of ink and background, as a share of the background.
+        stands_out: whether that is more than noise.
     """
 
     darkness: Floats
-    labels: NDArray[np.int32]
-    count: int
-    scale: float
-    reason: str
+    mask: Bools
+    contrast: float
+    stands_out: bool
 
 
-def find_ink(grey: Images) -> Ink:
-    """Return the ink of an image of uint8 (h, w), of either polarity."""
-    work, scale = _work(grey)
-    light = work if _dark_on_light(work) else 1 - work
-    side = max(3, round(STROKE * min(light.shape)) | 1)
+def work_image(grey: Images) -> WorkImage:
+    """Return a photo of uint8 (h, w) at the size that is worked on."""
+    scale = WORK / max(grey.shape)
+    image = Image.fromarray(np.ascontiguousarray(grey))
+    sides = [max(8, round(side * scale)) for side in image.size]
+    image = image.resize((sides[0], sides[1]), Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC)
+    values = np.asarray(image.filter(ImageFilter.MedianFilter(3)), dtype=np.float32) / 255
+    light = np.asarray(ndimage.gaussian_filter(values, 0.7), dtype=np.float32)
+    return WorkImage(light=light, scale=scale, dark_ink=_dark_ink(image))
+
+
+def _dark_ink(image: Image.Image) -> bool:
+    """Whether most of what differs from the local median is darker than it."""
+    small = image.copy()
+    small.thumbnail((POLARITY_SIDE, POLARITY_SIDE), Image.Resampling.BOX)
+    values = np.asarray(small, dtype=np.float64)
+    apart = values - ndimage.median_filter(values, size=max(3, min(values.shape) // 2 | 1), mode="nearest")
+    return float((apart**3).sum()) <= 0
+
+
+def find_ink(light: Floats, stroke: float) -> Ink:
+    """Return the dark ink of an image.
+
+    Args:
+        light: float32 (h, w), 0 black to 1 white.
+        stroke: pixels; what is wider counts as a darker background (a shadow), and is divided out.
+    """
+    side = max(3, round(stroke) | 1)
     background = np.maximum(ndimage.grey_closing(light, size=(side, side)), 0.02)
     darkness = (1 - light / background).astype(np.float32)
-    threshold, contrast = _otsu(darkness)
+    threshold, contrast = otsu(darkness)
     paper = darkness[darkness < threshold]
-    noise = float(np.std(paper)) if paper.size else 0.0
-    reason = ""
-    if contrast < max(LEAST_CONTRAST, LEAST_TO_NOISE * noise):
-        reason = "no digit: no ink that stands out from its background"
-    labels, count = ndimage.label(darkness > threshold, structure=np.ones((3, 3)))
     low = float(np.median(paper)) if paper.size else 0.0
+    noise = 1.4826 * float(np.median(np.abs(paper - low))) if paper.size else 0.0
     return Ink(
         darkness=np.clip((darkness - low) / max(contrast, 1e-3), 0, 1).astype(np.float32),
-        labels=labels,
-        count=count,
-        scale=scale,
-        reason=reason,
+        mask=darkness > threshold,
+        contrast=contrast,
+        stands_out=contrast > max(LEAST_CONTRAST, LEAST_TO_NOISE * noise),
     )
 
 
-def _work(grey: Images) -> tuple[Floats, float]:
-    """Return an image of values 0 to 1 whose longer side is WORK, slightly smoothed, and the scale."""
-    height, width = grey.shape
-    scale = WORK / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    resample = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
-    values = np.asarray(Image.fromarray(grey).resize(size, resample), dtype=np.float32) / 255
-    return np.asarray(ndimage.gaussian_filter(ndimage.median_filter(values, 3), 0.7), dtype=np.float32), scale
-
-
-def _dark_on_light(work: Floats) -> bool:
-    """Whether the outliers of the local median are darker than it."""
-    small = work[::4, ::4]
-    apart = small - ndimage.median_filter(small, size=max(3, min(small.shape) // 2 | 1), mode="nearest")
-    return float((apart**3).sum()) < 0
-
-
-def _otsu(values: Floats) -> tuple[float, float]:
+def otsu(values: Floats) -> tuple[float, float]:
     """Return Otsu's threshold (1979) of values 0 to 1, and the distance of the two means."""
     counts, edges = np.histogram(values, bins=256, range=(0, 1))
     middles = (edges[:-1] + edges[1:]) / 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,22 +11,21 @@ from PIL import Image
 from scipy import ndimage
 
 from mnist_edge.contract import SIDE
-from mnist_edge.data.ink import Ink, find_ink
+from mnist_edge.data.ink import Bools, Floats, Ink, WorkImage, find_ink, work_image
+from mnist_edge.data.parts import Thing, Things, find_things, in_reading_order, is_outlined, is_written, stroke_width
+from mnist_edge.data.sheet import find_sheet
 from mnist_edge.pixels import Images
 
 BOX = 20
 """Longer side of a digit in MNIST."""
-THIN, THICK = 1.6, 4.5
-"""Widths of strokes in pixels of the box between which a digit stays as it was written; MNIST has 1.5 to 4.5."""
-NEAR = 0.35
-"""Parts closer than this share of the digit's height belong to it: the bar of a 5."""
-LEAST_PART = 0.04
-"""A part with a smaller share of the largest part's ink is a speck."""
-RIVAL = 0.3
-"""A part away from the digit with a larger share of its ink is another object."""
-
-Floats = NDArray[np.float32]
-Bools = NDArray[np.bool_]
+THINNEST = 1.6
+"""Width in pixels of the box that thinner strokes are widened to; most of MNIST's have 2 to 4."""
+STROKES = (0.25, 0.1)
+"""Widest strokes that are tried, as a share of the shorter side."""
+REFINED = 2.5
+"""... and then as a multiple of the width that was found: what is wider is a shadow, and not ink."""
+RIVAL = 0.25
+"""An object with more than this share of the digit's ink is another one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,33 @@ class PreparedPhoto:
     box: tuple[int, int, int, int] | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    """One way to read an image: with dark or light ink, strokes of up to some width, on the whole image or a sheet in it."""
+
+    work: WorkImage
+    ink: Ink
+    things: Things
+    outside: Bools | None = None
+
+    @property
+    def convincing(self) -> bool:
+        """Whether its largest object can be a digit."""
+        return not self.doubt
+
+    @property
+    def doubt(self) -> str:
+        """Why there is no digit; empty where there may be one."""
+        inside = self.things.inside
+        if not self.ink.stands_out:
+            return "no ink that stands out from its background"
+        if not inside:
+            return "what there is touches the edge of the image" if self.things.at_edge else "nothing but specks"
+        if not is_written(self.things, inside[0]):
+            return "a blot, not strokes of a pen"
+        return "" if is_outlined(self.work.light, self.things, inside[0]) else "what stands out has no clear outline"
+
+
 def prepare_photo(grey: Images) -> PreparedPhoto:
     """Prepare the one digit of a photo.
 
@@ -53,19 +80,12 @@ def prepare_photo(grey: Images) -> PreparedPhoto:
     """
     if (prepared := _as_it_is(grey)) is not None:
         return PreparedPhoto(image=prepared, reason="", box=(0, 0, SIDE, SIDE))
-    ink = find_ink(grey)
-    if ink.reason:
-        return PreparedPhoto(image=None, reason=ink.reason)
-    groups = _groups(ink)
-    if not groups:
-        return PreparedPhoto(image=None, reason="no digit: nothing but specks, or only what touches the edge")
-    prepared_group = _prepare(ink, groups[0])
-    weights = [group.weight for group in groups]
-    rivals = sum(weight > RIVAL * weights[0] for weight in weights[1:])
-    if rivals:
-        reason = f"{rivals + 1} separate objects where one digit was expected"
-        return PreparedPhoto(image=prepared_group.image, reason=reason, box=prepared_group.box)
-    return prepared_group
+    reading = _best_reading(grey)
+    if doubt := reading.doubt:
+        return PreparedPhoto(image=None, reason=f"no digit: {doubt}")
+    inside = reading.things.inside
+    rivals = sum(thing.weight > RIVAL * inside[0].weight for thing in inside[1:])
+    return _prepare(reading, inside[0], f"{rivals + 1} separate objects where one digit was expected" if rivals else "")
 
 
 def prepare_several(grey: Images) -> list[PreparedPhoto]:
@@ -77,125 +97,83 @@ def prepare_several(grey: Images) -> list[PreparedPhoto]:
     Returns:
         One for each object; empty where there is none.
     """
-    ink = find_ink(grey)
-    if ink.reason:
+    reading = _best_reading(grey)
+    if not reading.convincing:
         return []
-    groups = _groups(ink)
-    if not groups:
-        return []
-    tall = float(np.median([group.height for group in groups]))
-    groups = [group for group in groups if group.height > 0.4 * tall]
-    return [_prepare(ink, group) for group in _in_reading_order(groups)]
+    tall = float(np.median([thing.height for thing in reading.things.inside]))
+    things = [thing for thing in reading.things.inside if thing.height > 0.4 * tall]
+    return [_prepare(reading, thing) for thing in in_reading_order(things)]
 
 
 def _as_it_is(grey: Images) -> Images | None:
+    """Return an image that is prepared already, 28x28 on a uniform background, white on black; None for any other."""
     if grey.shape != (SIDE, SIDE):
         return None
-    edge = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-    for image in (grey, 255 - grey) if np.median(edge) < 128 else (255 - grey,):
-        if np.median(edge if image is grey else 255 - edge) == 0 and np.mean(image == 0) > 0.5 and image.max() > 127:
-            return np.asarray(image)
-    return None
+    image = grey if np.median(grey) < 128 else 255 - grey
+    edge = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+    return np.asarray(image) if np.mean(edge == 0) > 0.9 and np.mean(image == 0) > 0.4 and image.max() > 127 else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Group:
-    """Parts of one object: which of the labelled components, their box in the working image, and their ink."""
-
-    labels: tuple[int, ...]
-    top: int
-    bottom: int
-    left: int
-    right: int
-    weight: float
-
-    @property
-    def height(self) -> int:
-        return self.bottom - self.top
+def _best_reading(grey: Images) -> _Reading:
+    """Return the first convincing reading, its background taken anew for the strokes that were found; else a failed one."""
+    first = None
+    for reading in _readings(work_image(grey)):
+        if first is None or first.outside is not None:
+            first = reading
+        if reading.convincing:
+            return _refined(reading)
+    assert first is not None
+    return first
 
 
-def _groups(ink: Ink) -> list[_Group]:
-    """Return the objects of an image, most ink first; specks and what touches the edge are left out."""
-    weights = ndimage.sum_labels(ink.darkness, ink.labels, np.arange(1, ink.count + 1))
-    parts = []
-    rows, columns = ink.labels.shape
-    for number, (place, weight) in enumerate(zip(ndimage.find_objects(ink.labels), weights, strict=True), start=1):
-        top, bottom, left, right = place[0].start, place[0].stop, place[1].start, place[1].stop
-        if top == 0 or left == 0 or bottom == rows or right == columns:
-            continue
-        parts.append(_Group(labels=(number,), top=top, bottom=bottom, left=left, right=right, weight=float(weight)))
-    if not parts:
-        return []
-    parts.sort(key=lambda part: -part.weight)
-    parts = [part for part in parts if part.weight >= LEAST_PART * parts[0].weight]
-    groups: list[_Group] = []
-    for part in parts:
-        host = next((i for i, group in enumerate(groups) if _belongs(part, group)), None)
-        if host is None:
-            groups.append(part)
-        else:
-            groups[host] = _joined(groups[host], part)
-    return groups
+def _readings(work: WorkImage) -> Iterator[_Reading]:
+    sheet = find_sheet(work.light)
+    if sheet is not None:
+        light = np.where(sheet, work.light, np.median(work.light[sheet])).astype(np.float32)
+        place = ndimage.find_objects(sheet.astype(int))[0]
+        shorter = min(edge.stop - edge.start for edge in place)
+        yield _read(WorkImage(light=light, scale=work.scale, dark_ink=True), STROKES[0] * shorter, ~sheet)
+    for dark in (work.dark_ink, not work.dark_ink):
+        light = work.light if dark else 1 - work.light
+        for share in STROKES:
+            yield _read(WorkImage(light=light, scale=work.scale, dark_ink=dark), share * min(light.shape))
 
 
-def _belongs(part: _Group, group: _Group) -> bool:
-    """Whether a part is near an object with more ink, and smaller than it."""
-    apart = max(part.left - group.right, group.left - part.right, part.top - group.bottom, group.top - part.bottom, 0)
-    side = max(group.height, group.right - group.left)
-    return apart < NEAR * side and part.weight < 0.5 * group.weight
+def _read(work: WorkImage, stroke: float, outside: Bools | None = None) -> _Reading:
+    ink = find_ink(work.light, stroke)
+    return _Reading(work=work, ink=ink, things=find_things(ink, outside), outside=outside)
 
 
-def _joined(one: _Group, other: _Group) -> _Group:
-    return _Group(
-        labels=(*one.labels, *other.labels),
-        top=min(one.top, other.top),
-        bottom=max(one.bottom, other.bottom),
-        left=min(one.left, other.left),
-        right=max(one.right, other.right),
-        weight=one.weight + other.weight,
-    )
+def _refined(reading: _Reading) -> _Reading:
+    width = stroke_width(reading.things.mask(reading.things.inside[0]))
+    again = _read(reading.work, max(REFINED * width, 7), reading.outside)
+    return again if again.convincing else reading
 
 
-def _in_reading_order(groups: list[_Group]) -> list[_Group]:
-    """Return objects line by line: one whose middle lies within the height of a line's first belongs to the line."""
-    lines: list[list[_Group]] = []
-    for group in sorted(groups, key=lambda group: group.top + group.bottom):
-        middle = (group.top + group.bottom) / 2
-        line = next((line for line in lines if line[-1].top < middle < line[-1].bottom), None)
-        if line is None:
-            lines.append([group])
-        else:
-            line.append(group)
-    return [group for line in lines for group in sorted(line, key=lambda group: group.left)]
-
-
-def _prepare(ink: Ink, group: _Group) -> PreparedPhoto:
+def _prepare(reading: _Reading, thing: Thing, reason: str = "") -> PreparedPhoto:
     """Cut out one object, scale it to the box, and centre it."""
-    place = slice(group.top, group.bottom), slice(group.left, group.right)
-    mine = np.isin(ink.labels[place], group.labels)
+    mine = reading.things.mask(thing)
     near = ndimage.binary_dilation(mine, iterations=2)
-    values = np.where(near, ink.darkness[place], 0).astype(np.float32)
-    values = _pen(values, mine)
+    values = _widened(np.where(near, reading.ink.darkness[thing.place], 0).astype(np.float32), mine)
     scale = BOX / max(values.shape)
     height, width = (max(1, round(side * scale)) for side in values.shape)
     small = np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.BOX), dtype=np.float64)
-    small /= max(float(np.percentile(small[small > 0.1], 80)) if (small > 0.1).any() else 1.0, 0.1)
+    strong = small[small > 0.1]
+    small /= max(float(np.percentile(strong, 80)) if strong.size else 1.0, 0.1)
     left, top, right, bottom = (
-        round(value / ink.scale) for value in (group.left, group.top, group.right, group.bottom)
+        round(value / reading.work.scale) for value in (thing.left, thing.top, thing.right, thing.bottom)
     )
-    return PreparedPhoto(image=_centred(np.clip(small, 0, 1)), reason="", box=(left, top, right, bottom))
+    return PreparedPhoto(image=_centred(np.clip(small, 0, 1)), reason=reason, box=(left, top, right, bottom))
 
 
-def _pen(values: Floats, mine: Bools) -> Floats:
-    """Make strokes of an extreme pen as wide as MNIST's."""
-    inside = ndimage.distance_transform_edt(np.pad(mine, 1))
-    ridge = inside[(inside == ndimage.maximum_filter(inside, 3)) & (inside > 0)]
-    width = (2 * float(np.median(ridge)) - 0.5) * BOX / max(mine.shape)
-    missing = (THIN - width if width < THIN else 0.0) * max(mine.shape) / BOX
-    if missing >= 1:
-        side = 1 + 2 * round(missing / 2 + 0.5)
-        return np.asarray(ndimage.grey_dilation(np.pad(values, side // 2), size=(side, side)), dtype=np.float32)
-    return values
+def _widened(values: Floats, mine: Bools) -> Floats:
+    """Return ink with strokes at least as wide as those of MNIST."""
+    pixel = max(mine.shape) / BOX
+    missing = THINNEST * pixel - stroke_width(mine)
+    if missing < 1:
+        return values
+    side = 1 + 2 * round(missing / 2)
+    return np.asarray(ndimage.grey_dilation(np.pad(values, side // 2), size=(side, side)), dtype=np.float32)
 
 
 def _centred(small: NDArray[np.float64]) -> Images:

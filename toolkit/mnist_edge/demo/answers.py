@@ -17,7 +17,8 @@ from mnist_edge.errors import MnistEdgeError, UnavailableError, UsageError
 from mnist_edge.pixels import Images
 from mnist_edge.records.demo import AnswerReport, VariantAnswer
 from mnist_edge.runtime.classifier import open_classifier
-from mnist_edge.workflow.predict import DigitReader, refused
+from mnist_edge.workflow.model import Model
+from mnist_edge.workflow.predict import DigitReader, known_digits, refused
 
 IMAGE_NAME = "the image"
 """What errors call it: a page does not send the name of a file."""
@@ -64,15 +65,17 @@ class Answers:
 
     def _ask(self, reader: DigitReader, prepared: PreparedPhoto, image: Images) -> VariantAnswer:
         """Run one variant; what fails is part of the answer, because the other variants are of interest too."""
-        classifier, name = reader.classifier, reader.variant.name
+        classifier, name = reader.model.classifier, reader.model.variant.name
         try:
-            prediction = reader.predict(IMAGE_NAME, prepared, shown=len(reader.labels))
-            feed = classifier.prepare(image[np.newaxis])
+            prediction = reader.predict(IMAGE_NAME, prepared, shown=len(reader.model.labels))
+            inputs = {classifier.input.name: classifier.prepare(image[np.newaxis])}
+            with classifier.ended_in_time(batch=1) as options:
+                run = partial(classifier.session.run, [classifier.output.name], inputs, options)
+                latency = median_latency_us(run)
         except MnistEdgeError as error:
             failed = refused(IMAGE_NAME, error.message, error.exit_code)
             return VariantAnswer(variant=name, prediction=failed, latency_us=None)
-        run = partial(classifier.session.run, [classifier.output.name], {classifier.input.name: feed})
-        return VariantAnswer(variant=name, prediction=prediction, latency_us=median_latency_us(run))
+        return VariantAnswer(variant=name, prediction=prediction, latency_us=latency)
 
 
 def open_answers(bundle: Bundle, timeout: float, on_variant: Callable[[int, int], None]) -> Answers:
@@ -95,12 +98,12 @@ def open_answers(bundle: Bundle, timeout: float, on_variant: Callable[[int, int]
         )
     first = manifest.choice or manifest.variants[0].name
     ordered = sorted(manifest.variants, key=lambda variant: variant.name != first)
+    known = known_digits(bundle)
     readers: list[DigitReader] = []
     for variant in ordered:
         classifier = open_classifier(bundle.file(variant), variant.settings, timeout=timeout)
         classifier.require_scores()
-        readers.append(
-            DigitReader(folder=bundle.folder, variant=variant, labels=manifest.labels, classifier=classifier)
-        )
+        model = Model(bundle=bundle, variant=variant, classifier=classifier)
+        readers.append(DigitReader(model=model, known=known))
         on_variant(len(readers), len(ordered))
     return Answers(readers, timeout)

@@ -50,7 +50,7 @@ def open_demo(
     server = DemoServer(port, notify)  # first: a port in use is reported before models are opened
     try:
         answers = open_answers(bundle, timeout, on_variant)
-        names = tuple(reader.variant.name for reader in answers.readers)
+        names = tuple(reader.model.variant.name for reader in answers.readers)
         server.answer = lambda content: answers.answer(content).to_json()
         server.assets = page_assets(bundle.folder.resolve().name, names, server.token)
     except BaseException:

@@ -10,6 +10,7 @@ import errno
 import hmac
 import json
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -116,8 +117,11 @@ class DemoServer(ThreadingHTTPServer):
         finally:
             self._free.release()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore a connection that broke: browsers close them at any time."""
+    def handle_error(self, *_connection: Any) -> None:
+        """Report a bug; a connection that broke is none, because browsers close them at any time."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            self.notify(f"a request was not answered: unexpected {type(error).__name__}: {error}")
 
 
 class _RefusedError(Exception):
@@ -132,8 +136,6 @@ class _Handler(BaseHTTPRequestHandler):
     """One request a connection, as HTTP/1.0 has it."""
 
     server: DemoServer
-    server_version = "mnist-edge"
-    sys_version = ""
     timeout = REQUEST_SECONDS
 
     def do_GET(self) -> None:
@@ -222,6 +224,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         with contextlib.suppress(ConnectionError, TimeoutError):
             self.wfile.write(content)
+
+    def version_string(self) -> str:
+        """Return what the header Server states."""
+        return "mnist-edge"
 
     def log_message(self, *_arguments: object) -> None:
         """Print nothing: standard error is for the user of the command line."""

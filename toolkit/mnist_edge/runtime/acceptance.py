@@ -11,11 +11,18 @@ from scipy import ndimage
 
 from mnist_edge.contract import SIDE
 from mnist_edge.pixels import Images, Logits, softmax
+from mnist_edge.runtime.familiarity import Familiarity
 
 LEAST_PROBABILITY = 0.8
-"""A prediction of a smaller probability is not accepted."""
+"""A prediction of a smaller probability is not accepted,"""
 LEAST_AGREEMENT = 0.7
-"""... nor one whose mean probability over slightly changed images is smaller. Both were chosen on held-out images."""
+"""nor one whose mean probability over slightly changed images is smaller,"""
+LARGEST_DISTANCE = 1.1
+"""nor one for an image that is less familiar. The three reject 1 % of right predictions on photos of held-out images."""
+MOST_HOLES = 2
+"""An 8 has two."""
+DARK, LEAST_HOLE = 90, 3
+"""A hole has at least so many pixels darker than this."""
 TURNS = (-10.0, 10.0)
 """Degrees."""
 SIZES = (0.88, 1.1)
@@ -30,15 +37,19 @@ class Judgement:
     reason: str
 
 
-def judge(logits: Callable[[Images], Logits], image: Images, temperature: float | None) -> Judgement:
+def judge(
+    logits: Callable[[Images], Logits], image: Images, temperature: float | None, known: Familiarity | None = None
+) -> Judgement:
     """Predict a prepared image, and the same image turned, scaled and slanted a little.
 
-    A digit stays the digit that it is; what is none changes its prediction, however sure the first one was.
+    A digit stays the digit that it is, and resembles known digits of its class. What is none often changes its
+    prediction, or resembles none, however sure the first prediction was.
 
     Args:
         logits: uint8 (n, 28, 28) to float32 (n, classes).
         image: uint8 (28, 28).
         temperature: of the variant.
+        known: digits that a digit should resemble; None leaves that out.
     """
     shares = softmax(logits(np.stack([image, *_changed(image)])), temperature)
     first = int(shares[0].argmax())
@@ -48,7 +59,19 @@ def judge(logits: Callable[[Images], Logits], image: Images, temperature: float 
         reason = f"not sure: a probability of {sure:.0%}"
     elif steady < LEAST_AGREEMENT:
         reason = f"not sure: {steady:.0%} once the image is turned or scaled a little"
+    elif _holes(image) > MOST_HOLES:
+        reason = f"no digit: {_holes(image)} holes"
+    elif known is not None and known.distance(image, first) > LARGEST_DISTANCE:
+        reason = "it does not look like the digits that the model is tested with"
     return Judgement(probabilities=shares[0], reason=reason)
+
+
+def _holes(image: Images) -> int:
+    """Return how many areas of background ink surrounds."""
+    background = np.pad(image < DARK, 1, constant_values=True)
+    labels, count = ndimage.label(background)
+    sizes = ndimage.sum_labels(background, labels, np.arange(1, count + 1))
+    return int((sizes >= LEAST_HOLE).sum()) - 1
 
 
 def _changed(image: Images) -> list[Images]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +133,16 @@ class Classifier:
             UnavailableError: not enough memory, or the GPU failed.
             RefusedModelError: onnxruntime cannot run the graph.
         """
+        with self.ended_in_time(len(feed)) as options:
+            return list(self.session.run(list(names), {self.input.name: feed}, options))
+
+    @contextlib.contextmanager
+    def ended_in_time(self, batch: int) -> Iterator[onnxruntime.RunOptions]:
+        """Give the options for runs of this session that end once they take `timeout` seconds together.
+
+        Raises:
+            As `run_for`.
+        """
         # onnxruntime looks at `terminate` between operators, in loops too; checked with an endless Loop.
         options = import_onnxruntime().RunOptions()
         timer = None if self.timeout is None else Timer(self.timeout, setattr, (options, "terminate", True))
@@ -139,11 +150,11 @@ class Classifier:
             timer.daemon = True
             timer.start()
         try:
-            return list(self.session.run(list(names), {self.input.name: feed}, options))
+            yield options
         except Exception as error:  # onnxruntime's own exceptions share no base class
             if self.timeout is not None and explain(error).cause == "stopped":
                 raise did_not_return(self.name, self.timeout) from error
-            raise refusal(self.name, self.provider, error, "run", len(feed)) from error
+            raise refusal(self.name, self.provider, error, "run", batch) from error
         finally:
             if timer is not None:
                 timer.cancel()

@@ -52,11 +52,11 @@ class OpenModel:
 
 
 def evaluate(
-    model: Path,
+    model: str | Path,
     *,
     variant: str | None = None,
-    dataset: str | None = None,
-    data_dir: Path | None = None,
+    dataset: str | Path | None = None,
+    data_dir: str | Path | None = None,
     provider: ProviderName | None = None,
     normalization: Normalization | None = None,
     timeout: float = 60.0,
@@ -84,9 +84,10 @@ def evaluate(
     from mnist_edge.data.sources import load_test_set
     from mnist_edge.verification.accuracy import evaluate as compare_with_labels
 
+    model, data_dir = Path(model), None if data_dir is None else Path(data_dir)
     named = {} if provider is None else {"provider": provider}
     opened = _open_model(model, variant, named, normalization, timeout, notify)
-    data = load_test_set(dataset or opened.dataset or "mnist", data_dir, notify)
+    data = load_test_set(str(dataset or opened.dataset or "mnist"), data_dir, notify)
     outputs = opened.predict(data.test_images, opened.normalization)
     report = compare_with_labels(
         model,

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 def export(
     *,
-    run: Path | None = None,
-    output: Path | None = None,
-    dataset: str | None = None,
-    data_dir: Path | None = None,
+    run: str | Path | None = None,
+    output: str | Path | None = None,
+    dataset: str | Path | None = None,
+    data_dir: str | Path | None = None,
     input_kind: InputKind = "uint8",
     opset: int = OPSET,
     normalization: Normalization | None = None,
@@ -62,18 +62,18 @@ def export(
     from mnist_edge.training.state_dict import read_model
 
     kinds = select_kinds(variants)
-    source = run or newest_run()
+    source = newest_run() if run is None else Path(run)
     loaded = read_model(source, normalization)
     for note in loaded.notes:
         notify(note)
-    data = load_dataset(dataset or loaded.dataset or "mnist", data_dir, notify)
+    data = load_dataset(str(dataset or loaded.dataset or "mnist"), None if data_dir is None else Path(data_dir), notify)
     if loaded.student is not None and kinds:
         raise UsageError(
             f"--variant {kinds[0].name}: variants are made from a perceptron, {source} is a student",
             hint="leave --variant out, or name the run of a perceptron",
         )
     own = "" if loaded.student is None else f"-{variant_name(loaded.student.name)}"
-    target = output or EXPORTED / f"{data.name}{own}"
+    target = EXPORTED / f"{data.name}{own}" if output is None else Path(output)
     newest = "" if run else ", the newest run,"
     notify(f"exporting {source}{newest} to {target}")
     suspect_normalization(loaded, data, notify)

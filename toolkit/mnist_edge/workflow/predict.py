@@ -13,10 +13,11 @@ from mnist_edge.records.prediction import ClassProbability, Prediction, PredictR
 from mnist_edge.workflow.folders import newest_bundle
 
 if TYPE_CHECKING:
+    from mnist_edge.bundle.folder import Bundle
     from mnist_edge.data.photo import PreparedPhoto
     from mnist_edge.pixels import Images
-    from mnist_edge.records.bundle import Variant
-    from mnist_edge.runtime.classifier import Classifier
+    from mnist_edge.runtime.familiarity import Familiarity
+    from mnist_edge.workflow.model import Model
 
 SHOWN = 3
 """Classes that a prediction lists."""
@@ -46,12 +47,14 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class DigitReader:
-    """An open variant of a bundle that classifies digits."""
+    """An open variant of a bundle that classifies digits.
 
-    folder: Path
-    variant: Variant
-    labels: tuple[str, ...]
-    classifier: Classifier
+    Attributes:
+        known: what a digit should resemble; None where that is not checked.
+    """
+
+    model: Model
+    known: Familiarity | None = None
 
     def predict(self, name: str, prepared: PreparedPhoto, shown: int = SHOWN) -> Prediction:
         """Return the prediction for a prepared photo; not accepted where preparation or model are unsure.
@@ -71,18 +74,10 @@ class DigitReader:
         if prepared.image is None:
             return refused(name, prepared.reason)
 
-        def logits(images: Images) -> np.ndarray:
-            outputs = self.classifier.class_logits(images, len(self.labels))
-            if not np.isfinite(outputs).all():
-                raise CheckFailedError(
-                    f"{self.classifier.name} returns NaN or infinite outputs", hint="mnist-edge verify shows where"
-                )
-            return outputs
-
-        judgement = judge(logits, prepared.image, self.variant.temperature)
+        judgement = judge(self.model.logits, prepared.image, self.model.variant.temperature, self.known)
         order = np.argsort(-judgement.probabilities, kind="stable")[:shown]
         top = tuple(
-            ClassProbability(label=self.labels[i], probability=float(judgement.probabilities[i])) for i in order
+            ClassProbability(label=self.model.labels[i], probability=float(judgement.probabilities[i])) for i in order
         )
         reason = prepared.reason or judgement.reason
         return Prediction(
@@ -111,20 +106,23 @@ def open_reader(folder: Path, variant: str | None = None) -> DigitReader:
         BadFileError: the bundle is damaged.
         UnavailableError: there is no bundle, or onnxruntime or the provider is missing.
     """
-    from mnist_edge.bundle.folder import load_bundle
-    from mnist_edge.runtime.classifier import open_classifier
+    from mnist_edge.workflow.model import load
 
-    bundle = load_bundle(folder)
-    manifest = bundle.manifest
-    if manifest.labels != LABELS["mnist"]:
+    model = load(folder, variant)
+    if model.labels != LABELS["mnist"]:
         raise UsageError(
-            f"{folder} classifies {manifest.dataset}; photos are prepared for handwritten digits",
+            f"{folder} classifies {model.bundle.manifest.dataset}; photos are prepared for handwritten digits",
             hint="--model with a bundle of digits",
         )
-    chosen = bundle.variant(variant or manifest.choice or manifest.variants[0].name)
-    classifier = open_classifier(bundle.file(chosen), chosen.settings)
-    classifier.require_scores()
-    return DigitReader(folder=folder, variant=chosen, labels=manifest.labels, classifier=classifier)
+    return DigitReader(model=model, known=known_digits(model.bundle))
+
+
+def known_digits(bundle: Bundle) -> Familiarity | None:
+    """Return the golden test images of a bundle as what a digit should resemble; None where they are too few."""
+    from mnist_edge.runtime.familiarity import familiarity
+
+    labelled = bundle.golden.labels < len(bundle.manifest.labels)
+    return familiarity(bundle.golden.images[labelled], bundle.golden.labels[labelled], len(bundle.manifest.labels))
 
 
 def find_images(paths: Sequence[Path]) -> list[Source]:
@@ -183,7 +181,9 @@ def predict(
             seen = [Seen(prediction=refused(source.name, error.message, error.exit_code), grey=None, prepared=None)]
         predictions += [one.prediction for one in seen]
         on_done(done, len(sources), seen)
-    return PredictReport(model=reader.folder, variant=reader.variant.name, predictions=tuple(predictions))
+    return PredictReport(
+        model=reader.model.bundle.folder, variant=reader.model.variant.name, predictions=tuple(predictions)
+    )
 
 
 def _look(reader: DigitReader, source: Source, several: bool) -> list[Seen]:
@@ -191,10 +191,11 @@ def _look(reader: DigitReader, source: Source, several: bool) -> list[Seen]:
     from mnist_edge.data.photo import prepare_photo, prepare_several
 
     grey = read_image(source.content, source.name)
-    if not several:
+    found = prepare_several(grey) if several else []
+    if not found:
         prepared = prepare_photo(grey)
         return [Seen(prediction=reader.predict(source.name, prepared), grey=grey, prepared=prepared)]
     return [
         Seen(prediction=reader.predict(f"{source.name}#{number}", prepared), grey=grey, prepared=prepared)
-        for number, prepared in enumerate(prepare_several(grey), start=1)
+        for number, prepared in enumerate(found, start=1)
     ]

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from mnist_edge.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
-    from mnist_edge.bundle.evidence import Evidence, ReportContent
+    from mnist_edge.bundle.evidence import ReportContent
     from mnist_edge.bundle.folder import Bundle
     from mnist_edge.pixels import Images
+    from mnist_edge.records.evidence import Evidence
 
 
 def gather_report(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from mnist_edge.training.run import Start
 
 Notify = Callable[[str], None]
+
+NO_CHANGES: Mapping[str, Any] = dict.fromkeys(
+    ("epochs", "lr", "momentum", "weight_decay", "batch_size", "seed", "widths")
+)
+"""Settings that can be named besides a recipe, none of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +58,7 @@ def prepare_training(
     run: Path | None = None,
     device: DeviceName = "auto",
     normalization: Normalization | None = None,
-    changes: dict[str, Any],
+    changes: Mapping[str, Any] = NO_CHANGES,
     student: StudentName | None = None,
     processes: int = 1,
     threads: int | None = None,
@@ -71,8 +76,8 @@ def prepare_training(
         run: run folder; None takes `runs/<dataset>`, with `-student-<name>` for a student, or the resumed run's.
         device: must be available.
         normalization: of the pixels that a .pth was trained on.
-        changes: settings that the user named, None for the others. A resumed run accepts those of its checkpoint,
-            and another number of epochs.
+        changes: settings by name: epochs, lr, momentum, weight_decay, batch_size, seed, widths; None for what is left
+            to the recipe. A resumed run accepts those of its checkpoint, and another number of epochs.
         student: to train in place of the perceptron.
         processes: that are going to train together.
         threads: to train with on the CPU; None chooses.
@@ -93,6 +98,7 @@ def prepare_training(
     from mnist_edge.training.model import resolve_device
     from mnist_edge.training.run import resume_run, start_after_restart
 
+    changes = {**NO_CHANGES, **changes}
     require_cpus(threads or 1)
     resolve_device(device)
     if continue_run and not overwrite and run is not None and (run / LAST).exists():
@@ -129,6 +135,72 @@ def prepare_training(
 
 
 def train(
+    *,
+    dataset: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    recipe: str | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    batch_size: int | None = None,
+    widths: Sequence[int] | None = None,
+    student: StudentName | None = None,
+    seed: int | None = None,
+    run: str | Path | None = None,
+    resume: str | Path | None = None,
+    device: DeviceName = "auto",
+    threads: int | None = None,
+    overwrite: bool = False,
+    notify: Notify = lambda _line: None,
+    on_step: Callable[[int, int], None] = lambda _done, _all: None,
+    on_epoch: Callable[[EpochRecord], None] = lambda _record: None,
+) -> TrainReport:
+    """Train a run in this process, from the start or from a checkpoint, and save checkpoints into its folder.
+
+    Args:
+        dataset: a name or a folder; None takes mnist, or the checkpoint's.
+        data_dir: folder in which datasets are looked for first.
+        recipe: a name, or a TOML file.
+        epochs, lr, batch_size, seed: None leaves them to the recipe, and the seed at 0.
+        widths: of the hidden layers; None takes 600, 400, 200 and 100.
+        student: a small convolutional network to train in place of the perceptron.
+        run: run folder; None takes `runs/<dataset>`, or the resumed run's.
+        resume: run folder or checkpoint to continue, or a .pth whose weights are the start.
+        device: to train on.
+        threads: on the CPU; None chooses.
+        overwrite: replace another run in the folder.
+        notify: takes one plain line about what happens.
+        on_step: called with finished steps and all steps.
+        on_epoch: called after each epoch.
+
+    Raises:
+        UsageError: settings that do not fit the checkpoint, or the student.
+        UnavailableError: the dataset or the device is not available, or the folder is in use.
+        CheckFailedError: the loss became NaN or infinite.
+        StoppedError: SIGINT, SIGTERM or SIGHUP arrived; the last finished step is saved.
+    """
+    request = prepare_training(
+        dataset=None if dataset is None else str(dataset),
+        data_dir=None if data_dir is None else Path(data_dir),
+        recipe=recipe,
+        resume=None if resume is None else Path(resume),
+        run=None if run is None else Path(run),
+        device=device,
+        changes={
+            "epochs": epochs,
+            "lr": lr,
+            "batch_size": batch_size,
+            "seed": seed,
+            "widths": None if widths is None else tuple(widths),
+        },
+        student=student,
+        threads=threads,
+        overwrite=overwrite,
+        notify=notify,
+    )
+    return run_training(request, device=device, notify=notify, on_step=on_step, on_epoch=on_epoch)
+
+
+def run_training(
     request: TrainingRequest,
     *,
     device: DeviceName = "auto",
@@ -176,7 +248,9 @@ def train(
     return report
 
 
-def _refuse_changes(kept: Settings, recipe: str | None, changes: dict[str, Any], student: StudentName | None) -> None:
+def _refuse_changes(
+    kept: Settings, recipe: str | None, changes: Mapping[str, Any], student: StudentName | None
+) -> None:
     """Raise UsageError for an option whose value is not the checkpoint's; the number of epochs may change.
 
     Equal values are accepted, so that the command that started a run works again with `--resume` added.
@@ -220,7 +294,7 @@ def _fresh(
     normalization: Normalization | None,
     recipe: str | None,
     data: Dataset,
-    changes: dict[str, Any],
+    changes: Mapping[str, Any],
     student: StudentName | None,
     notify: Notify,
 ) -> Start:

@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_edge.contract import DatasetName, TargetName
+from mnist_edge.contract import DatasetName, Normalization, ProviderName, TargetName
 from mnist_edge.cpus import require_cpus
 from mnist_edge.errors import UnavailableError, UsageError
 from mnist_edge.model_kind import require_model_kind
+from mnist_edge.verification.requirement import MAX_DROP
 from mnist_edge.workflow.suspicion import first_images, suspect_normalization
 from mnist_edge.workflow.variants import select_variants
 
@@ -24,6 +25,78 @@ if TYPE_CHECKING:
     from mnist_edge.verification.verify import VerifyOptions
 
 Notify = Callable[[str], None]
+
+
+def verify(
+    model: str | Path,
+    *,
+    variants: Sequence[str] = (),
+    against: str | Path | None = None,
+    outputs: str | Path | None = None,
+    provider: ProviderName | None = None,
+    threads: int | None = None,
+    batches: Sequence[int] = (),
+    layers: bool = False,
+    max_accuracy_drop: float = MAX_DROP,
+    normalization: Normalization | None = None,
+    dataset: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    key: str | Path | None = None,
+    signature: str | Path | None = None,
+    notify: Notify = lambda _line: None,
+) -> ParityReport:
+    """Compare a bundle with the outputs that it records, or any model with another one.
+
+    Args:
+        model: bundle folder or ONNX file.
+        variants: names of a bundle's variants; all by default.
+        against: run folder, checkpoint, .pth or ONNX file that is run now as reference; an ONNX file needs one.
+        outputs: a file of logits of another runtime, to check in place of a variant's own; see `runtime.recorded`.
+        provider: no other is used; None takes the recorded one, or else the CPU.
+        threads: of onnxruntime; None takes the recorded number, or else 1.
+        batches: batch sizes to check besides 1, 2, 3, 7, 64 and all.
+        layers: compare layer outputs also where the logits agree.
+        max_accuracy_drop: accuracy that a variant may lose, a fraction of 1, where it is not exact.
+        normalization: of the pixels of a model that does not state it.
+        dataset: of an ONNX file; or the folder that a bundle of a user's own digits was made with.
+        data_dir: folder in which datasets are looked for first.
+        key: public key in PEM, with which the bundle must be signed.
+        signature: file of that; None for `<bundle>.sig`.
+        notify: takes one plain line about what happens.
+
+    Returns:
+        The report; `passed` states whether every check passed.
+
+    Raises:
+        BadFileError: a file was changed, or the signature is not valid.
+        UnavailableError: a file, the provider or the data are not available.
+        UsageError: arguments that contradict each other.
+    """
+    from mnist_edge.records.settings import DEFAULT_SETTINGS
+    from mnist_edge.signature import check_signature
+    from mnist_edge.verification.verify import VerifyOptions
+
+    path, reference = Path(model), None if against is None else Path(against)
+    if key is not None:
+        check_signature(path, Path(key), None if signature is None else Path(signature))
+    elif signature is not None:
+        raise UsageError("a signature has no effect without a key", hint="name the public key")
+    named = {name: value for name, value in (("provider", provider), ("threads", threads)) if value is not None}
+    options = VerifyOptions(
+        session=DEFAULT_SETTINGS.with_named(named),
+        named=named,
+        batches=tuple(batches),
+        max_drop=max_accuracy_drop,
+        layers=layers,
+        normalization=normalization,
+    )
+    place = (None if dataset is None else str(dataset), None if data_dir is None else Path(data_dir), notify)
+    if require_model_kind(path, "onnx", "bundle", "run folder") == "onnx":
+        if variants or outputs is not None:
+            raise UsageError("variants and outputs are for bundles", hint="name a bundle folder")
+        return verify_file(path, reference, options, *place)[0]
+    recorded = None if outputs is None else Path(outputs)
+    return verify_folder(path, reference, options, *place, variants=variants, outputs=recorded)[0]
 
 
 def verify_folder(

@@ -8,8 +8,9 @@ import shlex
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from mnist_edge.bundle.evidence import ReportContent, Verified
+from mnist_edge.bundle.evidence import ReportContent
 from mnist_edge.bundle.folder import Bundle
+from mnist_edge.records.evidence import Verified
 from mnist_edge.reporting.escape import printable
 from mnist_edge.reporting.page.summary import (
     best_time,

@@ -15,10 +15,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from mnist_edge.bundle.evidence import Evidence, ReportContent, Timed, Verified
+from mnist_edge.bundle.evidence import ReportContent
 from mnist_edge.bundle.folder import Bundle
 from mnist_edge.bundle.results import results_folder
 from mnist_edge.errors import CheckFailedError
+from mnist_edge.records.evidence import Evidence, Timed, Verified
+from mnist_edge.records.tuning import TunedCandidate, TuneReport
 from mnist_edge.reporting.escape import printable
 from mnist_edge.reporting.page import figures
 from mnist_edge.reporting.page.images import png_url
@@ -133,6 +135,7 @@ def _values(content: ReportContent) -> dict[str, Any]:
         "groups": _groups(bundle, evidence),
         "tuned": tuned,
         "candidates": [] if tuned is None else best_of_variants(tuned.report.candidates),
+        "settings_tried": [] if tuned is None else _settings_tried(tuned.report),
         "drawn": [] if tuned is None else drawable(tuned.report),
         "headline": headline,
         "limits": described,
@@ -150,6 +153,13 @@ def _values(content: ReportContent) -> dict[str, Any]:
 
 def _order(bundle: Bundle, name: str) -> int:
     return [variant.name for variant in bundle.manifest.variants].index(name)
+
+
+def _settings_tried(report: TuneReport) -> list[TunedCandidate]:
+    """Return the other settings of the chosen variant."""
+    best = best_of_variants(report.candidates)
+    chosen = None if report.choice is None else report.choice.variant
+    return [one for one in report.candidates if one.variant == chosen and one not in best][:SHOWN_ROWS]
 
 
 def _certified(bundle: Bundle, evidence: Evidence) -> list[Verified]:

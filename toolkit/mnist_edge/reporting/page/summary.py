@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mnist_edge.bundle.evidence import Evaluated, Evidence, ReportContent, Timed, Verified
+from mnist_edge.bundle.evidence import ReportContent
 from mnist_edge.bundle.folder import Bundle
 from mnist_edge.records.bundle import Variant
+from mnist_edge.records.evidence import Evaluated, Evidence, Timed, Verified
 from mnist_edge.records.handover import ReportFormat, ReportReport, Unshown, Verdict
 from mnist_edge.reporting.tables.format import counted
 

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-import mnist_edge
 from mnist_edge.errors import CheckFailedError
 from mnist_edge.pixels import Images, Logits
 from mnist_edge.records.settings import SessionSettings
@@ -109,7 +108,7 @@ def open_emulated(
 
 
 def _start(emulator: Emulator, model: Path, settings: SessionSettings) -> subprocess.Popen[str]:
-    source = Path(mnist_edge.__file__).parents[1]
+    source = Path(__file__).parents[3]
     packages = [str(source), *map(str, emulator.packages)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(packages), "PYTHONSAFEPATH": "1"}
     worker = ["-m", "mnist_edge.targets.emulated.worker", str(model.resolve())]

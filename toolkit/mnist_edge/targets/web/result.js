@@ -7,7 +7,7 @@ const percent = (share) => `${(100 * share).toFixed(1)} %`;
 function showPrepared(image) {
   const small = new ImageData(28, 28);
   if (image !== null) image.forEach((value, i) => { small.data[i * 4 + 3] = value; });
-  element("prepared").getContext("2d").putImageData(small, 0, 0);
+  element("prepared").getContext("2d", { willReadFrequently: true }).putImageData(small, 0, 0);
 }
 
 /** Show a digit (-1 for none), the probabilities of the ten (or null), and a text. */
