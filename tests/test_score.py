@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -299,7 +306,15 @@ def wait_for_parts(place: Path, least: int, seconds: float = 200) -> int:
         if found >= least:
             return found
         time.sleep(0.02)
-    raise AssertionError(f"{found} blocks after {seconds} s")
+    raise AssertionError(f"fewer than {least} blocks after {seconds} s")
+
+
+def started(start_node: Callable[[], Any]) -> Any:
+    """Start a node of a cluster; Ray gives up after 30 seconds, which a busy machine may need."""
+    for _ in range(3):
+        with contextlib.suppress(Exception):
+            return start_node()
+    return start_node()
 
 
 @pytest.mark.slow
@@ -326,9 +341,7 @@ def test_a_killed_run_of_ray_is_continued(ending: signal.Signals, place: Path, d
 
 
 @pytest.mark.slow
-def test_a_lost_machine_loses_nothing(
-    place: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_lost_machine_loses_nothing(place: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a cluster of two nodes, one is killed in mid-run: its blocks are scored by the other, each image once."""
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -338,9 +351,10 @@ def test_a_lost_machine_loses_nothing(
 
     shutil.rmtree(place / "set")
     slow_set(place / "set", digits, 1_000_000)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster = Cluster()
     try:
-        second = cluster.add_node(num_cpus=1)
+        started(lambda: cluster.add_node(num_cpus=1, include_dashboard=False))
+        second = started(lambda: cluster.add_node(num_cpus=1))
         cluster.wait_for_nodes()
         process = start(place, "--address", cluster.address, "--json")
         wait_for_parts(place, 4)
