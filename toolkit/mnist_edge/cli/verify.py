@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mnist_edge.cli.options import DataDir, Json, NormalizeModel, Timeout, choices, dataset_option, require_plot
-from mnist_edge.cli.recording import recording, result_name
+from mnist_edge.cli.recording import Keep, recording, result_name
 from mnist_edge.cli.remote import On, refuse_options, words_for
 from mnist_edge.contract import ArithmeticName, Optimization, ProviderName, TargetName
 from mnist_edge.errors import UsageError
@@ -186,9 +186,15 @@ def verify(
             report, reference = verify_path(
                 chosen, against, options, dataset, data_dir, say, variants=variant or (), outputs=outputs
             )
-            keep(report)
+            _keep_own(keep, report)
     _show(report, reference, plot, json=json)
     say_next("bench", chosen, *(("--on", on) if on else ()), as_json=json)
+
+
+def _keep_own(keep: Keep, report: ParityReport) -> None:
+    """Keep a result, unless it is of a set that the user gave: `report` shows what holds for the bundle's own."""
+    if report.own_test_set:
+        keep(report)
 
 
 def _show(report: ParityReport, reference: ReferenceOutputs, plot: Path | None, *, json: bool) -> None:
