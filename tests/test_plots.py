@@ -109,7 +109,7 @@ def sweep_report(*rates: float, failed: float | None = None) -> SweepReport:
     ]  # fmt: skip
     return SweepReport(
         study=Path("s"), dataset="digits", recipe="fast", epochs=1, holdout_images=72, seeds=(0, 1),
-        trials=tuple(trials), running=0, command="",
+        trials=tuple(trials), storage="study.db", command="",
     )  # fmt: skip
 
 

@@ -10,9 +10,12 @@ import os
 import shlex
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import termios
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from random import Random
 from statistics import fmean
@@ -20,8 +23,9 @@ from time import sleep
 from typing import Any
 
 import numpy as np
-import optuna
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mnist_edge.cli.app import app
 from mnist_edge.cli.entry import main
@@ -32,14 +36,14 @@ from mnist_edge.records.data import Dataset
 from mnist_edge.records.sweep import SweepReport
 from mnist_edge.reporting.plots.sweep import sweep_plot
 from mnist_edge.sweeping.search import Plan, sweep
-from mnist_edge.sweeping.study import Space
+from mnist_edge.sweeping.study import Space, open_study
 
 TRIALS = 12
 """Two more than Optuna draws at random before it learns from what it has seen."""
 SPACE = ("--lr", "0.005:0.2", "--batch-size", "64,128", "--widths", "12", "--widths", "8,6", "--seeds", "0,3")
 TINY = ("--dataset", "digits", "--epochs", "4", *SPACE)
 KEYS = {
-    "schema", "study", "dataset", "recipe", "epochs", "holdout_images", "seeds", "trials", "running", "command",
+    "schema", "study", "storage", "dataset", "recipe", "epochs", "holdout_images", "seeds", "trials", "command",
 }  # fmt: skip
 
 
@@ -67,11 +71,19 @@ def timeless(report: dict[str, Any]) -> list[dict[str, Any]]:
     return [{**trial, "seconds": 0} for trial in report["trials"]]
 
 
+def ask(study: Path, query: str) -> list[tuple]:
+    """What the file itself holds, or the change of it."""
+    with closing(sqlite3.connect(study / "study.db")) as database, database:
+        return database.execute(query).fetchall()
+
+
 def states(study: Path) -> list[str]:
-    """What Optuna itself reads in the journal."""
-    backend = optuna.storages.journal.JournalFileBackend(str(study / "journal.log"))
-    loaded = optuna.load_study(study_name="sweep", storage=optuna.storages.JournalStorage(backend))
-    return [trial.state.name for trial in loaded.get_trials()]
+    return [state for (state,) in ask(study, "SELECT state FROM trials ORDER BY number")]
+
+
+def age_heartbeats(study: Path, seconds: int) -> None:
+    """As if every running worker had recorded its last heartbeat so long ago."""
+    ask(study, f"UPDATE trial_heartbeats SET heartbeat = datetime('now', '-{seconds} seconds')")
 
 
 @pytest.fixture(autouse=True)
@@ -102,8 +114,9 @@ def test_the_ranking_is_that_of_plain_training(
 ) -> None:
     """Every figure is what `train` with the same settings writes into history.csv, and the best mean comes first."""
     assert set(undisturbed) == KEYS
-    assert undisturbed["schema"] == "mnist-edge/sweep/1"
-    assert (undisturbed["holdout_images"], undisturbed["seeds"], undisturbed["running"]) == (72, [0, 3], 0)
+    assert undisturbed["schema"] == "mnist-edge/sweep/2"
+    assert (undisturbed["holdout_images"], undisturbed["seeds"]) == (72, [0, 3])
+    assert undisturbed["storage"] == f"{undisturbed['study']}/study.db"
     trials = undisturbed["trials"]
     assert [trial["rank"] for trial in trials] == list(range(1, TRIALS + 1))
     assert [trial["holdout_accuracy"] for trial in trials] == sorted(
@@ -232,7 +245,6 @@ def test_a_sweep_that_was_stopped_or_killed_loses_one_trial(
     assert len(lines) == TRIALS - kept
     assert timeless(report) == timeless(undisturbed)
     assert states(tmp_path).count("RUNNING") == 0
-    assert not list((tmp_path / "workers").iterdir())
 
 
 @pytest.mark.slow
@@ -253,11 +265,17 @@ def test_two_processes_share_the_work(tmp_path: Path, capsys) -> None:
     assert json.loads(out)["schema"] == report["schema"]
 
 
+SMALL = Space(lr=(0.01, 0.1), batch_sizes=(128,), widths=((4,),))
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    return Plan(folder=tmp_path, recipe="fast", epochs=1, space=SMALL, seeds=(0,), trials=3)
+
+
 @pytest.mark.parametrize("first_ends", ["finished", "stopped"])
-def test_a_trial_in_the_hands_of_another_worker_is_left_to_it(tmp_path: Path, digits: Dataset, first_ends: str) -> None:
+def test_a_trial_in_the_hands_of_another_worker_is_left_to_it(plan: Plan, digits: Dataset, first_ends: str) -> None:
     """A worker that begins in the midst of another's trial takes the next; nothing is tried twice, whatever becomes of it."""
-    space = Space(lr=(0.01, 0.1), batch_sizes=(128,), widths=((4,),))
-    plan = Plan(folder=tmp_path, recipe="fast", epochs=1, space=space, seeds=(0,), trials=3)
     others: list[SweepReport] = []
 
     def one_trial() -> SweepReport:
@@ -277,12 +295,120 @@ def test_a_trial_in_the_hands_of_another_worker_is_left_to_it(tmp_path: Path, di
         on_progress=lambda *_: others or others.append(one_trial()),
         stop=lambda: bool(others) and first_ends == "stopped",
     )
-    assert (len(others[0].trials), others[0].running) == (1, 1)
-    assert (len(first.trials), first.running) == (3 if first_ends == "finished" else 1, 0)
+    assert len(others[0].trials) == 1
+    assert len(first.trials) == (3 if first_ends == "finished" else 1)
     last = first if first_ends == "finished" else [one_trial(), one_trial()][1]
     assert len(last.trials) == 3
     assert len({trial.lr for trial in last.trials}) == 3
     assert others[0].trials[0].lr in {trial.lr for trial in last.trials}
+
+
+def test_a_trial_without_a_heartbeat_is_tried_again_by_another_worker(tmp_path: Path) -> None:
+    """A minute after the last heartbeat, and with the setting that it had; a late result of the first does not count."""
+    with open_study(tmp_path, SMALL, {}) as first, open_study(tmp_path, SMALL, {}) as second:
+        claimed = first.claim(2)
+        other = second.claim(2)
+        assert claimed is not None
+        assert other is not None
+        assert claimed[1] != other[1]
+        second.finish(other[0], [0.5], 1.0)
+        age_heartbeats(tmp_path, 55)
+        assert second.claim(2) is None
+        age_heartbeats(tmp_path, 62)
+        first.beat(claimed[0], force=True)
+        assert (second.claim(2), second.running()) == (None, 1)
+        age_heartbeats(tmp_path, 62)
+        again = second.claim(2)
+        assert again is not None
+        assert again[1] == claimed[1]
+        assert first.finish(claimed[0], [0.9], 1.0) is None
+        assert first.fail(claimed[0], "it diverged", 1.0) is None
+        assert second.finish(again[0], [0.6], 1.0) is not None
+        assert [trial.value for trial in first.finished()] == [0.6, 0.5]
+    assert states(tmp_path) == ["FAIL", "COMPLETE", "COMPLETE"]
+
+
+def test_a_worker_that_was_killed_before_its_first_heartbeat_holds_no_trial(tmp_path: Path) -> None:
+    """Optuna never takes a trial without any heartbeat for stale."""
+    with open_study(tmp_path, SMALL, {}) as first, open_study(tmp_path, SMALL, {}) as second:
+        assert first.claim(1) is not None
+        assert second.claim(1) is None
+        ask(tmp_path, "DELETE FROM trial_user_attributes WHERE key = 'place'")
+        ask(tmp_path, "DELETE FROM trial_heartbeats")
+        assert second.claim(1) is not None
+    assert states(tmp_path) == ["FAIL", "RUNNING"]
+
+
+def test_the_last_worker_waits_for_the_others_and_takes_over(plan: Plan, digits: Dataset, monkeypatch) -> None:
+    """Otherwise the trial of a worker that is killed at the end would be missing, and nobody would know."""
+    recorded: list[dict[str, str]] = []
+    monkeypatch.setattr("mnist_edge.sweeping.search.open_study", spying(recorded))
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        age_heartbeats(plan.folder, 62 if len(waits) == 3 else 1)
+
+    monkeypatch.setattr("mnist_edge.sweeping.search.sleep", wait)
+    hooks: dict[str, Any] = {"on_trial": lambda *_: None, "on_progress": lambda *_: None}
+    sweep(plan, digits, **hooks, stop=lambda: True)
+    with open_study(plan.folder, SMALL, recorded[0]) as killed:
+        assert killed.claim(3) is not None
+        report = sweep(plan, digits, **hooks, stop=lambda: False)
+    assert len(waits) == 3
+    assert len(report.trials) == 3
+    assert states(plan.folder) == ["FAIL", *["COMPLETE"] * 3]
+
+
+def spying(recorded: list[dict[str, str]]) -> Any:
+    def opens(folder: Path, space: Space, settings: dict[str, str], *rest: Any) -> Any:
+        recorded.append(settings)
+        return open_study(folder, space, settings, *rest)
+
+    return opens
+
+
+@pytest.mark.slow
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["claim", "finish", "fail", "drop", "lose", "reopen"]), st.integers(0, 2))))
+def test_whatever_workers_do_no_trial_is_finished_twice(actions: list[tuple[str, int]]) -> None:
+    """Three workers claim, finish, abandon and lose trials in any order: never more than planned, each place at most once."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        study = Path(folder)
+        held: list[Any] = [None] * 3
+        workers = [stack.enter_context(open_study(study, SMALL, {})) for _ in held]
+        for action, number in actions:
+            worker, claimed = workers[number], held[number]
+            if action == "lose":  # all of them
+                age_heartbeats(study, 62)
+            elif action == "reopen":
+                workers[number], held[number] = stack.enter_context(open_study(study, SMALL, {})), None
+            elif action == "claim" and claimed is None:
+                claimed = worker.claim(4)
+                held[number] = claimed and claimed[0]
+            elif claimed is not None and action != "claim":
+                {
+                    "finish": lambda: worker.finish(claimed, [0.5], 1.0),  # noqa: B023 - called here
+                    "fail": lambda: worker.fail(claimed, "it diverged", 1.0),  # noqa: B023
+                    "drop": lambda: worker.drop(claimed),  # noqa: B023
+                }[action]()
+                held[number] = None
+            places = [
+                place
+                for (place,) in ask(
+                    study,
+                    "SELECT place.value_json FROM trials JOIN trial_user_attributes place "
+                    "ON place.trial_id = trials.trial_id AND place.key = 'place' "
+                    "LEFT JOIN trial_user_attributes failure "
+                    "ON failure.trial_id = trials.trial_id AND failure.key = 'failure' "
+                    "WHERE state IN ('COMPLETE', 'RUNNING') OR failure.key IS NOT NULL",
+                )
+            ]
+            assert len(places) == len(set(places)) <= 4
+        age_heartbeats(study, 62)
+        while (claimed := workers[0].claim(4)) is not None:
+            workers[0].finish(claimed[0], [0.5], 1.0)
+        assert sorted(trial.user_attrs["place"] for trial in workers[0].finished()) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -297,14 +423,14 @@ def test_another_search_does_not_mix_with_a_study(whole: Path, tmp_path: Path, m
     """A study goes on with the settings it was begun with; others are refused by name, and it stays as it was."""
     monkeypatch.chdir(tmp_path)
     Path("mine.toml").write_text('base = "fast"\nmomentum = 0.8\n')
-    before = (whole / "journal.log").read_bytes()
+    before = (whole / "study.db").read_bytes()
     kept = [word for pair in zip(TINY[::2], TINY[1::2], strict=True) if pair[0] != changed[0] for word in pair]
     error = refused(*kept, *changed, "--trials", "20", "--study", whole)
     assert error.exit_code == 2
     assert changed[0] in error.message
     if "toml" in changed[1]:
         assert "momentum of the recipe 0.9, not 0.8" in error.message
-    assert (whole / "journal.log").read_bytes() == before
+    assert (whole / "study.db").read_bytes() == before
 
 
 def test_another_dataset_does_not_mix_with_a_study(whole: Path, digits: Dataset, monkeypatch) -> None:
@@ -344,51 +470,51 @@ def test_a_sweep_of_failures_fails(tmp_path: Path, capsys) -> None:
     assert not (tmp_path / "sweep.png").exists()
 
 
-@pytest.mark.parametrize("damage", ["garbage", "bytes", "another's", "trials without settings"])
-def test_a_damaged_journal_ends_with_three(whole: Path, tmp_path: Path, capsys, damage: str) -> None:
-    """A journal that is not whole is named; nothing is trained, and it is left as it is for a look."""
-    text = (whole / "journal.log").read_bytes()
-    lines = text.splitlines(keepends=True)
-    spoilt = {
-        "garbage": b"".join([*lines[:5], b"what is this\n", *lines[5:]]),
-        "bytes": bytes(range(256)) * 8,
-        "another's": b'{"op_code": 0, "worker_id": "x", "study_name": "other", "directions": [2]}\n',
-        "trials without settings": b"".join([lines[0], *lines[2:]]),
-    }[damage]
-    journal = tmp_path / "study" / "journal.log"
-    journal.parent.mkdir()
-    journal.write_bytes(spoilt)
-    error = refused(*TINY, "--trials", "20", "--study", journal.parent)
+@pytest.mark.parametrize("damage", ["garbage", "cut", "a folder", "trials without settings", "no column"])
+def test_a_damaged_file_ends_with_three(whole: Path, tmp_path: Path, capsys, damage: str) -> None:
+    """A file that is not whole is named; nothing is trained, and it is left as it is for a look."""
+    study = tmp_path / "study"
+    shutil.copytree(whole, study)
+    path = study / "study.db"
+    if damage == "garbage":
+        path.write_bytes(bytes(range(256)) * 80)
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:20_000])
+    elif damage == "a folder":
+        path.unlink()
+        path.mkdir()
+    elif damage == "no column":
+        ask(study, "ALTER TABLE trials RENAME COLUMN state TO condition")
+    else:
+        ask(study, "DELETE FROM study_user_attributes")
+    spoilt = path.read_bytes() if path.is_file() else b""
+    error = refused(*TINY, "--trials", "20", "--study", study)
     assert error.exit_code == 3
-    assert str(journal) in error.message
+    assert str(path) in error.message
     assert "trial " not in capsys.readouterr().err
-    assert journal.read_bytes() == spoilt
+    assert not path.is_file() or path.read_bytes() == spoilt
 
 
-VALUES = [None, -1, 10**30, "", "x", [], {}, [1], {"a": 1}, 1e308]
-
-
-def changed_once(value: Any, random: Random) -> Any:
-    """The same JSON value with one member, anywhere in it, replaced or removed."""
-    if not isinstance(value, dict) or not value or random.random() < 0.2:
-        return random.choice(VALUES)
-    key = random.choice(sorted(value))
-    if random.random() < 0.2:
-        return {name: member for name, member in value.items() if name != key}
-    return {**value, key: changed_once(value[key], random)}
+VALUES = [None, -1, 2.5, 10**18, "", "x", "[]", "{}", "[1]", '{"a": 1}', "1e308", "12", b"\xff\x00"]
 
 
 @pytest.mark.slow
-def test_no_change_of_a_journal_is_an_unexpected_error(whole: Path, tmp_path: Path, monkeypatch) -> None:
-    """Whatever value another program wrote: the sweep goes on, or refuses the journal with 3 or its settings with 2."""
+def test_no_change_of_a_file_is_an_unexpected_error(whole: Path, tmp_path: Path, monkeypatch) -> None:
+    """Whatever value another program wrote: the sweep goes on, or refuses the file with 3 or its settings with 2."""
     monkeypatch.setattr("mnist_edge.sweeping.search._held_out_accuracy", lambda *_: 0.5)
-    lines = (whole / "journal.log").read_text().splitlines()
-    journal = tmp_path / "journal.log"
+    tables = [name for (name,) in ask(whole, "SELECT name FROM sqlite_master WHERE type = 'table'")]
+    cells = [
+        (table, column, row)
+        for table in tables
+        for (_, column, *_) in ask(whole, f"PRAGMA table_info({table})")
+        for (row,) in ask(whole, f"SELECT rowid FROM {table}")
+    ]
     random, refusals = Random(9), []
     for _ in range(60):
-        number = random.randrange(len(lines))
-        line = json.dumps(changed_once(json.loads(lines[number]), random))
-        journal.write_text("\n".join([*lines[:number], line, *lines[number + 1 :]]) + "\n")
+        shutil.copy(whole / "study.db", tmp_path)
+        table, column, row = random.choice(cells)
+        with closing(sqlite3.connect(tmp_path / "study.db")) as database, suppress(sqlite3.IntegrityError), database:
+            database.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (random.choice(VALUES), row))
         try:
             here(*TINY, "--trials", "3", "--study", tmp_path, "--json")
         except MnistEdgeError as error:
@@ -398,23 +524,44 @@ def test_no_change_of_a_journal_is_an_unexpected_error(whole: Path, tmp_path: Pa
     assert all(str(tmp_path) in error.message for error in refusals)
 
 
-def test_a_journal_that_is_no_file_ends_at_once(tmp_path: Path) -> None:
+def test_a_study_that_is_no_file_ends_at_once(tmp_path: Path) -> None:
     """A FIFO would block for ever."""
-    os.mkfifo(tmp_path / "journal.log")
+    os.mkfifo(tmp_path / "study.db")
+    error = refused(*TINY, "--study", tmp_path)
+    assert error.exit_code == 3
+    assert "study.db" in error.message
+
+
+def test_a_study_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    """Its trials would silently be left out and tried again."""
+    (tmp_path / "journal.log").write_text("{}\n")
     error = refused(*TINY, "--study", tmp_path)
     assert error.exit_code == 3
     assert "journal.log" in error.message
+    assert "--study" in error.hint
+    assert [path.name for path in tmp_path.iterdir()] == ["journal.log"]
 
 
-def test_a_cut_journal_loses_what_was_being_written(whole: Path, tmp_path: Path, capsys, undisturbed) -> None:
-    """A line that a full disk or a loss of power cut off is dropped: the sweep goes on to the same end."""
+@pytest.mark.parametrize("pragma", ["max_page_count = 1", "query_only = 1"])
+def test_a_full_disk_or_a_folder_that_cannot_be_written_ends_with_four(
+    whole: Path, tmp_path: Path, monkeypatch, pragma: str
+) -> None:
+    """What SQLite reports of a full or read-only disk; the finished trials stay."""
     shutil.copytree(whole, tmp_path / "study")
-    journal = tmp_path / "study" / "journal.log"
-    text = journal.read_bytes()
-    journal.write_bytes(text[:-9])
-    report, _ = found(capsys, tmp_path / "study", *TINY, "--trials", str(len(undisturbed["trials"])))
-    assert timeless(report) == timeless(undisturbed)
-    assert journal.read_bytes().startswith(text[: text[:-1].rindex(b"\n") + 1])
+    connect = sqlite3.connect
+
+    def limited(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*arguments, **options)
+        connection.execute(f"PRAGMA {pragma}")
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", limited)
+    error = refused(*TINY, "--trials", "400", "--study", tmp_path / "study")
+    monkeypatch.undo()
+    assert error.exit_code == 4
+    assert str(tmp_path / "study" / "study.db") in error.message
+    assert "same command" in error.hint
+    assert states(tmp_path / "study").count("COMPLETE") >= TRIALS
 
 
 WRONG = {
@@ -428,6 +575,7 @@ WRONG = {
     "no seed": ["--seeds", "-1"],
     "no batch": ["--batch-size", "many"],
     "no trial": ["--trials", "0"],
+    "no database": ["--storage", "mysql://root@localhost/x"],
 }
 
 

@@ -37,7 +37,7 @@ def test_a_trial_of_a_sweep_is_one_line(widths: tuple[int, ...]) -> None:
     )  # fmt: skip
     report = SweepReport(
         study=Path("s"), dataset="fashion-mnist", recipe="fast", epochs=10, holdout_images=3000, seeds=(0, 1),
-        trials=trials, running=1, command="mnist-edge train",
+        trials=trials, storage="study.db", command="mnist-edge train",
     )  # fmt: skip
     lines = printed(sweep_table(report))
     rows = [line for line in lines if line.split()[:1] and line.split()[0].isdigit() and "0.00123" in line]

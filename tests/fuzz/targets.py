@@ -363,7 +363,7 @@ def _space() -> Any:
     return Space(lr=(0.01, 0.2), batch_sizes=(32, 64), widths=((8,), (16, 8)))
 
 
-def _make_journal(folder: Path) -> None:
+def _make_study(folder: Path) -> None:
     from mnist_edge.sweeping.study import open_study
 
     with open_study(folder / "study", _space(), _settings()) as study:
@@ -376,7 +376,7 @@ def _make_journal(folder: Path) -> None:
         study.fail(claimed[0], "it diverged", 1.0)
 
 
-def _read_journal(folder: Path) -> str:
+def _read_study(folder: Path) -> str:
     from mnist_edge.sweeping.study import open_study
 
     with open_study(folder / "study", _space(), _settings()) as study:
@@ -384,16 +384,6 @@ def _read_journal(folder: Path) -> str:
         study.running()
         study.claim(4)
     return ""
-
-
-def _change_journal(data: bytes, rng: random.Random) -> bytes:
-    """Change the text, or a value in one of its lines."""
-    if rng.random() < 0.4:
-        return mutate_bytes(data, rng)
-    lines = data.split(b"\n")
-    at = rng.randrange(len(lines) - 1)
-    lines[at] = json.dumps(mutate_value(json.loads(lines[at]), rng)).encode("utf-8", "surrogatepass")
-    return b"\n".join(lines)
 
 
 TARGETS = (
@@ -414,5 +404,5 @@ TARGETS = (
     Target(name="bench result", file="bench.json", make=_make_result, change=_change_json, read=_read_result),
     Target(name="stored result", file="b.results/eval-fp32.json", make=_make_stored_result, change=_change_json,
            read=_read_stored_result),
-    Target(name="journal", file="study/journal.log", make=_make_journal, change=_change_journal, read=_read_journal),
+    Target(name="study", file="study/study.db", make=_make_study, change=mutate_bytes, read=_read_study),
 )  # fmt: skip

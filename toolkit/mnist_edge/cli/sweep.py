@@ -45,11 +45,19 @@ def sweep(
         ),
     ] = "0,1",
     study: Annotated[Path | None, typer.Option(help="Study folder. Default: runs/sweep-<dataset>.")] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="postgresql://USER@HOST/DATABASE, for workers on many machines. Default: a file in the study folder.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Search for the learning rate, batch size and widths with the best accuracy on held-out training images.
 
-    The same command continues a sweep that was stopped. Started twice, the processes share the work.
+    The same command continues a sweep that was stopped. Started twice, the processes share the work, and the trial of one
+    that is killed is tried again by the others.
 
     The test set is not used. Writes sweep.png into the study folder.
     """
@@ -81,6 +89,7 @@ def sweep(
         seeds=chosen_seeds,
         trials=trials,
         data_dir=data_dir,
+        storage=storage,
     )
     with stop_requests() as request, progress("sweeping") as on_progress:
         report = search(
@@ -89,6 +98,7 @@ def sweep(
             on_trial=lambda trial, done: say(trial_line(trial, done, trials)),
             on_progress=on_progress,
             stop=lambda: request.signal_number is not None,
+            on_wait=lambda running: say(f"waiting for {running} trial(s) of other workers"),
         )
     if report.command:
         sweep_plot(report, plan.folder / "sweep.png")
@@ -98,7 +108,7 @@ def sweep(
             signal_number=request.signal_number,
             hint="the same command continues it",
         )
-    if report.trials and not report.command and not report.running:
+    if report.trials and not report.command:
         raise CheckFailedError(
             f"all {len(report.trials)} trials failed; the first: {report.trials[0].failure}",
             hint="another --study with lower rates, say --lr 0.001:0.1",

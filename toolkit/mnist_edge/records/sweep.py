@@ -37,18 +37,18 @@ class SweepReport(Report):
     """The result of `sweep`, best setting first; accuracy is on `holdout_images` images held out of the training set.
 
     Attributes:
+        storage: where the trials are kept: a file, or a database without user and password.
         trials: finished by any worker; failed ones last.
-        running: trials that are running in other workers.
         command: trains the best setting; empty where every trial failed.
     """
 
-    schema: ClassVar[str] = "mnist-edge/sweep/1"
+    schema: ClassVar[str] = "mnist-edge/sweep/2"
     study: Path
+    storage: str
     dataset: DatasetName
     recipe: str
     epochs: int
     holdout_images: int
     seeds: tuple[int, ...]
     trials: tuple[SweepTrial, ...]
-    running: int
     command: str

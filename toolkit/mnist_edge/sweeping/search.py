@@ -11,17 +11,19 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from mnist_edge.errors import BadFileError, CheckFailedError, UsageError
+from mnist_edge.errors import CheckFailedError, UsageError
 from mnist_edge.records.data import Dataset
 from mnist_edge.records.sweep import SweepReport, SweepTrial
-from mnist_edge.sweeping.study import JOURNAL, Choice, Space, Study, open_study, width_text
+from mnist_edge.sweeping.study import Choice, Space, Study, open_study, width_text
 from mnist_edge.training.loop import Hooks, held_out, new_run, train
 from mnist_edge.training.model import resolve_device
 from mnist_edge.training.recipes import Recipe, settings_for
+
+POLL_SECONDS = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,7 @@ class Plan:
         seeds: each setting is trained with every one.
         trials: settings to try in total, over all workers and earlier runs.
         data_dir: passed on in the command line that trains the best setting.
+        storage: URL of a database that workers on several machines share; None for a file in the folder.
     """
 
     folder: Path
@@ -45,6 +48,7 @@ class Plan:
     seeds: tuple[int, ...]
     trials: int
     data_dir: Path | None = None
+    storage: str | None = None
 
 
 def sweep(
@@ -54,8 +58,11 @@ def sweep(
     on_trial: Callable[[SweepTrial, int], object],
     on_progress: Callable[[int, int], object],
     stop: Callable[[], bool],
+    on_wait: Callable[[int], object] = lambda _running: None,
 ) -> SweepReport:
-    """Try settings until the study has as many trials as planned, or `stop` returns True; other workers may help.
+    """Try settings until as many trials as planned are finished, or `stop` returns True; other workers may help.
+
+    Trials of other workers are waited for: those of a worker that is killed are tried again here.
 
     Args:
         plan: what to search.
@@ -63,11 +70,12 @@ def sweep(
         on_trial: called with each trial that this process finished, unranked, and the number finished by all.
         on_progress: called with the work done and the total.
         stop: called after every step; True abandons the current trial, which is tried again next time.
+        on_wait: called with the number of trials that other workers are running, when only these are left.
 
     Raises:
         UsageError: the recipe has no held-out split, or the study was created with other settings.
-        BadFileError: the journal is damaged.
-        UnavailableError: the folder cannot be written to.
+        BadFileError: the storage is damaged.
+        UnavailableError: the folder cannot be written to, or the database is not available.
     """
     base = settings_for(
         plan.recipe, dataset=dataset.name, train_images=len(dataset.train_images), epochs=plan.epochs
@@ -78,11 +86,21 @@ def sweep(
             f"recipe {base.name} has no held-out images to compare settings on",
             hint="--recipe fast, or a .toml file with a holdout above 0",
         )
-    with open_study(plan.folder, plan.space, _recorded_settings(plan, dataset, base)) as study:
-        while not stop() and (claimed := study.claim(plan.trials)) is not None:
-            done = _run_trial(plan, dataset, study, *claimed, on_progress, stop)
-            if done is not None:
-                on_trial(_record(done, plan), len(study.finished()))
+    with open_study(plan.folder, plan.space, _recorded_settings(plan, dataset, base), plan.storage) as study:
+        waiting = 0
+        while not stop():
+            claimed = study.claim(plan.trials)
+            if claimed is not None:
+                done = _run_trial(plan, dataset, study, *claimed, on_progress, stop)
+                if done is not None:
+                    on_trial(_record(done, study), len(study.finished()))
+                continue
+            before, waiting = waiting, study.running()
+            if not waiting:
+                break
+            if waiting != before:
+                on_wait(waiting)
+            sleep(POLL_SECONDS)
         return _report(plan, dataset, base, held, study)
 
 
@@ -95,13 +113,14 @@ def _run_trial(
     on_progress: Callable[[int, int], object],
     stop: Callable[[], bool],
 ) -> FrozenTrial | None:
-    """Train a setting with each seed and record the result; None where `stop` ended it."""
+    """Train a setting with each seed and record the result; None where `stop` ended it, or another worker took it."""
     accuracies: list[float] = []
     before = len(study.finished())
 
     def on_step(step: int, steps: int) -> None:
         share = (len(accuracies) + step / steps) / len(plan.seeds)
         on_progress(round(1000 * (before + share)), 1000 * plan.trials)
+        study.beat(trial)
 
     hooks = Hooks(save=lambda _checkpoint: None, on_step=on_step, stop=stop)
     started = perf_counter()
@@ -158,12 +177,12 @@ def _recorded_settings(plan: Plan, dataset: Dataset, recipe: Recipe) -> dict[str
     }
 
 
-def _record(trial: FrozenTrial, plan: Plan, rank: int = 0) -> SweepTrial:
+def _record(trial: FrozenTrial, study: Study) -> SweepTrial:
     found = trial.user_attrs
     complete = trial.state == TrialState.COMPLETE
     try:
         return SweepTrial(
-            rank=rank,
+            rank=0,
             lr=float(found["lr"]),
             batch_size=int(trial.params["batch_size"]),
             widths=tuple(int(width) for width in trial.params["widths"].split(",")),
@@ -173,27 +192,23 @@ def _record(trial: FrozenTrial, plan: Plan, rank: int = 0) -> SweepTrial:
             failure="" if complete else str(found["failure"]),
         )
     except (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError) as error:
-        path = plan.folder / JOURNAL
-        raise BadFileError(
-            f"{path} is damaged: trial {trial.number}: {type(error).__name__} {error}",
-            hint="start another sweep with --study FOLDER, or remove this study folder",
-        ) from error
+        raise study.storage.damaged(f"trial {trial.number}: {type(error).__name__} {error}") from error
 
 
 def _report(plan: Plan, dataset: Dataset, recipe: Recipe, held: int, study: Study) -> SweepReport:
     """Rank by mean accuracy, equal means by the worst seed; failed trials last."""
-    found = [_record(trial, plan) for trial in study.finished()]
+    found = [_record(trial, study) for trial in study.finished()]
     found.sort(key=lambda trial: (-(trial.holdout_accuracy or 0), -min(trial.accuracies, default=-1)))
     ranked = tuple(dataclasses.replace(trial, rank=rank) for rank, trial in enumerate(found, start=1))
     return SweepReport(
         study=plan.folder,
+        storage=study.storage.described,
         dataset=dataset.name,
         recipe=recipe.name,
         epochs=recipe.epochs,
         holdout_images=held,
         seeds=plan.seeds,
         trials=ranked,
-        running=study.running(),
         command=_command(plan, dataset, ranked[0]) if ranked and not ranked[0].failure else "",
     )
 

@@ -43,8 +43,6 @@ def sweep_table(report: SweepReport) -> RenderableType:
     split = f"accuracy on {report.holdout_images:,} images held out of the training set"
     lines = [f"#{trial.rank} failed: {trial.failure}" for trial in report.trials if trial.failure]
     lines += [f"{split}, mean over seeds {', '.join(map(str, report.seeds))}; no test image was used"]
-    if report.running:
-        lines.append(f"{report.running} trial(s) are still running in other workers; the same command shows all")
     if report.command:
         lines.append(f"the best: {report.command}")
     return Group(table, *lines)
