@@ -24,6 +24,18 @@ def commands(bundle: Path, folder: Path) -> dict[str, list[str]]:
     """Return what is measured, by name."""
     return {
         "verify": [MNIST_EDGE, "verify", str(bundle), "--variant", "fp32", "--dataset", str(folder), "--json"],
+        "predict": [
+            MNIST_EDGE,
+            "predict",
+            "--model",
+            str(bundle),
+            "--variant",
+            "fp32",
+            "--dataset",
+            str(folder),
+            "--csv",
+            "p.csv",
+        ],
     }
 
 

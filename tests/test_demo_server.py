@@ -276,6 +276,7 @@ def test_a_slow_body_ends_at_a_deadline(
     assert answered == []
 
 
+@pytest.mark.slow
 def test_an_image_is_answered_as_pytorch_does(demo: OpenDemo, workplace: Path) -> None:
     """What the page shows is what the model predicts for the prepared image, by PyTorch."""
     from mnist_edge.training.model import reference_logits

@@ -22,6 +22,8 @@ from mnist_edge.benchmarking import comparable, plan, rounds, sampling
 from mnist_edge.benchmarking.process import ProcessResult, Task
 from mnist_edge.cli.app import app
 from mnist_edge.data.digits import load_digits
+from mnist_edge.data.idx import idx_bytes
+from mnist_edge.data.layout import TEST_FILES
 from mnist_edge.data.photo import PreparedPhoto
 from mnist_edge.demo.server import DemoServer
 from mnist_edge.errors import UnavailableError
@@ -121,7 +123,7 @@ def in_this_process(module: str, task: Task) -> ProcessResult:
     return importlib.import_module(module).measure(dataclasses.replace(task, started_ns=time.monotonic_ns()))
 
 
-LONG = {"README.md", "bench.md", "python.md", "train.md", "tune.md", "variants.md"}
+LONG = {"README.md", "bench.md", "python.md", "score.md", "train.md", "tune.md", "variants.md"}
 """Pages whose commands time or train: a slow test each."""
 
 
@@ -136,8 +138,10 @@ def test_every_command_of_a_page_works(
     shutil.copytree(workplace / "runs" / "digits", tmp_path / "runs" / "small")
     shutil.copytree(workplace / "exported" / "digits", tmp_path / "exported" / "small")
     monkeypatch.chdir(tmp_path)
-    if "mnist-edge predict" in page.read_text(encoding="utf-8"):
+    if re.search("mnist-edge (predict|score)", page.read_text(encoding="utf-8")):
         write_photos(tmp_path)
+    if "my-digits" in page.read_text(encoding="utf-8"):
+        write_test_set(tmp_path / "my-digits")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no-cache"))
     monkeypatch.delenv("MNIST_EDGE_DATA", raising=False)
     monkeypatch.setattr(plan, "ROUNDS", 2)
@@ -172,6 +176,14 @@ def write_photos(folder: Path) -> None:
         Image.fromarray(image).save(folder / "scans" / f"{number}.png")
     for name in ("photo.jpg", "sheet.png"):
         shutil.copy(folder / "scans" / "0.png", folder / name)
+
+
+def write_test_set(folder: Path) -> None:
+    """Write a folder with a test set, other images than those that the small bundle was exported with."""
+    digits = load_digits()
+    folder.mkdir()
+    for name, values in zip(TEST_FILES, (digits.train_images[:], digits.train_labels), strict=True):
+        (folder / name).write_bytes(idx_bytes(values))
 
 
 def run(words: list[str]) -> None:

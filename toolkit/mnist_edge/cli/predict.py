@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from mnist_edge.workflow.predict import Seen, Source
+    from mnist_edge.workflow.predict_set import SetPredictions
 
 PREVIEW_ROWS = 100
 """Rows of a preview: 30,000 pixels high."""
@@ -23,10 +24,17 @@ PREVIEW_ROWS = 100
 
 def predict(
     images: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(metavar="IMAGE...", help="PNG, JPEG or WebP, a folder of them, or - for standard input."),
-    ],
+    ] = None,
     *,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Instead of photos, an IDX set of any size, with or without labels: CSV on standard output, or --csv.",
+        ),
+    ] = None,
     model: Annotated[Path | None, typer.Option(help="Bundle folder. Default: the newest in exported/.")] = None,
     variant: Annotated[
         str | None,
@@ -50,6 +58,12 @@ def predict(
 
     require_output(csv, "--csv")
     require_output(preview, "--preview")
+    if dataset is not None:
+        _refuse_photo_options(images=images, preview=preview, several=several or None, json=json or None)
+        _predict_set(dataset, model, variant, csv)
+        return
+    if not images:
+        raise UsageError("no image was named", hint="mnist-edge predict photo.jpg, or --dataset FOLDER")
     if preview is not None and preview.suffix.lower() != ".png":
         raise UsageError(f"--preview {preview}: expected a name that ends in .png", hint="--preview preview.png")
     rows: list[Image.Image] = []
@@ -79,6 +93,41 @@ def predict(
         count = f"{len(doubtful)} of {len(report.predictions)} not accepted; " if len(report.predictions) > 1 else ""
         say(f"mnist-edge: {count}{first}")
         raise typer.Exit(report.exit_code)
+
+
+def _refuse_photo_options(**given: object) -> None:
+    """Raise UsageError for what was given and does not go with --dataset."""
+    for name, value in given.items():
+        if value:
+            shown = "an image" if name == "images" else f"--{name}"
+            raise UsageError(f"--dataset cannot be combined with {shown}", hint="its predictions are CSV; leave it out")
+
+
+def _predict_set(dataset: Path, model: Path | None, variant: str | None, csv: Path | None) -> None:
+    """Write the predictions of an IDX set as they are made; memory does not grow with it."""
+    from mnist_edge.files import replacing
+    from mnist_edge.reporting.console import say
+    from mnist_edge.workflow.folders import newest_bundle
+    from mnist_edge.workflow.predict_set import predict_set
+
+    found = predict_set(dataset, model or newest_bundle(say), variant, say)
+    if csv is None:
+        _write_set(found, sys.stdout)
+        return
+    with replacing(csv) as staged, staged.open("w", encoding="utf-8", newline="") as file:
+        _write_set(found, file)
+    say(f"wrote {csv}")
+
+
+def _write_set(found: SetPredictions, file: TextIO) -> None:
+    from mnist_edge.reporting.console import progress
+    from mnist_edge.reporting.tables.predict import set_csv
+
+    with progress("predicting") as update:
+        for part in found.parts:
+            file.write(set_csv(part.start, part.labels, part.probabilities, part.stated, found.names))
+            update(part.start + len(part.labels), part.total)
+    file.flush()
 
 
 def _sources(images: Sequence[Path]) -> list[Source]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mnist_edge.cli.options import DataDir, Json, NormalizeModel, Timeout, choices, dataset_option, require_plot
-from mnist_edge.cli.recording import recording, result_name
+from mnist_edge.cli.recording import Keep, recording, result_name
 from mnist_edge.cli.remote import On, refuse_options, words_for
 from mnist_edge.contract import ArithmeticName, Optimization, ProviderName, TargetName
 from mnist_edge.errors import UsageError
@@ -106,14 +106,13 @@ def verify(
 ) -> None:
     """Check hashes, logits, every prediction and accuracy. Exit 1 if a check fails, 3 if a byte was changed."""
     from mnist_edge.cpus import require_cpus
-    from mnist_edge.model_kind import require_model_kind
     from mnist_edge.records.settings import DEFAULT_SETTINGS
     from mnist_edge.reporting.console import say, say_next, status
     from mnist_edge.runtime.session import require_provider
     from mnist_edge.verification.verify import VerifyOptions
     from mnist_edge.workflow.folders import newest_bundle
     from mnist_edge.workflow.remote import verify_on
-    from mnist_edge.workflow.verify import verify_file, verify_folder, verify_target
+    from mnist_edge.workflow.verify import verify_path, verify_target
 
     require_plot(plot)
     chosen = model or newest_bundle(say)
@@ -182,21 +181,20 @@ def verify(
                 notify=say,
             )
             keep(report)
-    elif chosen.exists() and require_model_kind(chosen, "onnx", "bundle", "run folder") == "onnx":
-        if variant or outputs is not None:
-            raise UsageError("--variant and --outputs are for bundles", hint="name a bundle folder")
-        with status(f"verifying {chosen}"):
-            report, reference = verify_file(chosen, against, options, dataset, data_dir, say)
-    elif normalize is not None and against is None:
-        raise UsageError("--normalize is for an ONNX file or a .pth; a bundle states its own", hint="leave it out")
     else:
         with recording(chosen, result_name("verify", context)) as keep, status(f"verifying {chosen}"):
-            report, reference = verify_folder(
+            report, reference = verify_path(
                 chosen, against, options, dataset, data_dir, say, variants=variant or (), outputs=outputs
             )
-            keep(report)
+            _keep_own(keep, report)
     _show(report, reference, plot, json=json)
     say_next("bench", chosen, *(("--on", on) if on else ()), as_json=json)
+
+
+def _keep_own(keep: Keep, report: ParityReport) -> None:
+    """Keep a result, unless it is of a set that the user gave: `report` shows what holds for the bundle's own."""
+    if report.own_test_set:
+        keep(report)
 
 
 def _show(report: ParityReport, reference: ReferenceOutputs, plot: Path | None, *, json: bool) -> None:
