@@ -24,6 +24,18 @@ def commands(bundle: Path, folder: Path) -> dict[str, list[str]]:
     """Return what is measured, by name."""
     return {
         "verify": [MNIST_EDGE, "verify", str(bundle), "--variant", "fp32", "--dataset", str(folder), "--json"],
+        "predict": [
+            MNIST_EDGE,
+            "predict",
+            "--model",
+            str(bundle),
+            "--variant",
+            "fp32",
+            "--dataset",
+            str(folder),
+            "--csv",
+            "p.csv",
+        ],
     }
 
 
@@ -35,7 +47,7 @@ def peak(command: Sequence[str], seconds: list[float]) -> float:
     return child.peak_rss_bytes / MB
 
 
-def main(rounds: int = 3, sizes: Sequence[int] = SIZES) -> None:
+def main(rounds: int = 1, sizes: Sequence[int] = SIZES) -> None:
     """Measure and report."""
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)

@@ -26,13 +26,18 @@ from mnist_edge.bundle.golden import GOLDEN_IMAGES
 from mnist_edge.data.image_file import read_image
 from mnist_edge.data.photo import PreparedPhoto, prepare_photo
 from mnist_edge.data.sources import load_dataset, load_test_set
+from mnist_edge.files import write_atomic
 from mnist_edge.pixels import Images
+from mnist_edge.reporting.preview import PreviewRow, draw_row, preview
 from mnist_edge.workflow.predict import DigitReader, open_reader
 
 SEED = 20261126
 DIGITS = 100
 VARIANTS = ("student-6k", "fp32")
 DEVELOPMENT_SEED = 1
+FIGURE_SEED = 4
+FIGURE = {"hard shadow": 5, "paper on a table": 2, "ruled or squared paper": 8}
+"""Kinds and digits of the figure in docs/predict.md."""
 SHOWN = 10
 """Photos of a kind on the contact sheet."""
 
@@ -158,6 +163,20 @@ def contact_sheet(rows: list[tuple[str, Images, PreparedPhoto, str]], path: Path
     sheet.save(path)
 
 
+def figure(bundle: Path, path: Path) -> None:
+    """Draw the figure of docs/predict.md: three photos of held-out digits."""
+    reader, random = open_reader(bundle, VARIANTS[0]), np.random.default_rng(FIGURE_SEED)
+    images, labels = held_out_digits()
+    rows = []
+    for kind, digit in FIGURE.items():
+        grey = read_image(photo_of(kind, images[random.choice(np.flatnonzero(labels == digit))], random), kind)
+        prepared = prepare_photo(grey)
+        prediction = reader.predict(kind, prepared)
+        shown = PreviewRow(prediction=prediction, grey=grey, box=prepared.box, prepared=prepared.image)
+        rows.append(draw_row(shown))
+    write_atomic(path, preview(rows))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -167,7 +186,11 @@ def main() -> None:
     parser.add_argument(
         "--development", action="store_true", help="held-out training digits, another seed, no result file"
     )
+    parser.add_argument("--figure", type=Path, help="only draw the figure of docs/predict.md into this file (.png)")
     options = parser.parse_args()
+    if options.figure:
+        figure(options.bundle, options.figure)
+        return
     images, labels = held_out_digits() if options.development else test_digits()
     seed = DEVELOPMENT_SEED if options.development else SEED
     figures = [Figures(open_reader(options.bundle, name)) for name in VARIANTS]

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import urllib.request
+import webbrowser
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -275,6 +276,7 @@ def test_a_slow_body_ends_at_a_deadline(
     assert answered == []
 
 
+@pytest.mark.slow
 def test_an_image_is_answered_as_pytorch_does(demo: OpenDemo, workplace: Path) -> None:
     """What the page shows is what the model predicts for the prepared image, by PyTorch."""
     from mnist_edge.training.model import reference_logits
@@ -335,6 +337,17 @@ def test_an_image_does_not_wait_for_ever(demo: OpenDemo) -> None:
     assert answers.idle_within(1)
     with pytest.raises(UnavailableError, match="busy"):
         answers.answer(picture())
+
+
+def test_an_image_is_answered_as_predict_does(demo: OpenDemo, tmp_path: Path) -> None:
+    """The page and the command agree on a file, to the last digit and the reason."""
+    (tmp_path / "seven.png").write_bytes(picture())
+    done = in_process("predict", "seven.png", "--model", demo.report.model, "--json", cwd=tmp_path)
+    (expected,) = done.json["predictions"]
+    (variant,) = ask(demo.server, picture())[1]["variants"]
+    found = variant["prediction"]
+    assert expected | {"image": "", "top": []} == found | {"image": "", "top": []}
+    assert expected["top"] == found["top"][:3]
 
 
 BAD: dict[str, tuple[bytes, str]] = {
@@ -406,6 +419,23 @@ def test_a_signal_ends_it_quietly(
     assert done.json["schema"] == "mnist-edge/demo/1"
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", done.json["url"])
     assert done.json["variants"] == ["fp32"]
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_the_browser_is_opened_on_demand(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: bool
+) -> None:
+    """--open opens the page itself; on a machine without a browser a line says what to do, and the server goes on."""
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", lambda url: opened.append(url) or found)
+    monkeypatch.setattr(DemoServer, "serve_forever", lambda _server: [thread.join() for thread in openers()])
+    done = in_process("demo", bundle_folder, "--port", "0", "--open", "--json", cwd=tmp_path)
+    assert (done.code, opened) == (0, [done.json["url"]])
+    assert done.err == ("" if found else f"no browser was found: open {opened[0]}\n")
+
+
+def openers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.endswith("(open_page)")]
 
 
 def test_a_model_that_still_runs_does_not_keep_the_program(

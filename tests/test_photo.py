@@ -79,7 +79,7 @@ def ruled(photo: np.ndarray) -> np.ndarray:
 
 
 def on_a_table(photo: np.ndarray) -> np.ndarray:
-    table = np.full_like(photo, 60, shape=(420, 620))
+    table = np.full_like(photo, 60, shape=(700, 900))
     table[60:360, 100:500] = photo
     return table
 

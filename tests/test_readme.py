@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import itertools
 import re
 import shlex
 import shutil
+import subprocess
 import time
 import tomllib
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from PIL import Image
 from typer.main import get_command
 
 from mnist_edge.benchmarking import comparable, plan, rounds, sampling
 from mnist_edge.benchmarking.process import ProcessResult, Task
 from mnist_edge.cli.app import app
+from mnist_edge.data.digits import load_digits
+from mnist_edge.data.idx import idx_bytes
+from mnist_edge.data.layout import TEST_FILES
+from mnist_edge.data.photo import PreparedPhoto
 from mnist_edge.demo.server import DemoServer
 from mnist_edge.errors import UnavailableError
 from mnist_edge.records.benchmark import Scenario
 from mnist_edge.tuning import search, timing
+from mnist_edge.workflow.predict import open_reader
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -75,7 +83,7 @@ def check_words(words: list[str]) -> None:
     elif program == ".":
         assert rest == [".venv/bin/activate"]
     else:
-        assert program in {"git", "cd", "scp"}, f"no rule for {words}"
+        assert program in {"git", "cd", "scp", "openssl"}, f"no rule for {words}"
 
 
 @pytest.mark.parametrize(
@@ -115,7 +123,7 @@ def in_this_process(module: str, task: Task) -> ProcessResult:
     return importlib.import_module(module).measure(dataclasses.replace(task, started_ns=time.monotonic_ns()))
 
 
-LONG = {"README.md", "bench.md", "python.md", "train.md", "tune.md", "variants.md"}
+LONG = {"README.md", "bench.md", "python.md", "score.md", "train.md", "tune.md", "variants.md"}
 """Pages whose commands time or train: a slow test each."""
 
 
@@ -130,6 +138,10 @@ def test_every_command_of_a_page_works(
     shutil.copytree(workplace / "runs" / "digits", tmp_path / "runs" / "small")
     shutil.copytree(workplace / "exported" / "digits", tmp_path / "exported" / "small")
     monkeypatch.chdir(tmp_path)
+    if re.search("mnist-edge (predict|score)", page.read_text(encoding="utf-8")):
+        write_photos(tmp_path)
+    if "my-digits" in page.read_text(encoding="utf-8"):
+        write_test_set(tmp_path / "my-digits")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no-cache"))
     monkeypatch.delenv("MNIST_EDGE_DATA", raising=False)
     monkeypatch.setattr(plan, "ROUNDS", 2)
@@ -149,8 +161,29 @@ def test_every_command_of_a_page_works(
             exec(compile(content.replace("exported/mnist", "exported/small"), page.name, "exec"), {})
         for words in commands(content) if language == "console" else []:
             # tests/test_processes.py starts real ones; tests/test_remote.py has another machine
+            if words[0] == "openssl":
+                subprocess.run(words, check=True, capture_output=True)
             if words[0] in PROGRAMS and not {"--processes", "--on"} & set(words):
                 run(quick(words[1:]))
+
+
+def write_photos(folder: Path) -> None:
+    """Write photo.jpg, scans/0.png to 2.png and sheet.png, with digits that the small bundle is sure of."""
+    reader, images = open_reader(folder / "exported" / "small"), load_digits().test_images
+    sure = (image for image in images if reader.predict("", PreparedPhoto(image=image, reason="")).accepted)
+    (folder / "scans").mkdir()
+    for number, image in enumerate(itertools.islice(sure, 3)):
+        Image.fromarray(image).save(folder / "scans" / f"{number}.png")
+    for name in ("photo.jpg", "sheet.png"):
+        shutil.copy(folder / "scans" / "0.png", folder / name)
+
+
+def write_test_set(folder: Path) -> None:
+    """Write a folder with a test set, other images than those that the small bundle was exported with."""
+    digits = load_digits()
+    folder.mkdir()
+    for name, values in zip(TEST_FILES, (digits.train_images[:], digits.train_labels), strict=True):
+        (folder / name).write_bytes(idx_bytes(values))
 
 
 def run(words: list[str]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import mnist_edge
 from huggingface_hub import ModelCard
 from test_cli import in_process
 from test_compare import result, row
@@ -437,6 +438,7 @@ def test_a_page_that_is_too_large_to_send_is_refused(complete: Path, monkeypatch
     assert (done.code, "at most 10,000" in done.err, "digits.results" in done.err) == (1, True, True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("figures")
 def test_many_rows_fit_into_a_megabyte(complete: Path) -> None:
     """Whoever times at many batch sizes still gets a page; the result holds what it leaves out."""
@@ -573,6 +575,32 @@ def test_gathering_measures_nothing(complete: Path) -> None:
     content = workflow_report.gather_report(complete)
     assert not content.absent
     assert {path: path.read_bytes() for path in complete.parent.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_its_page(tmp_path: Path) -> None:
+    """The first thing that a new user opens: every stage is in it, and the command that opens it is printed last but one."""
+    done = mnist_edge("run", "--dataset", "digits", "--epochs", "20", cwd=tmp_path)
+    assert done.code == 0, done.err
+    opener, following = done.err.splitlines()[-2:]
+    assert re.fullmatch(r"wrote report\.html, .*; open it: (xdg-open|open|start) report\.html", opener)
+    assert following.startswith("next: ")
+    results = {path.name for path in (tmp_path / "exported" / "digits.results").iterdir()}
+    assert results == {"export.json", "verify.json", "eval-fp32.json", "bench.json"}
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "Summary passed every variant met its requirement in 1 comparison" in page.text
+    assert sum(tag == "svg" for tag, _ in page.tags) == 3
+    assert page.text.count("not measured") == 1, "the choice of tune"
+
+
+def test_a_page_that_cannot_be_written_does_not_undo_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After minutes of training, a full disk costs the page, and not the exit code."""
+    from mnist_edge.cli import run as command
+
+    said: list[str] = []
+    monkeypatch.setattr("mnist_edge.reporting.console.say", said.append)
+    command._write_page(tmp_path / "nothing", None, None)
+    assert said[-1].startswith("report.html was not written: ")
 
 
 AXE = next(

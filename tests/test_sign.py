@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from conftest import ROOT
 from test_cli import in_process, one_line
 
 from mnist_edge import signature
@@ -91,7 +93,7 @@ def replace_manifest(folder: Path) -> None:
 
 def link(folder: Path) -> None:
     (folder / "mnist" / "model.onnx").rename(folder / "model.onnx")
-    (folder / "mnist" / "model.onnx").symlink_to("../model.onnx")
+    (folder / "mnist" / "model.onnx").symlink_to(folder / "model.onnx")  # the same bytes, until somebody writes there
 
 
 def sparse(folder: Path) -> None:
@@ -131,6 +133,36 @@ def test_a_bundle_that_differs_from_what_was_signed_is_a_bad_file(
     done = in_process("verify", "mnist", "--key", "own.pub.pem", cwd=copied)
     assert (done.code, done.out) == (3, ""), done.err
     assert said in one_line(done.err)
+
+
+def check_with_openssl(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the lines of docs/devices.md, without Python, on `exported/small`."""
+    page = (ROOT / "docs" / "devices.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (folder / "exported").mkdir()
+    for name, moved in (
+        ("mnist", "exported/small"),
+        ("mnist.sig", "exported/small.sig"),
+        ("own.pub.pem", "public.pem"),
+    ):
+        (folder / name).rename(folder / moved)
+    scratch = {**os.environ, "TMPDIR": str(folder)}
+    return subprocess.run(["sh", "-c", script], cwd=folder, env=scratch, capture_output=True, text=True, check=False)
+
+
+def test_openssl_alone_can_check_a_signature(copied: Path) -> None:
+    """The lines of the page are true: all of them run, and each file is named."""
+    done = check_with_openssl(copied)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert done.stdout.splitlines() == ["Verified OK", "golden.npz: OK", "manifest.json: OK", "model.onnx: OK"]
+
+
+@pytest.mark.parametrize("attack", sorted(set(ATTACKS) - {"terabytes"}))
+def test_openssl_alone_refuses_what_verify_refuses(attack: str, copied: Path) -> None:
+    """No attack passes the short way that fails the long one."""
+    change, _ = ATTACKS[attack]
+    change(copied)
+    assert check_with_openssl(copied).returncode != 0
 
 
 def test_a_missing_hash_of_the_key_is_no_way_in_and_prints_nothing(copied: Path) -> None:

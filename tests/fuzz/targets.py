@@ -323,6 +323,26 @@ def _read_result(folder: Path) -> str:
     return digest(read_result(folder / "bench.json"))
 
 
+def _make_stored_result(folder: Path) -> None:
+    from mnist_edge.bundle.folder import load_bundle
+    from mnist_edge.bundle.results import state_of, write_result
+    from mnist_edge.data.digits import load_digits
+    from mnist_edge.verification.accuracy import evaluate
+
+    _make_bundle(folder)
+    bundle, data = load_bundle(folder / "b"), load_digits()
+    small = dataclasses.replace(data, test_images=data.test_images[:40], test_labels=data.test_labels[:40])
+    report = evaluate(Path("b"), bundle.golden.test_logits, small, variant="fp32")
+    write_result(folder / "b", "eval-fp32", state_of(folder / "b"), ("mnist-edge", "eval", "b"), report.to_json())
+
+
+def _read_stored_result(folder: Path) -> str:
+    from mnist_edge.reporting.page.card import write_card
+    from mnist_edge.workflow.report import gather_report
+
+    return digest(write_card(gather_report(folder / "b")))
+
+
 def _change_json(data: bytes, rng: random.Random) -> bytes:
     """Change the text, or a value in it."""
     if rng.random() < 0.3:
@@ -382,5 +402,7 @@ TARGETS = (
     Target(name="integer network", file="model.onnx", make=_make_integers, change=mutate_bytes, read=_read_integers),
     Target(name="recipe", file="mine.toml", make=_make_recipe, change=mutate_bytes, read=_read_recipe),
     Target(name="bench result", file="bench.json", make=_make_result, change=_change_json, read=_read_result),
+    Target(name="stored result", file="b.results/eval-fp32.json", make=_make_stored_result, change=_change_json,
+           read=_read_stored_result),
     Target(name="study", file="study/study.db", make=_make_study, change=mutate_bytes, read=_read_study),
 )  # fmt: skip

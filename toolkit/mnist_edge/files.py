@@ -167,13 +167,18 @@ def write_atomic(path: Path, data: bytes, previous: Path | None = None) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield the path of a temporary file, which replaces `path` atomically once the block ends well.
 
-    For a file that is too large for `write_atomic`. On any error the temporary file is removed.
+    For a file that is too large for `write_atomic`. On any error the temporary file is removed. A device or a pipe is
+    written to.
 
     Raises:
         UnavailableError: the disk is full, or the folder is read-only.
     """
     with explaining_os_errors(path):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            yield path
+            return
         path = path.resolve()  # the file behind a link is replaced, not the link
+        path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
         os.close(handle)
         try:

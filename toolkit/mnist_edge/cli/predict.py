@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -13,18 +13,28 @@ from mnist_edge.cli.options import Json, require_output
 from mnist_edge.errors import UsageError
 
 if TYPE_CHECKING:
-    from mnist_edge.reporting.preview import PreviewRow
-    from mnist_edge.workflow.predict import Seen, Source
+    from PIL import Image
 
-PREVIEW_ROWS = 40
+    from mnist_edge.workflow.predict import Seen, Source
+    from mnist_edge.workflow.predict_set import SetPredictions
+
+PREVIEW_ROWS = 100
+"""Rows of a preview: 30,000 pixels high."""
 
 
 def predict(
     images: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(metavar="IMAGE...", help="PNG, JPEG or WebP, a folder of them, or - for standard input."),
-    ],
+    ] = None,
     *,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Instead of photos, an IDX set of any size, with or without labels: CSV on standard output, or --csv.",
+        ),
+    ] = None,
     model: Annotated[Path | None, typer.Option(help="Bundle folder. Default: the newest in exported/.")] = None,
     variant: Annotated[
         str | None,
@@ -48,15 +58,21 @@ def predict(
 
     require_output(csv, "--csv")
     require_output(preview, "--preview")
+    if dataset is not None:
+        _refuse_photo_options(images=images, preview=preview, several=several or None, json=json or None)
+        _predict_set(dataset, model, variant, csv)
+        return
+    if not images:
+        raise UsageError("no image was named", hint="mnist-edge predict photo.jpg, or --dataset FOLDER")
     if preview is not None and preview.suffix.lower() != ".png":
         raise UsageError(f"--preview {preview}: expected a name that ends in .png", hint="--preview preview.png")
-    rows: list[PreviewRow] = []
+    rows: list[Image.Image] = []
     with progress("predicting") as update:
 
         def on_done(done: int, total: int, seen: Sequence[Seen]) -> None:
             update(done, total)
             if preview is not None:
-                rows.extend(_rows(seen)[: PREVIEW_ROWS - len(rows)])
+                rows.extend(_rows(seen[: PREVIEW_ROWS - len(rows)]))
 
         report = predict_stage(
             _sources(images), model=model, variant=variant, several=several, notify=say, on_done=on_done
@@ -79,6 +95,41 @@ def predict(
         raise typer.Exit(report.exit_code)
 
 
+def _refuse_photo_options(**given: object) -> None:
+    """Raise UsageError for what was given and does not go with --dataset."""
+    for name, value in given.items():
+        if value:
+            shown = "an image" if name == "images" else f"--{name}"
+            raise UsageError(f"--dataset cannot be combined with {shown}", hint="its predictions are CSV; leave it out")
+
+
+def _predict_set(dataset: Path, model: Path | None, variant: str | None, csv: Path | None) -> None:
+    """Write the predictions of an IDX set as they are made; memory does not grow with it."""
+    from mnist_edge.files import replacing
+    from mnist_edge.reporting.console import say
+    from mnist_edge.workflow.folders import newest_bundle
+    from mnist_edge.workflow.predict_set import predict_set
+
+    found = predict_set(dataset, model or newest_bundle(say), variant, say)
+    if csv is None:
+        _write_set(found, sys.stdout)
+        return
+    with replacing(csv) as staged, staged.open("w", encoding="utf-8", newline="") as file:
+        _write_set(found, file)
+    say(f"wrote {csv}")
+
+
+def _write_set(found: SetPredictions, file: TextIO) -> None:
+    from mnist_edge.reporting.console import progress
+    from mnist_edge.reporting.tables.predict import set_csv
+
+    with progress("predicting") as update:
+        for part in found.parts:
+            file.write(set_csv(part.start, part.labels, part.probabilities, part.stated, found.names))
+            update(part.start + len(part.labels), part.total)
+    file.flush()
+
+
 def _sources(images: Sequence[Path]) -> list[Source]:
     """Return what to predict; standard input is read here."""
     from mnist_edge.data.image_file import MAX_BYTES
@@ -95,15 +146,18 @@ def _sources(images: Sequence[Path]) -> list[Source]:
     return found
 
 
-def _rows(seen: Sequence[Seen]) -> list[PreviewRow]:
-    from mnist_edge.reporting.preview import PreviewRow
+def _rows(seen: Sequence[Seen]) -> list[Image.Image]:
+    """Draw what was seen in one image."""
+    from mnist_edge.reporting.preview import PreviewRow, draw_row
 
     return [
-        PreviewRow(
-            prediction=one.prediction,
-            grey=one.grey,
-            box=None if one.prepared is None else one.prepared.box,
-            prepared=None if one.prepared is None else one.prepared.image,
+        draw_row(
+            PreviewRow(
+                prediction=one.prediction,
+                grey=one.grey,
+                box=None if one.prepared is None else one.prepared.box,
+                prepared=None if one.prepared is None else one.prepared.image,
+            )
         )
         for one in seen
     ]

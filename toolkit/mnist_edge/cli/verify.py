@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_edge.cli.options import DataDir, Json, NormalizeModel, Timeout, choices, dataset_option, require_plot
-from mnist_edge.cli.recording import recording, result_name
+from mnist_edge.cli.options import (
+    DataDir,
+    Json,
+    NormalizeModel,
+    Timeout,
+    choices,
+    dataset_option,
+    refuse_given,
+    require_plot,
+)
+from mnist_edge.cli.recording import Keep, recording, result_name
 from mnist_edge.cli.remote import On, refuse_options, words_for
 from mnist_edge.contract import ArithmeticName, Optimization, ProviderName, TargetName
 from mnist_edge.errors import UsageError
@@ -106,14 +115,13 @@ def verify(
 ) -> None:
     """Check hashes, logits, every prediction and accuracy. Exit 1 if a check fails, 3 if a byte was changed."""
     from mnist_edge.cpus import require_cpus
-    from mnist_edge.model_kind import require_model_kind
     from mnist_edge.records.settings import DEFAULT_SETTINGS
     from mnist_edge.reporting.console import say, say_next, status
     from mnist_edge.runtime.session import require_provider
     from mnist_edge.verification.verify import VerifyOptions
     from mnist_edge.workflow.folders import newest_bundle
     from mnist_edge.workflow.remote import verify_on
-    from mnist_edge.workflow.verify import verify_file, verify_folder, verify_target
+    from mnist_edge.workflow.verify import verify_path, verify_target
 
     require_plot(plot)
     chosen = model or newest_bundle(say)
@@ -138,20 +146,21 @@ def verify(
         _show(report, reference, plot, json=json)
         say_next("bench", chosen, as_json=json)
         return
-    _refuse_target_options(device=device, built=built, images=images)
+    refuse_given("without --target", "--target c, or leave out --{}", device=device, built=built, images=images)
     if outputs is None and on is None:  # with recorded outputs nothing is run, and onnxruntime is not needed
         require_provider(provider or "cpu")
         require_cpus(threads or 1)
     if tf32 and provider != "cuda":
         raise UsageError("--tf32 is an option of CUDA", hint="--provider cuda, or leave it out")
     if outputs is not None:
-        _refuse_run_options(
-            provider=provider is not None,
-            batch=batch is not None,
-            layers=layers,
-            threads=threads is not None,
-            arithmetic=arithmetic is not None,
-        )
+        run_options = {
+            "provider": provider,
+            "batch": batch,
+            "layers": layers,
+            "threads": threads,
+            "arithmetic": arithmetic,
+        }
+        refuse_given("on recorded outputs", "leave out --{}, or --outputs", **run_options)
     options_of_session = {"provider": provider, "threads": threads, "optimization": optimization, "tf32": tf32 or None}
     named = {name: value for name, value in options_of_session.items() if value is not None}
     options = VerifyOptions(
@@ -182,21 +191,20 @@ def verify(
                 notify=say,
             )
             keep(report)
-    elif chosen.exists() and require_model_kind(chosen, "onnx", "bundle", "run folder") == "onnx":
-        if variant or outputs is not None:
-            raise UsageError("--variant and --outputs are for bundles", hint="name a bundle folder")
-        with status(f"verifying {chosen}"):
-            report, reference = verify_file(chosen, against, options, dataset, data_dir, say)
-    elif normalize is not None and against is None:
-        raise UsageError("--normalize is for an ONNX file or a .pth; a bundle states its own", hint="leave it out")
     else:
         with recording(chosen, result_name("verify", context)) as keep, status(f"verifying {chosen}"):
-            report, reference = verify_folder(
+            report, reference = verify_path(
                 chosen, against, options, dataset, data_dir, say, variants=variant or (), outputs=outputs
             )
-            keep(report)
+            _keep_own(keep, report)
     _show(report, reference, plot, json=json)
     say_next("bench", chosen, *(("--on", on) if on else ()), as_json=json)
+
+
+def _keep_own(keep: Keep, report: ParityReport) -> None:
+    """Keep a result, unless it is of a set that the user gave: `report` shows what holds for the bundle's own."""
+    if report.own_test_set:
+        keep(report)
 
 
 def _show(report: ParityReport, reference: ReferenceOutputs, plot: Path | None, *, json: bool) -> None:
@@ -227,19 +235,5 @@ def _check_signature(bundle: Path, key: Path | None, signature: Path | None) -> 
 
     if key is not None:
         say(f"{check_signature(bundle, key, signature)} is a valid signature of {bundle}")
-    elif signature is not None:
-        raise UsageError("--signature has no effect without --key", hint="--key PUBLIC.pem")
-
-
-def _refuse_target_options(**given: object) -> None:
-    """Raise UsageError for an option that was given and has no effect on ONNX files."""
-    for name, value in given.items():
-        if value is not None:
-            raise UsageError(f"--{name} has no effect without --target", hint=f"--target c, or leave out --{name}")
-
-
-def _refuse_run_options(**given: bool) -> None:
-    """Raise UsageError for an option that has no effect on recorded outputs."""
-    for name, is_given in given.items():
-        if is_given:
-            raise UsageError(f"--{name} has no effect on recorded outputs", hint=f"leave out --{name}, or --outputs")
+    else:
+        refuse_given("without --key", "--key PUBLIC.pem, or leave out --{}", signature=signature)

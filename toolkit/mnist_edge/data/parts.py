@@ -141,13 +141,15 @@ def is_written(things: Things, thing: Thing) -> bool:
     return 2 * float(ndimage.distance_transform_edt(shape).max()) < WIDEST * thing.side
 
 
-def is_outlined(light: Floats, things: Things, thing: Thing) -> bool:
+def is_outlined(light: Floats, ink: Ink, things: Things, thing: Thing, sharp: float) -> bool:
     """Whether an object is darker than its background all around, and not a part of a larger area.
 
     Args:
         light: float32 (h, w), 0 black to 1 white.
-        things: found in it.
+        ink: found in it.
+        things: of that ink.
         thing: one of them.
+        sharp: least contrast of a typical place of the outline, as a share of the ink's.
     """
     top, left = max(thing.top - 2 * RING, 0), max(thing.left - 2 * RING, 0)
     place = slice(top, thing.bottom + 2 * RING), slice(left, thing.right + 2 * RING)
@@ -156,7 +158,8 @@ def is_outlined(light: Floats, things: Things, thing: Thing) -> bool:
     ring = (around > RING - 1) & (around <= RING + 1)
     darkest = ndimage.minimum_filter(np.where(mine, light[place], 1), size=4 * RING + 1)
     contrast = 1 - darkest[ring] / np.maximum(light[place][ring], 0.02)
-    return float(np.mean(contrast > OUTLINE_CONTRAST * np.median(contrast))) > LEAST_OUTLINE
+    typical = float(np.median(contrast))
+    return typical > sharp * ink.contrast and float(np.mean(contrast > OUTLINE_CONTRAST * typical)) > LEAST_OUTLINE
 
 
 def in_reading_order(things: Sequence[Thing]) -> list[Thing]:

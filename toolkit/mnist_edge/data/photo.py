@@ -24,6 +24,8 @@ STROKES = (0.25, 0.1)
 """Widest strokes that are tried, as a share of the shorter side."""
 REFINED = 2.5
 """... and then as a multiple of the width that was found: what is wider is a shadow, and not ink."""
+SHARP, SHARP_LIGHT = 0.4, 0.7
+"""Least contrast across the outline of dark and of light ink, as a share of the ink's: the glow of a lamp has less."""
 RIVAL = 0.25
 """An object with more than this share of the digit's ink is another one."""
 
@@ -67,7 +69,9 @@ class _Reading:
             return "what there is touches the edge of the image" if self.things.at_edge else "nothing but specks"
         if not is_written(self.things, inside[0]):
             return "a blot, not strokes of a pen"
-        return "" if is_outlined(self.work.light, self.things, inside[0]) else "what stands out has no clear outline"
+        sharp = SHARP if self.work.dark_ink else SHARP_LIGHT
+        outlined = is_outlined(self.work.light, self.ink, self.things, inside[0], sharp)
+        return "" if outlined else "what stands out has no clear outline"
 
 
 def prepare_photo(grey: Images) -> PreparedPhoto:

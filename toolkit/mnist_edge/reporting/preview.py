@@ -34,37 +34,40 @@ class PreviewRow:
     prepared: Images | None
 
 
-def preview(rows: Sequence[PreviewRow]) -> bytes:
-    """Return the rows below each other as PNG; at least one."""
+def preview(rows: Sequence[Image.Image]) -> bytes:
+    """Return drawn rows below each other as PNG; at least one."""
     sheet = Image.new("RGB", (WIDTH, len(rows) * (ROW + GAP) + GAP), "white")
     for place, row in enumerate(rows):
-        _draw(sheet, GAP + place * (ROW + GAP), row)
+        sheet.paste(row, (0, GAP + place * (ROW + GAP)))
     content = io.BytesIO()
     sheet.save(content, "PNG", optimize=True)
     return content.getvalue()
 
 
-def _draw(sheet: Image.Image, top: int, row: PreviewRow) -> None:
+def draw_row(row: PreviewRow) -> Image.Image:
+    """Return a row, WIDTH by ROW pixels, so that no photo has to be kept until the others are read."""
+    sheet = Image.new("RGB", (WIDTH, ROW), "white")
     if row.grey is not None:
-        sheet.paste(_original(row.grey, row.box), (GAP, top))
+        sheet.paste(_original(row.grey, row.box), (GAP, 0))
     if row.prepared is not None:
         large = Image.fromarray(row.prepared).resize((ROW, ROW), Image.Resampling.NEAREST)
-        sheet.paste(large, (2 * GAP + ROW, top))
+        sheet.paste(large, (2 * GAP + ROW, 0))
     draw, left, one = ImageDraw.Draw(sheet), 3 * GAP + 2 * ROW, row.prediction
     shown = "–" if one.label is None else one.label
-    draw.text((left, top - 12), shown, font=_font(96), fill=INK if one.accepted else QUIET)
-    draw.text((left + 90, top + 12), "accepted" if one.accepted else "not accepted", font=_font(22),
+    draw.text((left, -12), shown, font=_font(96), fill=INK if one.accepted else QUIET)
+    draw.text((left + 90, 12), "accepted" if one.accepted else "not accepted", font=_font(22),
               fill=GOOD if one.accepted else BAD)  # fmt: skip
     for line, entry in enumerate(one.top):
-        y = top + 118 + 34 * line
+        y = 118 + 34 * line
         draw.text((left, y), entry.label, font=_font(22), fill=INK)
         draw.rectangle((left + 30, y + 8, left + 30 + round(200 * entry.probability), y + 22), fill=BAR)
         draw.text((left + 245, y), f"{entry.probability:.1%}", font=_font(22), fill=INK)
-    below = top + 118 + 34 * len(one.top) + 6
+    below = 118 + 34 * len(one.top) + 6
     for text in _wrapped(one.reason, WIDTH - GAP - left):
         draw.text((left, below), text, font=_font(18), fill=BAD)
         below += 22
-    draw.text((left, top + ROW - 20), _shortened(one.image, WIDTH - GAP - left), font=_font(16), fill=QUIET)
+    draw.text((left, ROW - 20), _shortened(one.image, WIDTH - GAP - left), font=_font(16), fill=QUIET)
+    return sheet
 
 
 def _original(grey: Images, box: tuple[int, int, int, int] | None) -> Image.Image:

@@ -95,6 +95,11 @@ class Parts:
                     totals.refused += int((readable & ~accepted).sum())
         return totals
 
+    @property
+    def kept(self) -> bool:
+        """Whether a block is finished."""
+        return any(self.folder.glob("*.parquet"))
+
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:08d}.parquet"
 
@@ -113,7 +118,13 @@ def open_parts(output: Path, plan: ScorePlan) -> Iterator[Parts]:
         remove_leftovers(folder)
         _require_same(folder, plan)
         write_atomic(folder / PLAN, json.dumps(plan.to_json(), indent=2).encode())
-        yield Parts(folder, plan)
+        parts = Parts(folder, plan)
+        try:
+            yield parts
+        except BaseException:
+            if not parts.kept:  # there is nothing to continue
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         with explaining_os_errors(folder):
             shutil.rmtree(folder)
 

@@ -28,6 +28,7 @@ CONNECT_SECONDS = 10.0
 """Time in which a cluster must accept a connection."""
 HEALTH_SECONDS = 60.0
 """Time in which it must report that it is healthy, the start of the process that asks included."""
+START_ONE = "ray start --head starts one; check host, port and firewall"
 ATTEMPTS = 3
 """Ray gives up where its own processes take over 30 seconds to start, as they may on a busy machine."""
 QUIET = {
@@ -141,7 +142,7 @@ def _connect(address: str, workers: int | None) -> int:
     """Connect to a cluster, and return the number of workers."""
     import ray
 
-    _require_answer(address)
+    _require_healthy(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
     except Exception as error:  # another version of Ray or Python is a bare RuntimeError
@@ -151,27 +152,33 @@ def _connect(address: str, workers: int | None) -> int:
     return workers or max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
 
 
-def _require_answer(address: str) -> None:
-    """Raise UnavailableError unless a Ray head answers at an address; in this process Ray would wait, or abort it.
+def require_answer(address: str) -> None:
+    """Raise unless something listens at an address.
 
     Raises:
         UsageError: no HOST:PORT.
+        UnavailableError: nothing answers there.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise UsageError(f"--address {address}: expected HOST:PORT of a Ray head", hint="--address 10.0.0.1:6379")
-    hint = "ray start --head starts one; check host, port and firewall"
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except OSError as error:
-        raise UnavailableError(f"no Ray cluster answers at {address}: {error.strerror or error}", hint=hint) from error
+        raise UnavailableError(
+            f"no Ray cluster answers at {address}: {error.strerror or error}", hint=START_ONE
+        ) from error
+
+
+def _require_healthy(address: str) -> None:
+    """Raise UnavailableError unless a Ray head answers, asked by another process: in this one Ray would wait, or abort it."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
     try:
         healthy = subprocess.run(command, capture_output=True, timeout=HEALTH_SECONDS, check=False).returncode == 0
     except subprocess.TimeoutExpired:
         healthy = False
     if not healthy:
-        raise UnavailableError(f"what listens at {address} is no healthy Ray cluster of this version", hint=hint)
+        raise UnavailableError(f"what listens at {address} is no healthy Ray cluster of this version", hint=START_ONE)
 
 
 def _failed(error: Exception) -> UnavailableError:

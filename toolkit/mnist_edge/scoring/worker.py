@@ -8,24 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mnist_edge.data.idx import read_label_rows
 from mnist_edge.data.image_file import read_image
 from mnist_edge.data.photo import prepare_photo
-from mnist_edge.errors import BadFileError, UnavailableError
-from mnist_edge.pixels import ImageFile, Images, softmax
+from mnist_edge.errors import BadFileError, MnistEdgeError, UnavailableError
+from mnist_edge.pixels import ImageFile
 from mnist_edge.records.scoring import ScorePlan
 from mnist_edge.runtime.acceptance import judge
 from mnist_edge.runtime.classifier import Classifier, open_classifier
+from mnist_edge.runtime.probabilities import predictions
 from mnist_edge.scoring.part import PhotoScore, Scores, part_bytes
 from mnist_edge.scoring.plan import Block, ScoreInput
 
 if TYPE_CHECKING:
     import ray
-
-BATCH = 1000
-"""Images of a run of the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +55,7 @@ def score_rows(rows: Any, job: ray.ObjectRef[ScoreJob]) -> Any:
     part, error = b"", ""
     try:
         part = score_block(ray.get(job), block)
-    except BadFileError as caught:
+    except MnistEdgeError as caught:
         error = caught.message
     return {"number": [block.number], "part": [part], "error": [error]}
 
@@ -76,26 +73,6 @@ def score_block(job: ScoreJob, block: Block) -> bytes:
     labels = None if job.source.labels is None else read_label_rows(job.source.labels, block.start, block.stop)
     found, probabilities = predictions(classifier, images, job.plan.temperature)
     return part_bytes(job.plan, block, Scores(labels=found, probabilities=probabilities, stated=labels))
-
-
-def predictions(
-    classifier: Classifier, images: Images, temperature: float | None
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return the predicted class of each image and its probability.
-
-    Args:
-        classifier: the model.
-        images: uint8 (n, 28, 28).
-        temperature: that logits are divided by.
-    """
-    labels = np.empty(len(images), np.uint8)
-    probabilities = np.empty(len(images), np.float32)
-    for start in range(0, len(images), BATCH):
-        logits = classifier.run(classifier.prepare(images[start : start + BATCH]))
-        rows = slice(start, start + len(logits))
-        labels[rows] = logits.argmax(axis=1)
-        probabilities[rows] = softmax(logits, temperature).max(axis=1)
-    return labels, probabilities
 
 
 def _score_photos(classifier: Classifier, job: ScoreJob, block: Block) -> tuple[PhotoScore, ...]:

@@ -191,10 +191,11 @@ def _look(reader: DigitReader, source: Source, several: bool) -> list[Seen]:
     from mnist_edge.data.photo import prepare_photo, prepare_several
 
     grey = read_image(source.content, source.name)
-    if not several:
+    found = prepare_several(grey) if several else []
+    if not found:
         prepared = prepare_photo(grey)
         return [Seen(prediction=reader.predict(source.name, prepared), grey=grey, prepared=prepared)]
     return [
         Seen(prediction=reader.predict(f"{source.name}#{number}", prepared), grey=grey, prepared=prepared)
-        for number, prepared in enumerate(prepare_several(grey), start=1)
+        for number, prepared in enumerate(found, start=1)
     ]

@@ -61,11 +61,13 @@ def score_images(
     from mnist_edge.runtime.classifier import open_classifier
     from mnist_edge.scoring.output import open_parts
     from mnist_edge.scoring.plan import blocks_of, open_input
-    from mnist_edge.scoring.run import connected
+    from mnist_edge.scoring.run import connected, require_answer
     from mnist_edge.scoring.worker import ScoreJob
 
     if output.suffix != SUFFIX:
         raise UsageError(f"--output {output}: expected a name that ends in {SUFFIX}", hint="--output scores.parquet")
+    if address is not None:
+        require_answer(address)
     bundle = load_bundle(model)
     chosen = bundle.variant(variant or bundle.manifest.choice or bundle.manifest.variants[0].name)
     found = open_input(source)

@@ -91,12 +91,28 @@ def verify(
         normalization=normalization,
     )
     place = (None if dataset is None else str(dataset), None if data_dir is None else Path(data_dir), notify)
-    if require_model_kind(path, "onnx", "bundle", "run folder") == "onnx":
-        if variants or outputs is not None:
-            raise UsageError("variants and outputs are for bundles", hint="name a bundle folder")
-        return verify_file(path, reference, options, *place)[0]
     recorded = None if outputs is None else Path(outputs)
-    return verify_folder(path, reference, options, *place, variants=variants, outputs=recorded)[0]
+    return verify_path(path, reference, options, *place, variants=variants, outputs=recorded)[0]
+
+
+def verify_path(
+    model: Path,
+    against: Path | None,
+    options: VerifyOptions,
+    dataset: str | None = None,
+    data_dir: Path | None = None,
+    notify: Notify = lambda _line: None,
+    variants: Sequence[str] = (),
+    outputs: Path | None = None,
+) -> tuple[ParityReport, ReferenceOutputs]:
+    """Verify a bundle or an ONNX file; arguments and what is returned are those of `verify_folder`."""
+    if model.exists() and require_model_kind(model, "onnx", "bundle", "run folder") == "onnx":
+        if variants or outputs is not None:
+            raise UsageError("--variant and --outputs are for bundles", hint="name a bundle folder")
+        return verify_file(model, against, options, dataset, data_dir, notify)
+    if options.normalization is not None and against is None:
+        raise UsageError("--normalize is for an ONNX file or a .pth; a bundle states its own", hint="leave it out")
+    return verify_folder(model, against, options, dataset, data_dir, notify, variants=variants, outputs=outputs)
 
 
 def verify_folder(

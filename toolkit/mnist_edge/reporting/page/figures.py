@@ -12,7 +12,7 @@ from markupsafe import Markup
 from mnist_edge.records.benchmark import BenchRow
 from mnist_edge.records.evaluation import EvalReport
 from mnist_edge.records.training import TrainingFacts
-from mnist_edge.records.tuning import TuneReport
+from mnist_edge.records.tuning import TunedCandidate, TuneReport
 from mnist_edge.reporting.page.svg import inline_svg
 from mnist_edge.reporting.plots.evaluation import draw_reliability
 from mnist_edge.reporting.plots.figure import new_figure
@@ -74,11 +74,32 @@ def pareto_figure(report: TuneReport) -> Markup | None:
         return None
     figure, axes = _empty()
     draw_candidates(axes, report)
-    for number, one in enumerate(shown, 1):
-        at = (one.p50_us or 0.0, 100 * (one.selection_accuracy or 0.0))
-        beside = 3 + 0.36 * math.sqrt(dot_area(one, shown))
-        axes.annotate(str(number), at, xytext=(beside, beside), textcoords="offset points", fontsize=9, zorder=5)
+    _number(axes, shown)
     return inline_svg(figure, "pareto", "Held-out accuracy over latency of the best candidate of each variant.")
+
+
+def _number(axes: Axes, shown: list[TunedCandidate]) -> None:
+    """Write the number of each dot beside it, at the corner that is furthest from the other dots."""
+    points = 72 / axes.figure.dpi
+    at = [(one.p50_us or 0.0, 100 * (one.selection_accuracy or 0.0)) for one in shown]
+    dots = axes.transData.transform(at) * points
+    radii = np.array([0.5 * math.sqrt(dot_area(one, shown)) for one in shown])
+    for number, (place, dot, radius) in enumerate(zip(at, dots, radii, strict=True)):
+        corners = [(0.7 * radius + 6) * np.array(corner) for corner in ((1, 1), (-1, 1), (1, -1), (-1, -1))]
+        others = [i for i in range(len(shown)) if i != number]
+        room = [
+            min((np.hypot(*(dot + corner - dots[i])) - radii[i] for i in others), default=0.0) for corner in corners
+        ]
+        axes.annotate(
+            str(number + 1),
+            place,
+            xytext=tuple(corners[int(np.argmax(room))]),
+            textcoords="offset points",
+            fontsize=9,
+            zorder=5,
+            ha="center",
+            va="center",
+        )
 
 
 def _empty() -> tuple[Figure, Axes]:

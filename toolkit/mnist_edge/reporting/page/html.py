@@ -125,7 +125,10 @@ def _values(content: ReportContent) -> dict[str, Any]:
         "chosen": chosen_variant(bundle),
         "verdict": verdict(bundle, evidence),
         "best_time": best_time(bundle, evidence),
-        "verified": sorted(evidence.verified.values(), key=lambda one: _order(bundle, one.parity.name))[:SHOWN_ROWS],
+        "verified": sorted(
+            evidence.verified.values(),
+            key=lambda one: (_order(bundle, one.parity.name), not one.runtime.startswith("onnxruntime,"), one.runtime),
+        )[:SHOWN_ROWS],
         "certified": _certified(bundle, evidence),
         "equal_bytes": lambda one: equal_bytes(bundle, one),
         "evaluated": evaluated,

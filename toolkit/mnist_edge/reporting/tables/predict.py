@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 
+import numpy as np
+from numpy.typing import NDArray
 from rich import box
 from rich.console import RenderableType
 from rich.table import Table
@@ -39,6 +41,38 @@ def predictions_csv(report: PredictReport) -> str:
     writer.writerow(CSV_COLUMNS)
     for one in report.predictions:
         writer.writerow([one.image, *_cells(one), str(one.accepted).lower(), one.reason])
+    return text.getvalue()
+
+
+def set_csv(
+    start: int,
+    labels: NDArray[np.uint8],
+    probabilities: NDArray[np.float32],
+    stated: NDArray[np.uint8] | None,
+    names: tuple[str, ...],
+) -> str:
+    """Return rows of CSV for images that follow each other, with a header before the first of all.
+
+    Args:
+        start: number of the first image, from 0.
+        labels, probabilities: of the predictions, (n,).
+        stated: the right classes, (n,); None where there are none.
+        names: of the classes.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text)
+    columns = [
+        range(start, start + len(labels)),
+        [names[label] for label in labels],
+        [f"{p:.6f}" for p in probabilities],
+    ]
+    header = ["image", "label", "probability"]
+    if stated is not None:
+        columns.append([names[label] for label in stated])
+        header.append("label_true")
+    if start == 0:
+        writer.writerow(header)
+    writer.writerows(zip(*columns, strict=True))
     return text.getvalue()
 
 
