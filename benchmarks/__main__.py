@@ -10,6 +10,8 @@ NAMES = (
     "export_cost",
     "memory",
     "data_scale",
+    "large_sets",
+    "score",
     "bench_overhead",
     "train_epoch",
     "time_to_accuracy",

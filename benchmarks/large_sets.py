@@ -47,7 +47,7 @@ def peak(command: Sequence[str], seconds: list[float]) -> float:
     return child.peak_rss_bytes / MB
 
 
-def main(rounds: int = 3, sizes: Sequence[int] = SIZES) -> None:
+def main(rounds: int = 1, sizes: Sequence[int] = SIZES) -> None:
     """Measure and report."""
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)

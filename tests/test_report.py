@@ -438,6 +438,7 @@ def test_a_page_that_is_too_large_to_send_is_refused(complete: Path, monkeypatch
     assert (done.code, "at most 10,000" in done.err, "digits.results" in done.err) == (1, True, True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("figures")
 def test_many_rows_fit_into_a_megabyte(complete: Path) -> None:
     """Whoever times at many batch sizes still gets a page; the result holds what it leaves out."""

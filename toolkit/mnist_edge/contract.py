@@ -57,7 +57,6 @@ PYTORCH = "pytorch"
 
 TargetName = Literal["c", "web", "triton", "onnxruntime", "onnxruntime-web"]
 """What a variant can be generated for; the last two run its file as it is, on another CPU and in a browser."""
-TARGETS: tuple[TargetName, ...] = get_args(TargetName)
 
 ProviderName = Literal["cpu", "cuda"]
 Optimization = Literal["none", "basic", "extended", "all"]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mnist_edge.cli.options import DataDir, Json, NormalizeStateDict, dataset_option
+from mnist_edge.cli.options import DataDir, Json, NormalizeStateDict, dataset_option, refuse_given
 from mnist_edge.cli.recording import recording
 from mnist_edge.cli.remote import refuse_options
 from mnist_edge.contract import OPSET, OPSETS, InputKind, TargetName
@@ -61,8 +61,7 @@ def export(
         refuse_options(context, "--target", {"target", "bundle", "variant", "output", "json"})
         _export_target(target, bundle, variant or [], output, json=json)
         return
-    if bundle is not None:
-        raise UsageError("--bundle has no effect without --target", hint="--target c, or name the --run to export")
+    refuse_given("without --target", "--target c, or name the --run to export", bundle=bundle)
     from mnist_edge.reporting.console import emit, say, say_next, status
     from mnist_edge.reporting.tables.export import export_table
     from mnist_edge.workflow.export import export as export_stage

@@ -71,6 +71,19 @@ def _complete_recipe(incomplete: str) -> list[str]:
     return [name for name in (*recipe_names(), *files) if name.startswith(incomplete)]
 
 
+def refuse_given(where: str, hint: str, **given: object) -> None:
+    """Raise UsageError for an option that was given and has no effect.
+
+    Args:
+        where: it has none: "without --target".
+        hint: what to do, with `{}` for the name of the option.
+        given: values of options by name; None or False where one was not given.
+    """
+    for name, value in given.items():
+        if value is not None and value is not False:
+            raise UsageError(f"--{name} has no effect {where}", hint=hint.format(name))
+
+
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnist_edge.cli.options import DataDir, Json, NormalizeModel, Timeout, choices, dataset_option, require_plot
+from mnist_edge.cli.options import (
+    DataDir,
+    Json,
+    NormalizeModel,
+    Timeout,
+    choices,
+    dataset_option,
+    refuse_given,
+    require_plot,
+)
 from mnist_edge.cli.recording import Keep, recording, result_name
 from mnist_edge.cli.remote import On, refuse_options, words_for
 from mnist_edge.contract import ArithmeticName, Optimization, ProviderName, TargetName
@@ -137,20 +146,21 @@ def verify(
         _show(report, reference, plot, json=json)
         say_next("bench", chosen, as_json=json)
         return
-    _refuse_target_options(device=device, built=built, images=images)
+    refuse_given("without --target", "--target c, or leave out --{}", device=device, built=built, images=images)
     if outputs is None and on is None:  # with recorded outputs nothing is run, and onnxruntime is not needed
         require_provider(provider or "cpu")
         require_cpus(threads or 1)
     if tf32 and provider != "cuda":
         raise UsageError("--tf32 is an option of CUDA", hint="--provider cuda, or leave it out")
     if outputs is not None:
-        _refuse_run_options(
-            provider=provider is not None,
-            batch=batch is not None,
-            layers=layers,
-            threads=threads is not None,
-            arithmetic=arithmetic is not None,
-        )
+        run_options = {
+            "provider": provider,
+            "batch": batch,
+            "layers": layers,
+            "threads": threads,
+            "arithmetic": arithmetic,
+        }
+        refuse_given("on recorded outputs", "leave out --{}, or --outputs", **run_options)
     options_of_session = {"provider": provider, "threads": threads, "optimization": optimization, "tf32": tf32 or None}
     named = {name: value for name, value in options_of_session.items() if value is not None}
     options = VerifyOptions(
@@ -225,19 +235,5 @@ def _check_signature(bundle: Path, key: Path | None, signature: Path | None) -> 
 
     if key is not None:
         say(f"{check_signature(bundle, key, signature)} is a valid signature of {bundle}")
-    elif signature is not None:
-        raise UsageError("--signature has no effect without --key", hint="--key PUBLIC.pem")
-
-
-def _refuse_target_options(**given: object) -> None:
-    """Raise UsageError for an option that was given and has no effect on ONNX files."""
-    for name, value in given.items():
-        if value is not None:
-            raise UsageError(f"--{name} has no effect without --target", hint=f"--target c, or leave out --{name}")
-
-
-def _refuse_run_options(**given: bool) -> None:
-    """Raise UsageError for an option that has no effect on recorded outputs."""
-    for name, is_given in given.items():
-        if is_given:
-            raise UsageError(f"--{name} has no effect on recorded outputs", hint=f"leave out --{name}, or --outputs")
+    else:
+        refuse_given("without --key", "--key PUBLIC.pem, or leave out --{}", signature=signature)
