@@ -22,7 +22,7 @@ from mnist_edge.demo.run import OpenDemo
 from mnist_edge.runtime.classifier import open_classifier
 from mnist_edge.targets.web import chromium
 from mnist_edge.targets.web.chromium import Browser, open_browser
-from tests.test_demo_server import bomb, picture
+from tests.demo_requests import bomb, picture
 from tests.test_web_page import needs_browser
 
 pytestmark = [pytest.mark.slow, needs_browser]

@@ -155,7 +155,7 @@ def test_every_command_of_a_page_works(
     )  # tests/test_tuning.py has the others
     monkeypatch.setattr(sampling, "WARMUP_LIMIT_NS", 50_000_000)
     monkeypatch.setattr(plan, "find_spec", lambda _name: None)  # PyTorch is timed in tests/test_bench.py
-    monkeypatch.setattr(DemoServer, "serve_forever", lambda _server: None)  # tests/test_demo_server.py serves
+    monkeypatch.setattr(DemoServer, "serve_forever", lambda _server: None)  # tests/test_demo.py serves
     for language, content in blocks(page):
         if language == "python":
             exec(compile(content.replace("exported/mnist", "exported/small"), page.name, "exec"), {})

@@ -165,11 +165,13 @@ def test_openssl_alone_refuses_what_verify_refuses(attack: str, copied: Path) ->
     assert check_with_openssl(copied).returncode != 0
 
 
-def test_a_missing_hash_of_the_key_is_no_way_in_and_prints_nothing(copied: Path) -> None:
+def test_a_missing_hash_of_the_key_is_no_way_in_and_prints_nothing(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The library warns on standard output where a signature names no key, and goes on to check it."""
     with_payload(lambda d: d["verificationMaterial"]["publicKey"].update(hint=None))(copied)
-    done = in_process("verify", "mnist", "--key", "own.pub.pem", "--json", cwd=copied)
-    assert (done.code, done.json["passed"]) == (0, True)
+    assert signature.check_signature(copied / "mnist", copied / "own.pub.pem") == copied / "mnist.sig"
+    assert capsys.readouterr().out == ""
     with pytest.raises(BadFileError, match="not made with the private key"):
         signature.check_signature(copied / "mnist", copied / "other.pub.pem", copied / "mnist.sig")
 

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from time import sleep
+from typing import Any
 
 import psycopg
 import pytest
@@ -22,11 +24,11 @@ from mnist_edge.errors import MnistEdgeError
 from mnist_edge.extras import install_hint
 from mnist_edge.sweeping.study import Space, open_study
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-TRIALS = 12
+TRIALS = 8
 SECRET = "tops3cret%21"  # an escaped exclamation mark
-OPTIONS = ("--dataset", "digits", "--epochs", "60", "--lr", "0.005:0.2", "--batch-size", "64,128",
+OPTIONS = ("--dataset", "digits", "--epochs", "40", "--lr", "0.005:0.2", "--batch-size", "64,128",
            "--widths", "12", "--widths", "8,6", "--seeds", "0")  # fmt: skip
 
 
@@ -94,7 +96,7 @@ def arguments(url: str, study: Path, *, trials: int = TRIALS) -> list[str]:
     return ["sweep", *OPTIONS, "--trials", str(trials), "--study", str(study), "--storage", url, "--json"]
 
 
-BEATS = "import mnist_edge.sweeping.storage as s; s.HEARTBEAT_SECONDS = 1; s.GRACE_SECONDS = 5;"
+BEATS = "import mnist_edge.sweeping.storage as s; s.HEARTBEAT_SECONDS = 1; s.GRACE_SECONDS = 20;"
 HOLDS = """
 import sys, time, mnist_edge.sweeping.search as search
 def train_for_ever(*arguments):
@@ -106,13 +108,26 @@ search._held_out_accuracy = train_for_ever
 """
 
 
-def start(command: list[str], hook: str = "") -> subprocess.Popen[str]:
-    """The real command in a process of its own, with quicker heartbeats."""
-    code = f"{BEATS}{hook}\nfrom mnist_edge.cli.entry import main; main()"
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *command], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts the real command in a process of its own, with quicker heartbeats; none is left behind."""
+    with ExitStack() as stack:
+
+        def started(command: list[str], hook: str = "") -> subprocess.Popen[str]:
+            code = f"{BEATS}{hook}\nfrom mnist_edge.cli.entry import main; main()"
+            env = os.environ | {"OMP_NUM_THREADS": "1"}
+            process = subprocess.Popen(
+                [sys.executable, "-c", code, *command],
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            stack.enter_context(process)  # closes its pipes and waits
+            stack.callback(process.kill)
+            return process
+
+        yield started
 
 
 def refused(command: list[str]) -> MnistEdgeError:
@@ -133,7 +148,9 @@ def places(server: Server, database: str, state: str = "COMPLETE") -> list[int]:
     return sorted(int(value) for (value,) in found)
 
 
-def test_four_workers_share_a_database_and_one_is_killed(server: Server, database: str, tmp_path: Path) -> None:
+def test_four_workers_share_a_database_and_one_is_killed(
+    server: Server, database: str, tmp_path: Path, start: Any
+) -> None:
     """Each place is finished once, the killed worker's too, although every worker has a folder of its own."""
     url = server.url(database)
     victim = start(arguments(url, tmp_path / "0" / "mine"), HOLDS)
@@ -146,7 +163,7 @@ def test_four_workers_share_a_database_and_one_is_killed(server: Server, databas
     assert places(server, database, "RUNNING")[0] == 0
     victim.kill()
     victim.communicate()
-    ended = [other.communicate(timeout=180) for other in others]
+    ended = [other.communicate(timeout=500) for other in others]
     assert [other.returncode for other in others] == [0, 0, 0], ended
     assert places(server, database) == list(range(TRIALS))
     assert places(server, database, "FAIL") == [0]
@@ -160,7 +177,7 @@ def test_four_workers_share_a_database_and_one_is_killed(server: Server, databas
 
 
 def test_a_server_that_stops_ends_the_workers_and_loses_no_finished_trial(
-    server: Server, database: str, tmp_path: Path
+    server: Server, database: str, tmp_path: Path, start: Any
 ) -> None:
     """One line with the storage and how to continue, exit code 4; when the server is back, the same command continues."""
     command = arguments(server.url(database), tmp_path / "mine")
@@ -169,8 +186,10 @@ def test_a_server_that_stops_ends_the_workers_and_loses_no_finished_trial(
         assert all(worker.poll() is None for worker in workers)
         sleep(0.1)
     server.stop()
-    ended = [worker.communicate(timeout=60) for worker in workers]
-    server.start()
+    try:
+        ended = [worker.communicate(timeout=120) for worker in workers]
+    finally:
+        server.start()
     assert [worker.returncode for worker in workers] == [4, 4], ended
     for out, err in ended:
         told = [line for line in err.splitlines() if not line.startswith("trial")]
@@ -181,7 +200,7 @@ def test_a_server_that_stops_ends_the_workers_and_loses_no_finished_trial(
         assert SECRET not in out + err
     kept = places(server, database)
     assert 3 <= len(kept) < TRIALS
-    out, err = start(command).communicate(timeout=180)
+    out, err = start(command).communicate(timeout=500)
     assert places(server, database) == list(range(TRIALS)), err
     assert len([line for line in err.splitlines() if line.startswith("trial")]) == TRIALS - len(kept)
     assert len(json.loads(out)["trials"]) == TRIALS

@@ -98,13 +98,15 @@ def connected(address: str | None, workers: int | None) -> Iterator[RayRun]:
     _quiet_logs()
     with (
         warnings.catch_warnings(action="ignore"),
-        _kept_signals(),
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        contextlib.redirect_stdout(nowhere),  # Ray prints there that a machine was lost
         tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as place,
     ):
         import ray
 
         try:
-            count = _start(Path(place), workers) if address is None else _connect(address, workers)
+            with _kept_signals():
+                count = _start(Path(place), workers) if address is None else _connect(address, workers)
             _quiet_data()
             yield RayRun(count)
         finally:
@@ -212,7 +214,7 @@ def _quiet_data() -> None:
 
 @contextlib.contextmanager
 def _kept_signals() -> Iterator[None]:
-    """Keep the signal handlers of this program: Ray replaces that of SIGTERM."""
+    """Restore the signal handlers of this program at the end: Ray replaces that of SIGTERM."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield
