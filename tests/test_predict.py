@@ -41,8 +41,8 @@ def reader(bundle_folder: Path) -> DigitReader:
 @pytest.fixture(scope="module")
 def rows(reader: DigitReader, digits: Dataset) -> list[int]:
     """Test digits of ten classes that the small network of the tests is sure of."""
-    logits = reader.classifier.logits(digits.test_images)
-    sure = softmax(logits, reader.variant.temperature).max(axis=1) > 0.97
+    logits = reader.model.classifier.logits(digits.test_images)
+    sure = softmax(logits, reader.model.variant.temperature).max(axis=1) > 0.97
     found = [
         next(
             i
@@ -72,7 +72,7 @@ def test_a_prepared_image_predicts_as_the_raw_one(reader: DigitReader, digits: D
     """An image of the test set saved as PNG gives the probabilities of its pixels."""
     from mnist_edge.data.photo import prepare_photo
 
-    expected = softmax(reader.classifier.logits(digits.test_images[:60]), reader.variant.temperature)
+    expected = softmax(reader.model.classifier.logits(digits.test_images[:60]), reader.model.variant.temperature)
     for image, shares in zip(digits.test_images[:60], expected, strict=True):
         found = reader.predict("x", prepare_photo(image))
         assert found.label == str(shares.argmax())
@@ -173,7 +173,7 @@ def test_one_bad_file_among_others_stops_nothing(bundle_folder: Path, folder: Pa
         (["."], 4, "holds no image"),
         (["x.png", "--preview", "x.jpg"], 2, "ends in .png"),
         (["x.png", "--csv", "no/such/folder/x.csv", "--variant", "int3"], 2, "no variant 'int3'"),
-        ([], 2, "IMAGE"),
+        ([], 2, "no image was named"),
     ],
 )
 def test_wrong_usage_is_one_line(words: list[str], code: int, piece: str, bundle_folder: Path, tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_export_states_the_temperature_of_the_held_out_images(bundle_folder: Pat
     split = selection_split(digits, find_recipe("fast"))
     assert split is not None
     (variant,) = load_bundle(bundle_folder).manifest.variants
-    logits = open_reader(bundle_folder).classifier.logits(split.images)
+    logits = open_reader(bundle_folder).model.classifier.logits(split.images)
     labels = np.asarray(split.labels)
 
     def loss(temperature: float) -> float:
@@ -350,10 +350,12 @@ def test_a_model_with_nan_outputs_is_no_prediction(reader: DigitReader) -> None:
     """A check that fails, and not a class by accident."""
     import dataclasses
 
-    broken = dataclasses.replace(reader.classifier)
-    object.__setattr__(broken, "class_logits", lambda images, _classes: np.full((len(images), 10), np.nan, np.float32))
+    broken = dataclasses.replace(reader.model.classifier)
+    object.__setattr__(broken, "class_logits", lambda images, *_rest: np.full((len(images), 10), np.nan, np.float32))
     with pytest.raises(CheckFailedError, match="NaN"):
-        dataclasses.replace(reader, classifier=broken).predict("x", PreparedPhoto(image=IMAGE, reason=""))
+        dataclasses.replace(reader, model=dataclasses.replace(reader.model, classifier=broken)).predict(
+            "x", PreparedPhoto(image=IMAGE, reason="")
+        )
 
 
 def test_subfolders_are_not_searched(folder: Path) -> None:

@@ -20,8 +20,9 @@ import psycopg
 import pytest
 
 from mnist_edge.cli.app import app
-from mnist_edge.errors import MnistEdgeError
+from mnist_edge.errors import BadFileError, MnistEdgeError, UnavailableError
 from mnist_edge.extras import install_hint
+from mnist_edge.sweeping.storage import open_storage
 from mnist_edge.sweeping.study import Space, open_study
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -276,3 +277,16 @@ def test_heartbeats_go_by_the_clock_of_the_database(
         "SELECT abs(extract(epoch FROM now() AT TIME ZONE 'UTC' - heartbeat)) FROM trial_heartbeats", database
     )
     assert apart < 60
+
+
+def test_a_server_that_stops_within_a_transaction_is_no_damage(server: Server, database: str, tmp_path: Path) -> None:
+    """The error that comes out may be SQLAlchemy's or Optuna's own, with nothing in it about the server."""
+    with open_storage(tmp_path / "mine", server.url(database)) as storage:
+        server.stop()
+        try:
+            with pytest.raises(UnavailableError, match="connection"), storage.explaining():
+                raise RuntimeError("cannot go on")
+        finally:
+            server.start()
+        with pytest.raises(BadFileError, match="is damaged: RuntimeError"), storage.explaining():
+            raise RuntimeError("cannot go on")

@@ -96,8 +96,12 @@ class Storage:
     def _explained(self, error: BaseException) -> MnistEdgeError:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, sqlalchemy.exc.DBAPIError):
-            cause = cause.__cause__
+            cause = cause.__cause__ or cause.__context__
         if cause is None or cause.orig is None:
+            try:  # where a server stops within a transaction, SQLAlchemy may say no more than that it cannot go on
+                self._engine.connect().close()
+            except sqlalchemy.exc.DBAPIError as lost:
+                return self._explained(lost)
             return self.damaged(f"{type(error).__name__}: {error}")
         reason = " ".join(str(cause.orig).split())
         if isinstance(cause.orig, sqlite3.Error):
