@@ -80,6 +80,7 @@ def torchless(wheel: zipfile.ZipFile, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_without_torch_everything_works_but_training(torchless: Path, bundle_folder: Path, tmp_path: Path) -> None:
     """What a device or a colleague needs is there without PyTorch; what is not says which extra brings it."""
     from PIL import Image
