@@ -110,7 +110,7 @@ _add(
     score,
     "Score any number of images, here or on a Ray cluster.",
     "photos --output scores.parquet",
-    "FOLDER --output scores.parquet --model exported/mnist --address 10.0.0.1:6379",
+    "FOLDER --output scores.parquet --address 10.0.0.1:6379",
 )
 _add("compare", compare, "Compare two results of bench.", "before.json after.json --tolerance 10")
 _add(

@@ -83,6 +83,7 @@ def _certified(
         raise NoCertificateError(f"float networks are certified on at most {MOST_IMAGES:,} images")
     exact = reference.exact
     if exact is not None:
+        _require_comparable(reference.golden, chain.widths[-1])
         _require_recorded_graph(chain, classifier, reference.golden.images, exact)
     if isinstance(counted, StoredReference) and not counted.own:
         exact = None  # it holds for the images that the bundle was made with
