@@ -116,6 +116,14 @@ def test_a_model_of_another_kind_than_the_command_reads_is_refused(tmp_path: Pat
     assert require_model_kind(path, "state_dict", "onnx") == "onnx"
 
 
+def test_the_hint_asks_for_a_bundle_and_not_for_a_folder_without_one(tmp_path: Path) -> None:
+    """`verify` and `inspect` pass a folder on, whatever it holds; as advice that would be no help."""
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    with pytest.raises(BadFileError) as raised:
+        require_model_kind(tmp_path / "photo.jpg", "onnx", "bundle", "run folder")
+    assert raised.value.hint == "give an ONNX model or a bundle folder"
+
+
 @pytest.mark.parametrize(
     ("suffix", "kind"), [(".onnx", "onnx"), (".pth", "state_dict"), (".safetensors", "checkpoint")]
 )

@@ -296,6 +296,29 @@ def test_what_was_not_measured_is_named_with_its_command(bundle_folder: Path, tm
     assert {one["why"] for one in document["unshown"]} == {"not measured"}
 
 
+def test_the_command_for_a_lossy_variant_allows_what_export_allowed(two_variant_bundle: Path, tmp_path: Path) -> None:
+    """With the default of 0.1 points, few images cannot show the variant to be as accurate, and the command would fail."""
+    bundle = shutil.copytree(two_variant_bundle, tmp_path / "digits")
+    assert "mnist-edge verify digits --max-accuracy-drop 5" in page_of(bundle).text
+    done = in_process("verify", "digits", "--variant", "fp32", cwd=tmp_path)
+    assert done.code == 0, done.err
+    command = "verify digits --variant int8 --max-accuracy-drop 5"
+    assert f"mnist-edge {command}" in page_of(bundle).text
+    assert in_process(*command.split(), cwd=tmp_path).code == 0
+
+
+@pytest.mark.parametrize(
+    ("run", "end"), [("runs/small", "--run runs/small"), ("runs/small/last.safetensors", "--widths 48,32")]
+)
+def test_train_writes_where_export_reads(complete: Path, run: str, end: str) -> None:
+    """The commands of the page work in their order; a checkpoint's file is no folder to train into."""
+    kept = json.loads((results_folder(complete) / "export.json").read_text())
+    words = ("mnist-edge", "export", "--run", run, "--output", "digits")
+    write_result(complete, "export", state_of(complete), words, kept["document"])
+    (trained,) = re.findall(r"mnist-edge train .*?(?= mnist-edge)", page_of(complete).text)
+    assert trained.endswith(end)
+
+
 @pytest.mark.parametrize(
     ("state", "gone", "kept"),
     [

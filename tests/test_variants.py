@@ -117,6 +117,14 @@ def test_export_makes_variants_and_reports_each(workplace: Path, tmp_path: Path)
         assert {tensor["layer"] for tensor in row["layers"]["tensors"]} == {1, 2, 3}
 
 
+def test_the_next_command_allows_what_export_allowed(workplace: Path, tmp_path: Path) -> None:
+    """`verify` with its own default would fail on a set that is too small to show it."""
+    run = workplace / "runs" / "digits"
+    done = in_process("export", "--run", run, "--variant", "fp16", "--max-accuracy-drop", "5", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert done.err.splitlines()[-1].endswith("verify exported/digits --max-accuracy-drop 5")
+
+
 @pytest.mark.slow
 def test_a_failed_variant_is_reported_and_the_others_are_published(
     workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

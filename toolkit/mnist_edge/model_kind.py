@@ -112,7 +112,9 @@ def require_model_kind(path: Path, first: ModelKind, *others: ModelKind) -> Mode
     for accepted in expected:
         if kind == accepted:
             return accepted
-    wanted = " or ".join(_NAMES[accepted] for accepted in expected)
+    # A folder without a bundle is nothing to ask for beside a bundle.
+    asked = [one for one in expected if one != "run folder" or "bundle" not in expected]
+    wanted = " or ".join(_NAMES[one] for one in asked)
     for model in MODEL_KINDS:
         if kind == model:
             raise BadFileError(f"{path} is {_NAMES[model]}, not {wanted}", hint=f"give {wanted}")

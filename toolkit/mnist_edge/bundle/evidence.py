@@ -36,6 +36,8 @@ from mnist_edge.records.tuning import TuneReport
 from mnist_edge.records.verification import ParityReport, VariantParity
 from mnist_edge.validation import validated
 
+DEFAULT_DROP = 0.1
+"""Accuracy in percentage points that a variant may lose in `verify` without --max-accuracy-drop."""
 CHANGED = "measured before the bundle changed"
 OTHER_VERSION = "written by another version of mnist-edge"
 ERROR = "mnist-edge/error/1"
@@ -246,6 +248,14 @@ def missing(bundle: Bundle, evidence: Evidence) -> Iterator[Missing]:
         absent = [name for name in names if name not in found]
         if absent:
             options = [] if len(absent) == len(names) else [word for name in absent for word in ("--variant", name)]
+            if verb == "verify":
+                options += _allowed_drop(bundle, absent)
             yield Missing(what=f"{what} of {', '.join(absent)}", command=("mnist-edge", verb, folder, *options))
     if evidence.tuned is None:
         yield Missing(what="the best variant for this device", command=("mnist-edge", "tune", folder))
+
+
+def _allowed_drop(bundle: Bundle, names: list[str]) -> list[str]:
+    """Return the option with which `verify` allows what was allowed at publication, if its default is less."""
+    drop = max(100 * (bundle.variant(name).max_accuracy_drop or 0) for name in names)
+    return ["--max-accuracy-drop", f"{drop:g}"] if drop > DEFAULT_DROP else []

@@ -88,7 +88,8 @@ def export(
         say(f"mnist-edge: {first.name} is not in {report.bundle}: {first.message}{hint}")
         raise typer.Exit(first.exit_code)
     own_data = ("--dataset", dataset) if dataset is not None and Path(dataset).is_dir() else ()
-    say_next("verify", report.bundle, *own_data, as_json=json)
+    allowed = ("--max-accuracy-drop", f"{max_accuracy_drop:g}") if variant and max_accuracy_drop > 0.1 else ()
+    say_next("verify", report.bundle, *own_data, *allowed, as_json=json)
 
 
 def _export_target(

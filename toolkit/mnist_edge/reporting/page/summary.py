@@ -75,5 +75,9 @@ def equal_bytes(bundle: Bundle, verified: Verified) -> bool:
 def commands(evidence: Evidence) -> list[tuple[str, ...]]:
     """Return the commands that led to what is shown, in order and each once."""
     trained = evidence.trained.facts.command if evidence.trained and evidence.trained.facts else ()
+    exported = next((source.command for source in evidence.sources if source.command[1:2] == ("export",)), ())
+    run = exported[exported.index("--run") + 1] if "--run" in exported[:-1] else ""
+    if trained and run and not run.endswith(".safetensors"):  # otherwise export would not find what train writes
+        trained = (*trained, "--run", run)
     found = [trained, *(source.command for source in sorted(evidence.sources, key=lambda source: source.time))]
     return list(dict.fromkeys(command for command in found if command))
