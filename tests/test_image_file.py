@@ -111,6 +111,16 @@ def test_a_large_image_is_reduced(tmp_path: Path) -> None:
         assert np.abs(middles.astype(int) - GREY[0, :6]).max() <= 2
 
 
+def test_a_large_scan_in_black_and_white_is_read(tmp_path: Path) -> None:
+    """One bit a pixel, as scanners write pages of text."""
+    scan = Image.new("1", (4200, 4200), 1)
+    scan.paste(0, (0, 0, 4200, 2100))
+    scan.save(tmp_path / "scan.png")
+    grey = read_image(tmp_path / "scan.png")
+    assert grey.shape == (2100, 2100)
+    assert (int(grey[0, 0]), int(grey[-1, -1])) == (0, 255)
+
+
 def test_the_first_image_of_a_photo_with_two_counts() -> None:
     """Phones store a depth or a gain map behind the photo; that is no animation."""
     photo, other = Image.fromarray(SMOOTH).convert("RGB"), Image.fromarray(255 - SMOOTH).convert("RGB")

@@ -196,3 +196,10 @@ def test_any_image_is_prepared_or_refused(grey: np.ndarray) -> None:
     assert (found.image is None) <= bool(found.reason)
     assert (found.image is None) == (found.box is None)
     prepare_several(grey)
+
+
+def test_a_bright_strip_is_no_sheet() -> None:
+    """A few pixels high, it has nothing but its edge: it is a line of chalk."""
+    photo = np.full((30, 384), 25, np.uint8)
+    photo[13:17, 10:-10] = 230
+    assert prepare_photo(photo).box == (10, 13, 374, 17)

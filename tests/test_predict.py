@@ -129,6 +129,13 @@ def test_standard_input_is_an_image(bundle_folder: Path, folder: Path, monkeypat
     assert (done.code, one_line(done.err)) == (3, "mnist-edge: - is empty (give a photo as PNG, JPEG or WebP)")
 
 
+def test_closed_standard_input_is_one_line(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after `<&-`, or from a service without one."""
+    monkeypatch.setattr(sys, "stdin", None)
+    done = in_process("predict", "-", "--model", bundle_folder, cwd=bundle_folder.parent)
+    assert (done.code, "standard input is closed" in one_line(done.err)) == (4, True)
+
+
 def test_several_digits_are_read_in_order(
     bundle_folder: Path, digits: Dataset, rows: list[int], tmp_path: Path
 ) -> None:

@@ -214,6 +214,49 @@ def test_a_check_that_ends_in_an_error_is_kept_as_failed(bundle: Path, monkeypat
     assert "Summary failed fp32 did not return within 60 s" in page_of(bundle).text
 
 
+@pytest.mark.parametrize("options", [("--against", "digits/model.onnx"), ("--max-accuracy-drop", "50")])
+def test_a_weaker_comparison_does_not_replace_one_that_failed(options: tuple[str, str], bundle: Path) -> None:
+    """A model is as good as itself, and any model is good enough for a large enough loss."""
+    path = results_folder(bundle) / "verify.json"
+    stored = json.loads(path.read_text())
+    stored["document"]["passed"] = stored["document"]["variants"][0]["passed"] = False
+    stored["document"]["variants"][0]["reason"] = "its logits drift"
+    path.write_text(json.dumps(stored))
+    done = in_process("verify", "digits", *options, cwd=bundle.parent)
+    assert done.code == 0, done.err
+    assert re.search("Summary failed fp32 on onnxruntime[^:]*: its logits drift", page_of(bundle).text)
+
+
+def test_fewer_images_do_not_replace_a_comparison_that_failed(bundle: Path) -> None:
+    """`--target c --images 10` may miss what all images have shown."""
+    path = results_folder(bundle) / "verify.json"
+    fewer = json.loads(path.read_text())
+    stored = json.loads(path.read_text())
+    stored["document"]["variants"][0] |= {"passed": False, "reason": "its logits drift"}
+    path.write_text(json.dumps(stored))
+    fewer["document"]["variants"][0]["images"] = 10
+    fewer["time"] = "2999-01-01T00:00:00+00:00"
+    (path.parent / "verify-images-10.json").write_text(json.dumps(fewer))
+    assert in_process("report", "digits", "--json", cwd=bundle.parent).json["verdict"] == "failed"
+
+
+def test_a_comparison_with_a_variant_that_changed_is_stale(two_variant_bundle: Path, tmp_path: Path) -> None:
+    """int8 was compared with fp32, which is another model now."""
+    folder = shutil.copytree(two_variant_bundle, tmp_path / "digits")
+    manifest = load_bundle(folder).manifest
+    variants = tuple(
+        dataclasses.replace(one, reference="fp32") if one.name == "int8" else one for one in manifest.variants
+    )
+    (folder / MANIFEST).write_bytes(manifest_bytes(dataclasses.replace(manifest, variants=variants)))
+    assert in_process("verify", "digits", "--max-accuracy-drop", "5", cwd=tmp_path).code == 0
+    (path,) = results_folder(folder).glob("verify*.json")
+    stored = json.loads(path.read_text())
+    stored["state"]["variants"]["fp32"] = "0" * 64
+    path.write_text(json.dumps(stored))
+    document = in_process("report", "digits", "--json", cwd=tmp_path).json
+    assert (document["verdict"], document["included"]) == ("incomplete", [])
+
+
 @pytest.mark.usefixtures("figures")
 def test_the_page_is_one_file_that_reaches_nothing(complete: Path) -> None:
     """Opens from disk, without a network: no script, no address, no id twice, every reference within the page."""

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -14,24 +15,25 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from test_bundle import rewrite_bundle
 from test_cli import in_process, one_line
 
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.bundle.manifest import MANIFEST
 from mnist_edge.data.idx import idx_bytes
 from mnist_edge.data.layout import TEST_FILES
-from mnist_edge.errors import BadFileError, UnavailableError
+from mnist_edge.errors import BadFileError, CheckFailedError, UnavailableError
 from mnist_edge.files import sha256_file
 from mnist_edge.pixels import softmax
 from mnist_edge.records.data import Dataset
 from mnist_edge.runtime.classifier import open_classifier
-from mnist_edge.scoring import plan, run
+from mnist_edge.scoring import plan, run, worker
 from mnist_edge.scoring.output import open_parts
 from mnist_edge.scoring.plan import Block, blocks_of, open_input
 from mnist_edge.scoring.worker import ScoreJob, score_block
@@ -197,6 +199,68 @@ def test_photos_have_names_and_reasons(place: Path, digits: Dataset) -> None:
     again = in_process("predict", photos, "--model", "bundle", "--json", cwd=place).json["predictions"]
     assert [row["label"] for row in rows] == [None if one["label"] is None else int(one["label"]) for one in again]
     assert [row["accepted"] for row in rows] == [one["accepted"] for one in again]
+
+
+@pytest.mark.usefixtures("here")
+def test_what_predict_refuses_is_not_accepted(place: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image that resembles no digit of the bundle, however sure the model is."""
+    monkeypatch.setattr("mnist_edge.runtime.acceptance.LARGEST_DISTANCE", 0.0)
+    (place / "photos").mkdir()
+    Image.fromarray(digits.test_images[0]).save(place / "photos" / "0.png")
+    assert in_process("predict", "photos", "--model", "bundle", cwd=place).code == 1
+    assert in_process("score", "photos", "--output", "s.parquet", "--model", "bundle", cwd=place).code == 0
+    (row,) = pq.read_table(place / "s.parquet").to_pylist()
+    assert (row["accepted"], "does not look like" in row["reason"]) == (False, True)
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("kind", ["set", "photos"])
+def test_outputs_that_are_no_numbers_are_no_scores(kind: str, place: Path, digits: Dataset) -> None:
+    """NaN is not below any limit: every photo would be accepted."""
+    import onnx
+
+    model = onnx.load(place / "bundle" / "model.onnx")
+    bias = next(tensor for tensor in model.graph.initializer if list(tensor.dims) == [10])
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.full(10, np.nan, np.float32), bias.name))
+    folder = rewrite_bundle(place / "bundle", place / "broken", model=model.SerializeToString())
+    (place / "photos").mkdir()
+    Image.fromarray(digits.test_images[0]).save(place / "photos" / "0.png")
+    done = in_process("score", kind, "--output", "s.parquet", "--model", folder, cwd=place)
+    assert (done.code, "NaN or infinite" in one_line(done.err)) == (1, True)
+
+
+def test_an_error_of_a_worker_keeps_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that failed on another machine is no damaged file."""
+    ray = pytest.importorskip("ray")
+    raised = CheckFailedError("NaN", hint="verify")
+
+    def fails(_job: object, _block: object) -> bytes:
+        raise raised
+
+    monkeypatch.setattr(ray, "get", lambda job: job)
+    monkeypatch.setattr(worker, "score_block", fails)
+    row = worker.score_rows({"number": [3], "start": [0], "stop": [1]}, cast("Any", None))
+    found = pickle.loads(row["error"][0])
+    assert (type(found), found.message, found.hint) == (CheckFailedError, "NaN", "verify")
+
+
+def test_a_flipped_bit_in_a_finished_block_is_scored_again(place: Path) -> None:
+    """Wherever it is: a run cannot be stuck at a damaged block, nor return wrong labels."""
+    bundle = load_bundle(place / "bundle")
+    variant, source = bundle.manifest.variants[0], open_input(place / "set")
+    made = plan_of(bundle, variant, source)
+    blocks = blocks_of(made.images, made.block)
+    job = ScoreJob(plan=made, source=source, model=bundle.file(variant).read_bytes())
+    content = score_block(job, blocks[0])
+    with open_parts(place / "s.parquet", made) as parts:
+        parts.keep(0, content)
+        expected = pq.read_table(parts.folder / "00000000.parquet")
+        for position in range(4, len(content), 37):
+            damaged = bytearray(content)
+            damaged[position] ^= 4
+            parts.keep(0, bytes(damaged))
+            if parts.finished(blocks):
+                assert pq.read_table(parts.folder / "00000000.parquet").equals(expected), position
 
 
 def cut(folder: Path) -> None:

@@ -135,6 +135,17 @@ def test_a_bundle_that_differs_from_what_was_signed_is_a_bad_file(
     assert said in one_line(done.err)
 
 
+def test_a_signature_cannot_leave_a_file_out(copied: Path) -> None:
+    """Other programs sign with a list of paths that are not covered; a bundle is covered as a whole."""
+    from model_signing import hashing, signing
+
+    config = signing.Config()
+    config.set_hashing_config(hashing.Config().set_ignored_paths(paths=["model.onnx"], ignore_git_paths=False))
+    config.use_elliptic_key_signer(private_key=copied / "own.pem").sign(copied / "mnist", copied / "mnist.sig")
+    with pytest.raises(BadFileError, match=r"model.onnx was added: .* does not cover it"):
+        signature.check_signature(copied / "mnist", copied / "own.pub.pem")
+
+
 def check_with_openssl(folder: Path) -> subprocess.CompletedProcess[str]:
     """Run the lines of docs/devices.md, without Python, on `exported/small`."""
     page = (ROOT / "docs" / "devices.md").read_text(encoding="utf-8")
@@ -224,6 +235,7 @@ def test_what_is_signed_must_be_a_whole_bundle_and_the_key_is_not_replaced(copie
     for words, code, said in (
         (["mnist", "--output", "own.pem"], 2, "would replace the private key"),
         (["mnist", "--output", "mnist/x.sig"], 2, "mnist is a bundle"),
+        (["mnist", "--output", "mnist/sub/x.sig"], 2, "mnist is a bundle"),
         (["mnist", "--output", "."], 4, "directory"),
         (["nothing"], 4, "no bundle"),
     ):

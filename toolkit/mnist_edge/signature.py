@@ -108,6 +108,9 @@ def check_signature(folder: Path, key: Path, signature: Path | None = None) -> P
             problem or f"{path} is not a signature of a bundle, or was damaged",
             hint=EXPORT_AGAIN if problem else "copy it again",
         ) from error
+    # The library leaves out the files that a signature names as ignored, which other programs can write.
+    if problem := next(_differences(folder, path), ""):
+        raise BadFileError(problem, hint=EXPORT_AGAIN)
     return path
 
 
@@ -119,7 +122,7 @@ def _other_key(signature: Path, key: Path) -> BadFileError:
 
 
 def _hashing() -> Config:
-    """Return how files are hashed: every one, links refused, whatever a signature states."""
+    """Return how files are hashed: every one, links refused."""
     from model_signing import hashing
 
     config = hashing.Config()  # type: ignore[no-untyped-call]

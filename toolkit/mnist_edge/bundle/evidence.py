@@ -13,6 +13,7 @@ from typing import Any
 
 from mnist_edge.bundle.folder import Bundle
 from mnist_edge.bundle.results import AGAIN, read_results, results_folder
+from mnist_edge.contract import PYTORCH
 from mnist_edge.errors import BadFileError
 from mnist_edge.pixels import Images
 from mnist_edge.records.benchmark import BenchReport
@@ -85,6 +86,14 @@ def _is_current(bundle: Bundle, stored: StoredResult, name: str, *, golden: bool
     return same and (not golden or stored.state.golden_sha256 == bundle.manifest.golden_sha256)
 
 
+def _is_compared_now(bundle: Bundle, stored: StoredResult, name: str) -> bool:
+    """Whether a variant, and the one that it is compared with, are still those of a result."""
+    if not _is_current(bundle, stored, name):
+        return False
+    reference = bundle.variant(name).reference
+    return reference == PYTORCH or _is_current(bundle, stored, reference)
+
+
 def _finish(
     evidence: Evidence, source: Source, outdated: list[str], *, shown: bool, machine: Measured | None = None
 ) -> None:
@@ -107,10 +116,11 @@ def _add_export(evidence: Evidence, bundle: Bundle, stored: StoredResult, source
 
 def _add_verify(evidence: Evidence, bundle: Bundle, stored: StoredResult, source: Source, path: Path) -> None:
     report = _document(ParityReport, stored, path)
-    current = [one for one in report.variants if _is_current(bundle, stored, one.name)]
+    current = [one for one in report.variants if _is_compared_now(bundle, stored, one.name)]
     for parity in current:
         runtime = runtime_of(report, parity)
-        evidence.verified[parity.name, runtime] = Verified(
+        allowed = None if parity.accuracy is None else parity.accuracy.max_drop
+        evidence.verified[parity.name, runtime, parity.images, allowed] = Verified(
             source=source,
             runtime=runtime,
             reference=parity.reference if parity.reference != "pytorch" else report.reference,
@@ -242,7 +252,7 @@ def missing(bundle: Bundle, evidence: Evidence) -> Iterator[Missing]:
         words = ("mnist-edge", "eval", folder, "--variant", chosen)
         yield Missing(what=f"confusion matrix and calibration of {chosen}", command=words)
     for verb, what, found in (
-        ("verify", "predictions", {name for name, _ in evidence.verified}),
+        ("verify", "predictions", {name for name, *_ in evidence.verified}),
         ("bench", "latency", {timed.row.variant for timed in evidence.timed.values()}),
     ):
         absent = [name for name in names if name not in found]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from mnist_edge.cli.options import Json, require_output
-from mnist_edge.errors import UsageError
+from mnist_edge.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -140,6 +140,8 @@ def _sources(images: Sequence[Path]) -> list[Source]:
     found: list[Source] = []
     for path in images:
         if str(path) == "-":
+            if sys.stdin is None:  # as after `<&-`
+                raise UnavailableError("standard input is closed", hint="name a file, or pipe an image in")
             found.append(Source(name="-", content=sys.stdin.buffer.read(MAX_BYTES + 1)))
         else:
             found += find_images([path])

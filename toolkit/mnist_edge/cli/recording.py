@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mnist_edge.records.result import BundleState
 
 UNNAMED = (
-    *("model", "built", "max_accuracy_drop", "dataset", "data_dir", "normalize", "timeout", "layers", "plot", "json"),
+    *("model", "built", "dataset", "data_dir", "normalize", "timeout", "layers", "plot", "json"),
     *("key", "signature", "compare", "tolerance", "anyway", "output", "verbose", "profile", "self_check"),
 )
 """Parameters that change neither what is measured nor where it runs: a result replaces one that differs in them."""

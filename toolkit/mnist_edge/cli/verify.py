@@ -196,7 +196,8 @@ def verify(
             report, reference = verify_path(
                 chosen, against, options, dataset, data_dir, say, variants=variant or (), outputs=outputs
             )
-            _keep_own(keep, report)
+            if against is None:
+                _keep_own(keep, report)
     _show(report, reference, plot, json=json)
     say_next("bench", chosen, *(("--on", on) if on else ()), as_json=json)
 

@@ -117,7 +117,9 @@ def read_label_rows(path: Path, start: int, stop: int) -> Images:
     except OSError as error:
         raise UnavailableError(f"{path}: {error.strerror}", hint="check the path and its permissions") from error
     if len(data) != stop - start:
-        raise BadFileError(f"{path} became shorter while it was read")
+        raise BadFileError(
+            f"{path} became shorter while it was read", hint="let nothing write to the folder while it is in use"
+        )
     return np.frombuffer(data, dtype=np.uint8)
 
 

@@ -97,7 +97,9 @@ def _grey(image: Image.Image) -> Images:
         image = Image.fromarray(values.astype(np.uint8))
     elif image.has_transparency_data:
         image = image.convert("RGBA")
-    elif image.mode not in {"1", "L"}:
+    elif image.mode == "1":
+        image = image.convert("L")  # `reduce` takes no single bits
+    elif image.mode != "L":
         image = image.convert("RGB")
     image = image.reduce(max(1, max(image.size) // MAX_SIDE))
     if image.mode != "RGBA":

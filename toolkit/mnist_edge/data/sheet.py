@@ -54,4 +54,5 @@ def find_sheet(light: Floats) -> Bools | None:
     compact = ndimage.maximum_filter(ndimage.minimum_filter(wide, side), side)[side:-side, side:-side]
     if (compact & sheet).sum() < COMPACT * sheet.sum():
         return None
-    return np.asarray(ndimage.binary_erosion(sheet, iterations=EDGE, border_value=1))
+    inner = np.asarray(ndimage.binary_erosion(sheet, iterations=EDGE, border_value=1))
+    return inner if inner.any() else None  # a strip of a few pixels has nothing but its edge

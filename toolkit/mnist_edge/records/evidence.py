@@ -95,10 +95,15 @@ class Measured:
 
 @dataclass(kw_only=True)
 class Evidence:
-    """Everything that the results show, the newest of each kind; see the records above."""
+    """Everything that the results show, the newest of each kind; see the records above.
+
+    Attributes:
+        verified: by variant, runtime, number of images and accuracy that may be lost: a comparison that shows less
+            does not replace one that failed.
+    """
 
     trained: Trained | None = None
-    verified: dict[tuple[str, str], Verified] = field(default_factory=dict)
+    verified: dict[tuple[str, str, int, float | None], Verified] = field(default_factory=dict)
     evaluated: dict[str, Evaluated] = field(default_factory=dict)
     timed: dict[tuple[object, ...], Timed] = field(default_factory=dict)
     tuned: Tuned | None = None

@@ -89,5 +89,5 @@ def part_bytes(plan: ScorePlan, block: Block, scores: Scores | tuple[PhotoScore,
         [pa.array(value, type=field.type) for value, field in zip(values, schema, strict=True)], schema=schema
     )
     file = io.BytesIO()
-    pq.write_table(table, file, compression=COMPRESSION, row_group_size=max(1, len(table)))
+    pq.write_table(table, file, compression=COMPRESSION, row_group_size=max(1, len(table)), write_page_checksum=True)
     return file.getvalue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mnist_edge.cpus import available_cpus
-from mnist_edge.errors import BadFileError, UnavailableError, UsageError
+from mnist_edge.errors import MnistEdgeError, UnavailableError, UsageError
 from mnist_edge.interrupts import SIGNALS
 from mnist_edge.scoring.plan import Block
 from mnist_edge.scoring.worker import ScoreJob, score_rows
@@ -55,7 +56,7 @@ class RayRun:
         """Score blocks in any order, and hand over the file of each once it is finished.
 
         Raises:
-            BadFileError: the input became shorter.
+            MnistEdgeError: as `score_block`.
             UnavailableError: Ray gave up.
         """
         import ray
@@ -74,7 +75,7 @@ class RayRun:
         try:
             for row in scored.iter_rows():
                 if row["error"]:
-                    raise BadFileError(row["error"], hint="let nothing write to the input while it is in use")
+                    raise cast("MnistEdgeError", pickle.loads(row["error"]))  # noqa: S301 - Ray's workers run our code
                 keep(int(row["number"]), row["part"])
         except ray.exceptions.RayError as error:
             raise _failed(error) from error

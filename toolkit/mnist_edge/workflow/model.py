@@ -10,16 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_edge.contract import SIDE, ProviderName
-from mnist_edge.errors import CheckFailedError, UsageError
+from mnist_edge.errors import UsageError
 from mnist_edge.pixels import Images, Logits, softmax
 
 if TYPE_CHECKING:
     from mnist_edge.bundle.folder import Bundle
     from mnist_edge.records.bundle import Variant
     from mnist_edge.runtime.classifier import Classifier
-
-BATCH = 1000
-"""Images of a run: enough for full speed, few enough for any machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +78,9 @@ class Model:
         """Return float32 (n, classes), finite, of images uint8 (n, 28, 28)."""
         if not len(images):
             return np.empty((0, len(self.labels)), np.float32)
-        outputs = self.classifier.class_logits(images, len(self.labels), self.classifier.bounded_batch(BATCH))
-        if not np.isfinite(outputs).all():
-            raise CheckFailedError(
-                f"{self.classifier.name} returns NaN or infinite outputs", hint="mnist-edge verify shows where"
-            )
-        return outputs
+        from mnist_edge.runtime.probabilities import finite_logits
+
+        return finite_logits(self.classifier, images, len(self.labels))
 
 
 def load(bundle: str | Path, variant: str | None = None, *, provider: ProviderName | None = None) -> Model:

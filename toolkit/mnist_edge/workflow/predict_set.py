@@ -77,12 +77,12 @@ def predict_set(source: Path, model: Path, variant: str | None, notify: Callable
     bundle = load_bundle(model)
     chosen = bundle.variant(variant or bundle.manifest.choice or bundle.manifest.variants[0].name)
     classifier = open_classifier(bundle.file(chosen), chosen.settings)
-    images, stated = found.images, found.labels
+    images, stated, classes = found.images, found.labels, len(bundle.manifest.labels)
     notify(f"predicting {len(images):,} images of {found.path} with {chosen.name}")
 
     def parts() -> Iterator[SetPart]:
         for start in range(0, len(images), PART):
-            labels, probabilities = predictions(classifier, images[start : start + PART], chosen.temperature)
+            labels, probabilities = predictions(classifier, images[start : start + PART], classes, chosen.temperature)
             yield SetPart(
                 start=start,
                 total=len(images),

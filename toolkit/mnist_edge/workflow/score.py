@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mnist_edge import __version__
 from mnist_edge.contract import LABELS
-from mnist_edge.errors import UnavailableError, UsageError
+from mnist_edge.errors import BadFileError, UnavailableError, UsageError
 from mnist_edge.extras import install_hint
 
 if TYPE_CHECKING:
@@ -57,12 +57,14 @@ def score_images(
     """
     _require_ray()
     from mnist_edge.bundle.folder import load_bundle
+    from mnist_edge.files import sha256_bytes
     from mnist_edge.records.scoring import ScoreReport
     from mnist_edge.runtime.classifier import open_classifier
     from mnist_edge.scoring.output import open_parts
     from mnist_edge.scoring.plan import blocks_of, open_input
     from mnist_edge.scoring.run import connected, require_answer
     from mnist_edge.scoring.worker import ScoreJob
+    from mnist_edge.workflow.predict import known_digits
 
     if output.suffix != SUFFIX:
         raise UsageError(f"--output {output}: expected a name that ends in {SUFFIX}", hint="--output scores.parquet")
@@ -79,7 +81,11 @@ def score_images(
     plan = plan_of(bundle, chosen, found)
     open_classifier(bundle.file(chosen), plan.settings)  # here, where an error is one line
     blocks = blocks_of(plan.images, plan.block)
-    job = ScoreJob(plan=plan, source=found, model=bundle.file(chosen).read_bytes())
+    content = bundle.file(chosen).read_bytes()
+    if sha256_bytes(content) != chosen.sha256:
+        raise BadFileError(f"{model} was changed meanwhile", hint="run it again")
+    known = known_digits(bundle) if found.kind == "photos" else None
+    job = ScoreJob(plan=plan, source=found, model=content, known=known)
     with open_parts(output, plan) as parts:
         finished = parts.finished(blocks)
         left = tuple(block for block in blocks if block.number not in finished)

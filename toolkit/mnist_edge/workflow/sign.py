@@ -30,9 +30,9 @@ def sign(bundle: str | Path, *, key: str | Path, output: str | Path | None = Non
 
     folder = Path(bundle)
     path = signature_path(folder) if output is None else Path(output)
-    if is_bundle(path.parent):
+    if is_bundle(path.parent) or folder.resolve() in path.resolve().parents:
         raise UsageError(
-            f"--output {path}: {path.parent} is a bundle, and would be refused with a file that its manifest does not name",
+            f"--output {path}: {folder} is a bundle, and would be refused with a file that its manifest does not name",
             hint=f"--output {path.name}",
         )
     if path.exists() and Path(key).exists() and path.samefile(key):
