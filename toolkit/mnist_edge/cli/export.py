@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mnist_edge.cli.options import DataDir, Json, NormalizeStateDict, dataset_option, refuse_given
+from mnist_edge.cli.options import DataDir, Json, NormalizeStateDict, allowed_drop, dataset_option, refuse_given
 from mnist_edge.cli.recording import recording
 from mnist_edge.cli.remote import refuse_options
 from mnist_edge.contract import OPSET, OPSETS, InputKind, TargetName
@@ -88,7 +88,7 @@ def export(
         say(f"mnist-edge: {first.name} is not in {report.bundle}: {first.message}{hint}")
         raise typer.Exit(first.exit_code)
     own_data = ("--dataset", dataset) if dataset is not None and Path(dataset).is_dir() else ()
-    allowed = ("--max-accuracy-drop", f"{max_accuracy_drop:g}") if variant and max_accuracy_drop > 0.1 else ()
+    allowed = allowed_drop(max_accuracy_drop) if variant else ()
     say_next("verify", report.bundle, *own_data, *allowed, as_json=json)
 
 

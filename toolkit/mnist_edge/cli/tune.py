@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mnist_edge.cli.options import DataDir, Json, dataset_option
+from mnist_edge.cli.options import DataDir, Json, allowed_drop, dataset_option
 from mnist_edge.cli.recording import recording
 from mnist_edge.contract import Objective, ProviderName
 
@@ -82,4 +82,7 @@ def tune(
     if report.choice is None:
         say(f"mnist-edge: {failure(report)}")
         raise typer.Exit(1)
-    say_next("verify" if report.choice.test_set else "bench", chosen, as_json=json)
+    if not report.choice.test_set:
+        say_next("bench", chosen, as_json=json)
+        return
+    say_next("verify", chosen, *allowed_drop(max_accuracy_drop), as_json=json)
