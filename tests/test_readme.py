@@ -202,8 +202,10 @@ def run(words: list[str]) -> None:
         with pytest.raises(UnavailableError, match=r"(?i)cuda"):
             app(words, standalone_mode=False)
         return
+    # After one epoch a network is sure of nothing; then predict reports that, and 1.
+    allowed = {None, 0, 1} if words[0] == "predict" and "exported/small" in words else {None, 0}
     try:
-        assert not app(words, standalone_mode=False), words
+        assert app(words, standalone_mode=False) in allowed, words
     except UnavailableError:
         if "--target" not in words:  # compilers, emulators and browsers are not everywhere; their own tests skip
             raise
