@@ -352,6 +352,7 @@ def test_options_reach_the_plan(
     ]
 
 
+@pytest.mark.slow
 def test_a_rate_that_was_asked_for_is_sent(bundle_folder: Path, tmp_path: Path) -> None:
     """The real thing: 100 requests in half a second by each of two processes, with waits and load told."""
     done = in_process(
@@ -382,6 +383,7 @@ def test_a_rate_out_of_reach_is_wrong_usage_through_the_process(bundle_folder: P
     assert not (tmp_path / "b.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_torch")
 @pytest.mark.parametrize(
     ("scenario", "samples"),
@@ -570,6 +572,7 @@ def test_operators_are_summed_without_the_first_tenth() -> None:
     assert sum_by_operator([], runs=10) == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["p.png", "deep/p.svg", "p.pdf"])
 def test_plot_draws_the_distributions(
     name: str, bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -623,6 +626,7 @@ def network(
     return path
 
 
+@pytest.mark.slow
 def test_a_foreign_cnn_of_a_fixed_batch_is_timed(tmp_path: Path) -> None:
     """Pictures 1 x 28 x 28 in floats, four at a time: its own batch, its own normalisation, no golden answers."""
     network(tmp_path / "cnn.onnx")

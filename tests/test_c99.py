@@ -209,6 +209,7 @@ def generated(bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_verify_compares_the_program_with_pytorch(bundle_folder: Path, tmp_path: Path) -> None:
     done = mnist_edge("verify", bundle_folder, "--target", "c", "--images", "200", "--json", cwd=tmp_path)

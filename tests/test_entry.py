@@ -132,6 +132,7 @@ def running(process: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 @needs_proc
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
 def test_no_timing_process_outlives_bench(bundle_folder: Path, tmp_path: Path, number: signal.Signals) -> None:

@@ -139,6 +139,7 @@ def test_a_variant_made_from_other_weights_is_dropped(two: ExportRequest, tmp_pa
     assert [variant.name for variant in load_bundle(two.output).manifest.variants] == ["fp32"]
 
 
+@pytest.mark.slow
 def test_a_variant_that_no_longer_passes_is_dropped_with_those_that_refer_to_it(two: ExportRequest) -> None:
     """An input of another form breaks the contract of the bundle, and so for each that is compared with it."""
     child = VariantSpec(name="child", precision="int8", requirement="lossy", reference="int8", max_accuracy_drop=0.05)
@@ -168,6 +169,7 @@ def test_a_variant_is_added_only_if_it_passes(two: ExportRequest) -> None:
     assert content(two.output) == before
 
 
+@pytest.mark.slow
 def test_two_exports_to_one_folder_do_not_mix(order: ExportRequest) -> None:
     """The second ends with 4 while the first works; another folder is free."""
     with publish.staging(order.output):
@@ -178,6 +180,7 @@ def test_two_exports_to_one_folder_do_not_mix(order: ExportRequest) -> None:
     assert export_bundle(order).parity.passed
 
 
+@pytest.mark.slow
 def test_leftovers_of_killed_exports_are_removed_by_the_next(order: ExportRequest) -> None:
     """Of an export to the same folder and to others, but never of one that still works."""
     parent = order.output.parent
@@ -253,6 +256,7 @@ def test_a_folder_with_what_no_export_put_there_is_refused(
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_bare_state_dict_is_exported(order: ExportRequest, tmp_path: Path) -> None:
     """The seed's own form of a file gives the same model; its dataset must be named."""
     torch.save(order.model.state_dict(), tmp_path / "mnist.pth")

@@ -110,6 +110,7 @@ def test_the_metadata_says_where_the_graph_comes_from(model: nn.Sequential, bund
     assert proto.producer_name == "mnist-edge"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", OPSETS)
 def test_every_offered_opset_answers_as_pytorch(model: nn.Sequential, digits: Dataset, opset: int) -> None:
     """No value of --opset gives a graph that onnxruntime refuses or runs differently, at any batch."""

@@ -71,6 +71,7 @@ def by_integers(
     raise AssertionError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["uint8", "float"])
 @pytest.mark.parametrize("scheme", [X86_VNNI, X86, ARM], ids=lambda scheme: scheme.name)
 def test_a_session_computes_what_integers_give(scheme: Scheme, kind: InputKind, digits: Dataset) -> None:

@@ -71,6 +71,7 @@ def resign(folder: Path, name: str, change: Callable[[Variant], Variant]) -> Non
     (folder / MANIFEST).write_bytes(manifest_bytes(dataclasses.replace(manifest, variants=tuple(changed))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["int8-exact", "int4-exact"])
 def test_the_recorded_bytes_come_out_at_every_level(published: Path, digits: Dataset, name: str) -> None:
     """Unfused, fused, with two threads; at batch 1, 2, 3, 5, 7, 64 and all: `verify` compares each with the manifest."""
@@ -85,6 +86,7 @@ def test_the_recorded_bytes_come_out_at_every_level(published: Path, digits: Dat
     assert logits_sha256(integer_logits(network, digits.test_images)) == variant.outputs_sha256.test
 
 
+@pytest.mark.slow
 def test_every_variant_reports_the_hash_of_its_logits(published: Path, digits: Dataset) -> None:
     """Also where nothing is recorded, so that two machines can be compared by one line."""
     assert load_bundle(published).variant("fp32").outputs_sha256 is None

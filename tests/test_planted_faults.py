@@ -138,7 +138,14 @@ def test_every_fault_of_the_list_is_expected_here() -> None:
     assert len(FAULTS) == len(SEEN)
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+EACH = [
+    pytest.param(fault, id=fault.name, marks=[pytest.mark.slow] if number % 4 else [])
+    for number, fault in enumerate(FAULTS)
+]
+"""One of four is planted in the fast tests, the others in the slow ones."""
+
+
+@pytest.mark.parametrize("fault", EACH)
 def test_a_fault_is_caught_for_its_reason_in_its_layer(
     fault: Fault, subject: Subject, live: ReferenceOutputs, tmp_path: Path
 ) -> None:
@@ -184,6 +191,7 @@ def test_what_has_nothing_wrong_passes(fault: Fault, subject: Subject, live: Ref
         assert variant.images == len(subject.data.test_images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimization", ["none", "basic", "extended", "all"])
 def test_every_optimization_of_the_untouched_model_passes(
     optimization: Optimization, subject: Subject, tmp_path: Path
@@ -315,6 +323,7 @@ def test_the_stated_accuracy_is_held_to_the_image(images: int, subject: Subject,
     assert ("manifest.json states an accuracy" in found.reason) == (images != 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("empty", ["golden", "test set"])
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_an_empty_set_of_images_proves_nothing(empty: str, precision: str, subject: Subject, tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ def test_an_evaluation_is_drawn_of_any_counts(name: DatasetName, kind: str, tmp_
     assert picture(path).shape == (round(5.6 * DPI), round(11.2 * DPI), 3)
 
 
+@pytest.mark.slow
 def test_errors_are_seen_in_the_picture(tmp_path: Path) -> None:
     """A confusion of two classes colours its cell."""
     plain = 30 * np.eye(10, dtype=int)

@@ -123,14 +123,8 @@ def in_this_process(module: str, task: Task) -> ProcessResult:
     return importlib.import_module(module).measure(dataclasses.replace(task, started_ns=time.monotonic_ns()))
 
 
-LONG = {"README.md", "bench.md", "python.md", "score.md", "train.md", "tune.md", "variants.md"}
-"""Pages whose commands time or train: a slow test each."""
-
-
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(page, id=page.name, marks=[pytest.mark.slow] * (page.name in LONG)) for page in PAGES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_of_a_page_works(
     page: Path, workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

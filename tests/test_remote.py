@@ -162,6 +162,7 @@ def test_a_bundle_is_verified_there_as_it_is_here(device: Device, bundle_folder:
     assert device.left() == []
 
 
+@pytest.mark.slow
 def test_a_timing_there_is_a_result_that_compare_reads(device: Device, bundle_folder: Path) -> None:
     """`--output` writes it here, with the environment of the device."""
     timing = ("--scenario", "server", "--rate", "500", "--duration", "0.02", "--rounds", "2")  # without PyTorch
@@ -209,6 +210,7 @@ def test_an_error_there_is_the_same_error_here(device: Device, bundle_folder: Pa
     assert device.left() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("document", "code"),
     [("", 0), ("[]", 0), ("{}", 0), ("nonsense", 0), ('{"schema": NaN}', 0), ("[" * 100_000, 0), ('{"passed": true}', 1),
@@ -220,6 +222,7 @@ def test_what_is_no_report_is_no_result(device: Device, bundle_folder: Path, doc
     failed(bench(device, bundle_folder, "--json"), 4, f"ended with exit code {code} and without a report")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"schema": "mnist-edge/bench/6"}, {"variants": [{"name": "fp32"}]}], ids=str)
 def test_a_report_with_other_fields_is_a_bad_file(
     device: Device, bundle_folder: Path, change: dict[str, object]
@@ -380,6 +383,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(device: Device, bundle_fo
     assert device.left() == ["busy"]
 
 
+@pytest.mark.slow
 def test_a_connection_that_stays_silent_counts_as_lost(tmp_path: Path) -> None:
     """A cable that is pulled closes nothing: the program there ends without the heartbeats."""
     text = Path(there.__file__).read_text()

@@ -127,6 +127,7 @@ def test_row_groups_cover_golden_rows_in_whole_batches(count: int, batch: int) -
         assert len(set(rows.tolist())) == len(rows)
 
 
+@pytest.mark.slow
 def test_peak_memory_is_that_of_this_process() -> None:
     """Touching 64 MB more than ever before raises the peak by about as much."""
     before = peak_rss_bytes()

@@ -229,6 +229,7 @@ def test_outputs_that_are_no_numbers_are_no_scores(kind: str, place: Path, digit
     assert (done.code, "NaN or infinite" in one_line(done.err)) == (1, True)
 
 
+@pytest.mark.slow
 def test_an_error_of_a_worker_keeps_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """A check that failed on another machine is no damaged file."""
     ray = pytest.importorskip("ray")

@@ -532,6 +532,7 @@ def test_the_float_form_states_the_normalisation(foreign: Path, tmp_path: Path) 
     assert done.code == 0, done.err
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_another_normalisation(foreign: Path, digits: Dataset, tmp_path: Path) -> None:
     """The first layer is converted, so that the start is the network as it was; a checkpoint takes no such option."""
     run = tmp_path / "run"

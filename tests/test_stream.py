@@ -375,6 +375,7 @@ def journey(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
     return place
 
 
+@pytest.mark.slow
 def test_a_folder_goes_the_whole_way(journey: Path, own: Path) -> None:
     """Trained, exported, verified on every test image of the folder, and judged alike from the run and the bundle."""
     verified = in_process("verify", "exported/folder", "--dataset", own, "--json", cwd=journey)

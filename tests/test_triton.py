@@ -83,6 +83,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_config_of_another_model_fails(repository: Path, bundle_folder: Path, tmp_path: Path, change: str) -> None:
     """The server would refuse the folder, or feed the model with something else."""

@@ -273,6 +273,7 @@ def test_a_variant_that_breaks_a_limit_is_timed_but_not_chosen(
     assert load_bundle(worse).manifest.choice == "int8"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("objective", "expected"), [("size", "int8"), ("throughput", "int8"), ("cold-start", "int8")])
 def test_every_objective_has_its_own_measure(
     objective: Any, expected: str, bundle: Path, timed: Callable[[Speed], list[Task]]
@@ -294,6 +295,7 @@ def test_every_objective_has_its_own_measure(
         assert not any(task.settings.io_binding or not task.settings.spinning for task in tasks)
 
 
+@pytest.mark.slow
 def test_size_prefers_the_smallest_variant_that_is_fast_enough(
     bundle: Path, timed: Callable[[Speed], list[Task]]
 ) -> None:
@@ -339,6 +341,7 @@ def slowed(model: Path, nodes: int) -> bytes:
     return proto.SerializeToString()
 
 
+@pytest.mark.slow
 def test_the_reason_of_a_made_up_slow_variant_is_the_operator_that_was_put_in(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -398,6 +401,7 @@ def test_a_choice_that_loses_more_on_the_test_set_is_not_recorded(
     assert chosen(ask(bundle)) == "int8"
 
 
+@pytest.mark.slow
 def test_without_the_test_set_the_choice_rests_on_what_export_recorded(
     bundle: Path, timed: Callable[[Speed], list[Task]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -431,6 +435,7 @@ def test_without_the_test_set_the_choice_rests_on_what_export_recorded(
         ask(bundle)
 
 
+@pytest.mark.slow
 def test_a_race_that_ran_out_of_time_is_reported(
     bundle: Path, timed: Callable[[Speed], list[Task]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -533,6 +538,7 @@ def test_what_is_missing_is_built_once(
 STUDENTS = ("student-fast", "student-3k", "student-6k", "student-12k", "student-40k")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "present", "expected"),
     [
@@ -599,6 +605,7 @@ def test_bench_times_each_variant_with_its_recorded_settings(tuned: Path) -> Non
     assert {one.settings for one in resolve_plan(Plan(model=tuned)).candidates} == {SessionSettings()}
 
 
+@pytest.mark.slow
 def test_verify_opens_each_variant_with_its_recorded_settings(tuned: Path, tmp_path: Path) -> None:
     """And reports them; a named option holds for all."""
     done = in_process("verify", tuned, "--max-accuracy-drop", "5", "--json", cwd=tmp_path)
@@ -614,6 +621,7 @@ def test_verify_opens_each_variant_with_its_recorded_settings(tuned: Path, tmp_p
     assert "int8: on cpu, 2 threads, no spinning, IO binding" in table.out
 
 
+@pytest.mark.slow
 def test_eval_takes_the_choice(tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With its settings; without a choice the first variant, and a named one in any case."""
     from mnist_edge.runtime import classifier

@@ -117,6 +117,7 @@ def test_export_makes_variants_and_reports_each(workplace: Path, tmp_path: Path)
         assert {tensor["layer"] for tensor in row["layers"]["tensors"]} == {1, 2, 3}
 
 
+@pytest.mark.slow
 def test_the_next_command_allows_what_export_allowed(workplace: Path, tmp_path: Path) -> None:
     """`verify` with its own default would fail on a set that is too small to show it."""
     run = workplace / "runs" / "digits"
@@ -278,6 +279,7 @@ def test_a_bundle_in_use_is_4_and_a_killed_build_leaves_it(folder: Path, variant
     assert content(folder) == before
 
 
+@pytest.mark.slow
 def test_an_old_variant_that_contradicts_its_manifest_is_dropped(folder: Path, variant_context: VariantContext) -> None:
     """A damaged neighbour does not keep the network from being exported again."""
     proto = onnx.load(folder / "model.onnx")

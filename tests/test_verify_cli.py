@@ -138,6 +138,7 @@ def nothing(_proto: onnx.ModelProto) -> None:
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "manifest", "said"),
     [
@@ -271,6 +272,7 @@ def test_a_device_without_torch_onnx_and_digits_verifies_on_the_golden_inputs(
     assert "only the golden inputs" in one_line(done.err)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "code", "form"), [("", 0, "--json"), ("weight bytes of the transpose", 1, "--threads=1")]
 )

@@ -76,6 +76,7 @@ def test_a_fixed_batch_cnn_passes_against_itself(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_same_cnn_with_a_free_batch_passes_at_every_size(tmp_path: Path) -> None:
     """One picture at a time or many, the reference the other way round."""
     saved(tmp_path, "one.onnx", cnn(weights()))
@@ -271,6 +272,7 @@ def int8_bundle(bundle_folder: Path, target: Path) -> Path:
     return rewrite_bundle(bundle_folder, target, model=proto.SerializeToString(), precision="int8")
 
 
+@pytest.mark.slow
 def test_the_accuracy_drop_allowed_is_in_percentage_points(bundle_folder: Path, tmp_path: Path) -> None:
     """360 images without a change bound the loss at 0.829 %: 0.82 fails, 0.83 passes, and nothing at all fails."""
     folder = int8_bundle(bundle_folder, tmp_path / "b")

@@ -108,6 +108,7 @@ def test_a_users_file_is_not_replaced(bundle_folder: Path, tmp_path: Path) -> No
     assert (error.value.exit_code, page.read_text()) == (2, "<!doctype html>\n<title>Mine</title>")
 
 
+@pytest.mark.slow
 def test_a_page_that_is_not_there_is_named(bundle_folder: Path, tmp_path: Path) -> None:
     # Protects the user from a browser's error page.
     command = ("verify", bundle_folder, "--target", "web", "--variant", "fp32", "--built", "none.html")
