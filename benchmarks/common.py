@@ -46,7 +46,7 @@ class Child:
 
 
 def run_child(command: Sequence[str], folder: Path | None = None) -> Child:
-    """Run a command to its end, in `folder`, with MNIST at hand; raise with its last words if it fails."""
+    """Run a command to its end, in `folder`, with MNIST available; raise with its last words if it fails."""
     environment = {**os.environ, "MNIST_EDGE_DATA": str(mnist_folder())}
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as complaints:
         started = time.perf_counter()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.common import HERE
-from benchmarks.web_drawing import TWO, draw_with_mouse, set_window
+from benchmarks.web_drawing import TWO, captured, draw_with_mouse, set_window
 from mnist_edge.bundle.folder import load_bundle
 from mnist_edge.demo.run import OpenDemo, open_demo
 from mnist_edge.targets.web.chromium import Browser, open_browser
@@ -48,7 +47,7 @@ def screenshot(bundle: Path, *, width: int = 960, height: int = 820, phone: bool
         browser.open(demo.report.url)
         draw_with_mouse(browser, TWO)
         wait_for_answer(browser)
-        return base64.b64decode(browser.send("Page.captureScreenshot", format="png")["data"])
+        return captured(browser)
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import io
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.common import HERE
-from benchmarks.web_drawing import set_window, wait_for_frame
+from benchmarks.web_drawing import captured, set_window, wait_for_frame
 from mnist_edge.targets.web.chromium import Browser, open_browser
 
 PICTURE = HERE.parent / "docs" / "report.png"
@@ -28,10 +27,7 @@ def screenshot(
         if at:
             browser.evaluate(f"document.querySelector({at!r}).scrollIntoView({{behavior: 'instant'}})")
         wait_for_frame(browser)
-        taken = browser.send(
-            "Page.captureScreenshot", format="png", captureBeyondViewport=whole, **_clip(browser, whole=whole)
-        )
-        return base64.b64decode(taken["data"])
+        return captured(browser, captureBeyondViewport=whole, **_clip(browser, whole=whole))
 
 
 def _clip(browser: Browser, *, whole: bool) -> dict[str, Any]:

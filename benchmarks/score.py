@@ -24,7 +24,7 @@ BATCHES = (64, 1000)
 
 
 def scored(folder: Path, workers: int) -> float:
-    """Return the images a second of one worker, of so many."""
+    """Return the images a second of one worker, of this many."""
     command = [MNIST_EDGE, "score", "set", "--model", "bundle", "--variant", "fp32", "--output", "scores.parquet"]
     child = run_child([*command, "--workers", str(workers), "--json"], folder)
     return float(json.loads(child.output)["images_per_second"]) / workers

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from mnist_edge.targets.web.chromium import Browser
 
@@ -59,6 +61,11 @@ def set_window(browser: Browser, width: int, height: int, *, phone: bool = False
     browser.send("Emulation.setTouchEmulationEnabled", enabled=phone)
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
     browser.send("Emulation.setEmulatedMedia", features=[scheme])
+
+
+def captured(browser: Browser, **options: Any) -> bytes:
+    """Return what the window shows as a PNG; options as `Page.captureScreenshot` takes them."""
+    return base64.b64decode(browser.send("Page.captureScreenshot", format="png", **options)["data"])
 
 
 def wait_for_frame(browser: Browser) -> None:

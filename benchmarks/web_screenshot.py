@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import base64
 from pathlib import Path
 
 from benchmarks.common import HERE
-from benchmarks.web_drawing import TWO, draw_with_mouse, set_window, wait_for_frame
+from benchmarks.web_drawing import TWO, captured, draw_with_mouse, set_window, wait_for_frame
 from mnist_edge.targets.web.chromium import DEVICE
 from mnist_edge.targets.web.predictor import open_page
 
@@ -21,7 +20,7 @@ def screenshot(page: Path, *, width: int = 960, height: int = 700, phone: bool =
         set_window(browser, width, height, phone=phone, dark=dark)
         draw_with_mouse(browser, TWO)
         wait_for_frame(browser)
-        return base64.b64decode(browser.send("Page.captureScreenshot", format="png")["data"])
+        return captured(browser)
 
 
 def main() -> None:

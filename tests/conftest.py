@@ -7,11 +7,9 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from mnist_edge.data.digits import load_digits
-from mnist_edge.interrupts import SIGNALS
+from mnist_edge.interrupts import restored_signals
 from mnist_edge.records.data import Dataset
 
 ROOT = Path(__file__).parent.parent
@@ -53,19 +51,9 @@ def mnist_edge(*arguments: str | Path, cwd: Path, timeout: float = 200, **enviro
     return Result(done.returncode, done.stdout, done.stderr)
 
 
-@contextmanager
-def restored_signals() -> Iterator[None]:
-    """Restore the signal handlers: main() leaves signals ignored when it ends, and child processes inherit that."""
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
 @pytest.fixture(autouse=True)
 def _restored_signals() -> Iterator[None]:
+    """main() leaves signals ignored when it ends, and child processes inherit that."""
     with restored_signals():
         yield
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from conftest import Result, mnist_edge, restored_signals
+from conftest import Result, mnist_edge
 from typer.main import get_command
 
 import mnist_edge as package
@@ -24,6 +24,7 @@ from mnist_edge.cli.app import app
 from mnist_edge.cli.entry import main
 from mnist_edge.errors import BadFileError
 from mnist_edge.extras import install_hint
+from mnist_edge.interrupts import restored_signals
 from mnist_edge.reporting.console import say_next
 
 COMMANDS = (

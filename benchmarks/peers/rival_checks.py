@@ -60,7 +60,7 @@ def onnxslim(original: Path, broken: Path) -> Verdict:
 
 
 def polygraphy(original: Path, broken: Path) -> Verdict:
-    """`polygraphy run` twice: the original saves its inputs and outputs, the broken one is held against them."""
+    """`polygraphy run` twice: the original saves its inputs and outputs, the broken one is compared with them."""
     command = str(Path(sys.executable).with_name("polygraphy"))
     with tempfile.TemporaryDirectory() as scratch:
         inputs, outputs = f"{scratch}/inputs.json", f"{scratch}/outputs.json"

@@ -52,6 +52,15 @@ StudentName = Literal["fast", "3k", "6k", "12k", "40k"]
 ArithmeticName = Literal["fp32", "tf32", "fp16", "bf16"]
 """What a machine may compute in, for a certificate: IEEE binary32, or factors rounded to another format whose products are
 summed in binary32."""
+MAX_DROP = 0.001
+"""Accuracy that a variant may lose by default, as a fraction of 1."""
+
+
+def allowed_drop(percentage_points: float) -> tuple[str, ...]:
+    """Return the words with which `verify` allows this loss of accuracy; none where its default allows it."""
+    return ("--max-accuracy-drop", f"{percentage_points:g}") if percentage_points > 100 * MAX_DROP else ()
+
+
 PYTORCH = "pytorch"
 """The reference of a variant that is compared with the PyTorch outputs recorded in the bundle."""
 

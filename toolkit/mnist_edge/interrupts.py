@@ -60,15 +60,24 @@ def _handled() -> list[signal.Signals]:
 
 
 @contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """Collect the first signal during the block instead of raising it."""
-    request = StopRequest()
-    before = {number: signal.signal(number, request.arrived) for number in _handled()}
+def restored_signals() -> Iterator[None]:
+    """Restore the handlers of SIGNALS at the end of the block, whatever it sets."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
-        yield request
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Collect the first signal during the block instead of raising it."""
+    request = StopRequest()
+    with restored_signals():
+        for number in _handled():
+            signal.signal(number, request.arrived)
+        yield request
 
 
 def end_with_parent(parent: int) -> None:

@@ -240,6 +240,6 @@ def holm(p_values: Sequence[float], alpha: float) -> list[HolmTest]:
 
 
 def rounded_up(value: float, digits: int = 3) -> float:
-    """Return the least number of so many significant digits that is not below a positive value."""
+    """Return the least number of this many significant digits that is not below a positive value."""
     unit = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
     return float(f"{math.ceil(value / unit) * unit:.{digits}g}")

@@ -15,7 +15,7 @@ from mnist_edge.benchmarking.feeds import require_finite_outputs
 from mnist_edge.bundle.folder import Bundle, is_bundle, load_bundle
 from mnist_edge.bundle.golden import GOLDEN
 from mnist_edge.bundle.manifest import MANIFEST, read_manifest
-from mnist_edge.contract import PIXELS, PYTORCH, Normalization, ProviderName, TargetName
+from mnist_edge.contract import MAX_DROP, PIXELS, PYTORCH, Normalization, ProviderName, TargetName
 from mnist_edge.cpus import require_cpus
 from mnist_edge.errors import UnavailableError, UsageError
 from mnist_edge.files import sha256_file
@@ -24,7 +24,7 @@ from mnist_edge.records.bundle import Variant
 from mnist_edge.records.settings import DEFAULT_SETTINGS, SessionSettings
 from mnist_edge.runtime.classifier import open_classifier
 from mnist_edge.runtime.trial import free_bytes, require_bounded
-from mnist_edge.verification.requirement import MAX_DROP, with_tf32
+from mnist_edge.verification.requirement import with_tf32
 
 ROUNDS = 5
 SECONDS = 0.4

@@ -13,7 +13,7 @@ from typing import Any
 
 from mnist_edge.bundle.folder import Bundle
 from mnist_edge.bundle.results import AGAIN, read_results, results_folder
-from mnist_edge.contract import PYTORCH
+from mnist_edge.contract import PYTORCH, allowed_drop
 from mnist_edge.errors import BadFileError
 from mnist_edge.pixels import Images
 from mnist_edge.records.benchmark import BenchReport
@@ -37,8 +37,6 @@ from mnist_edge.records.tuning import TuneReport
 from mnist_edge.records.verification import ParityReport, VariantParity
 from mnist_edge.validation import validated
 
-DEFAULT_DROP = 0.1
-"""Accuracy in percentage points that a variant may lose in `verify` without --max-accuracy-drop."""
 CHANGED = "measured before the bundle changed"
 OTHER_VERSION = "written by another version of mnist-edge"
 ERROR = "mnist-edge/error/1"
@@ -247,7 +245,7 @@ def missing(bundle: Bundle, evidence: Evidence) -> Iterator[Missing]:
     if evidence.trained is None:
         yield Missing(what="how it was trained", command=("mnist-edge", "export", "--run", "RUN", "--output", folder))
     names = [variant.name for variant in bundle.manifest.variants]
-    chosen = bundle.manifest.choice or names[0]
+    chosen = bundle.chosen().name
     if chosen not in evidence.evaluated:
         words = ("mnist-edge", "eval", folder, "--variant", chosen)
         yield Missing(what=f"confusion matrix and calibration of {chosen}", command=words)
@@ -259,13 +257,7 @@ def missing(bundle: Bundle, evidence: Evidence) -> Iterator[Missing]:
         if absent:
             options = [] if len(absent) == len(names) else [word for name in absent for word in ("--variant", name)]
             if verb == "verify":
-                options += _allowed_drop(bundle, absent)
+                options += allowed_drop(max(100 * (bundle.variant(name).max_accuracy_drop or 0) for name in absent))
             yield Missing(what=f"{what} of {', '.join(absent)}", command=("mnist-edge", verb, folder, *options))
     if evidence.tuned is None:
         yield Missing(what="the best variant for this device", command=("mnist-edge", "tune", folder))
-
-
-def _allowed_drop(bundle: Bundle, names: list[str]) -> list[str]:
-    """Return the option with which `verify` allows what was allowed at publication, if its default is less."""
-    drop = max(100 * (bundle.variant(name).max_accuracy_drop or 0) for name in names)
-    return ["--max-accuracy-drop", f"{drop:g}"] if drop > DEFAULT_DROP else []

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mnist_edge.bundle.golden import GOLDEN, Golden, read_golden
 from mnist_edge.bundle.manifest import EXPORT_AGAIN, MANIFEST, Manifest, read_manifest
+from mnist_edge.contract import LABELS
 from mnist_edge.errors import BadFileError, UnavailableError, UsageError
 from mnist_edge.files import sha256_file
 from mnist_edge.records.bundle import Variant
@@ -32,6 +33,19 @@ class Bundle:
             UsageError: there is none; lists the names.
         """
         return self.select([name])[0]
+
+    def chosen(self, name: str | None = None) -> Variant:
+        """Return the variant of that name; None takes the one that `tune` chose, or else the first.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        return self.variant(name or self.manifest.choice or self.manifest.variants[0].name)
+
+    def require_digits(self, purpose: str, hint: str) -> None:
+        """Raise UsageError, with what needs them and what to do instead, unless the classes are digits."""
+        if self.manifest.labels != LABELS["mnist"]:
+            raise UsageError(f"{self.folder} classifies {self.manifest.dataset}; {purpose}", hint=hint)
 
     def select(self, names: Sequence[str] | None = None) -> tuple[Variant, ...]:
         """Return the variants of these names, each once and in the order of the manifest; without names, all.

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from mnist_edge.cli.options import DataDir, Json, NormalizeStateDict, allowed_drop, dataset_option, refuse_given
+from mnist_edge.cli.options import DataDir, Json, NormalizeStateDict, dataset_option, refuse_given
 from mnist_edge.cli.recording import recording
 from mnist_edge.cli.remote import refuse_options
-from mnist_edge.contract import OPSET, OPSETS, InputKind, TargetName
+from mnist_edge.contract import OPSET, OPSETS, InputKind, TargetName, allowed_drop
 from mnist_edge.errors import UsageError
 
 

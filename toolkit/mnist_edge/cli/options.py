@@ -84,11 +84,6 @@ def refuse_given(where: str, hint: str, **given: object) -> None:
             raise UsageError(f"--{name} has no effect {where}", hint=hint.format(name))
 
 
-def allowed_drop(percentage_points: float) -> tuple[str, ...]:
-    """Return the words that `verify` needs for a loss of accuracy beyond its default of 0.1 percentage points."""
-    return ("--max-accuracy-drop", f"{percentage_points:g}") if percentage_points > 0.1 else ()
-
-
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 

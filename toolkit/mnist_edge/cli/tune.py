@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from mnist_edge.cli.options import DataDir, Json, allowed_drop, dataset_option
+from mnist_edge.cli.options import DataDir, Json, dataset_option
 from mnist_edge.cli.recording import recording
-from mnist_edge.contract import Objective, ProviderName
+from mnist_edge.contract import Objective, ProviderName, allowed_drop
 
 
 def tune(

@@ -23,7 +23,7 @@ OUTLINE_CONTRAST = 0.4
 RING = 3
 """Pixels around an object in which its outline lies."""
 SMALLEST = 9
-"""An object has a longer side of at least so many pixels."""
+"""An object has a longer side of at least this many pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,7 +119,7 @@ def _as_it_is(grey: Images) -> Images | None:
 
 
 def _best_reading(grey: Images) -> _Reading:
-    """Return the first convincing reading, its background taken anew for the strokes that were found; else a failed one."""
+    """Return the first convincing reading, its background estimated again for the strokes that were found; else a failed one."""
     first = None
     for reading in _readings(work_image(grey)):
         if first is None or first.outside is not None:

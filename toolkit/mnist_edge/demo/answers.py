@@ -9,15 +9,13 @@ from functools import partial
 import numpy as np
 
 from mnist_edge.bundle.folder import Bundle
-from mnist_edge.contract import LABELS
 from mnist_edge.data.image_file import read_image
 from mnist_edge.data.photo import PreparedPhoto, prepare_photo
 from mnist_edge.demo.latency import median_latency_us
-from mnist_edge.errors import MnistEdgeError, UnavailableError, UsageError
+from mnist_edge.errors import MnistEdgeError, UnavailableError
 from mnist_edge.pixels import Images
 from mnist_edge.records.demo import AnswerReport, VariantAnswer
-from mnist_edge.runtime.classifier import open_classifier
-from mnist_edge.workflow.model import Model
+from mnist_edge.workflow.model import open_variant
 from mnist_edge.workflow.predict import DigitReader, known_digits, refused
 
 IMAGE_NAME = "the image"
@@ -90,20 +88,16 @@ def open_answers(bundle: Bundle, timeout: float, on_variant: Callable[[int, int]
         UsageError: the bundle classifies something else.
         UnavailableError, BadFileError, CheckFailedError: as `open_classifier`.
     """
-    manifest = bundle.manifest
-    if manifest.labels != LABELS["mnist"]:
-        raise UsageError(
-            f"{bundle.folder} classifies {manifest.dataset}; the page is for digits that a person draws",
-            hint="mnist-edge eval shows what the model does on its test set",
-        )
-    first = manifest.choice or manifest.variants[0].name
-    ordered = sorted(manifest.variants, key=lambda variant: variant.name != first)
+    bundle.require_digits(
+        "the page is for digits that a person draws", hint="mnist-edge eval shows what the model does on its test set"
+    )
+    first = bundle.chosen()
+    ordered = sorted(bundle.manifest.variants, key=lambda variant: variant != first)
     known = known_digits(bundle)
     readers: list[DigitReader] = []
     for variant in ordered:
-        classifier = open_classifier(bundle.file(variant), variant.settings, timeout=timeout)
-        classifier.require_scores()
-        model = Model(bundle=bundle, variant=variant, classifier=classifier)
+        model = open_variant(bundle, variant, timeout=timeout)
+        model.classifier.require_scores()
         readers.append(DigitReader(model=model, known=known))
         on_variant(len(readers), len(ordered))
     return Answers(readers, timeout)

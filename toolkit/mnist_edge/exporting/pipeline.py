@@ -23,7 +23,7 @@ from mnist_edge.bundle.golden import (
 )
 from mnist_edge.bundle.manifest import Manifest, is_variant_name
 from mnist_edge.bundle.publish import MODEL_FILE, refuse_unexpected_files, staging, write_files
-from mnist_edge.contract import INPUTS, LABELS, PYTORCH, InputKind, Normalization, variant_name
+from mnist_edge.contract import INPUTS, LABELS, MAX_DROP, PYTORCH, InputKind, Normalization, variant_name
 from mnist_edge.errors import UsageError
 from mnist_edge.exporting import graph
 from mnist_edge.exporting.exact import exact_outputs
@@ -36,7 +36,6 @@ from mnist_edge.records.data import Dataset, EvaluationSet, SelectionSplit
 from mnist_edge.runtime.session import require_provider
 from mnist_edge.training.model import reference_logits, reference_pre_activations
 from mnist_edge.training.qat import QuantisedNetwork
-from mnist_edge.verification.requirement import MAX_DROP
 
 FP32 = VariantSpec(name="fp32", precision="fp32", requirement="exact")
 """The variant that `export` itself makes; its file is MODEL_FILE."""

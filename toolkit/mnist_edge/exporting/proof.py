@@ -11,6 +11,7 @@ import numpy as np
 from mnist_edge.bundle.folder import Bundle
 from mnist_edge.bundle.manifest import MANIFEST, manifest_bytes
 from mnist_edge.bundle.publish import publish, write_files
+from mnist_edge.contract import MAX_DROP
 from mnist_edge.errors import CheckFailedError
 from mnist_edge.pixels import Images, Logits
 from mnist_edge.records.bundle import ExportReport, Variant
@@ -19,7 +20,7 @@ from mnist_edge.records.verification import ParityReport
 from mnist_edge.runtime.classifier import open_classifier
 from mnist_edge.verification.calibration import fit_temperature
 from mnist_edge.verification.reference import recorded_reference
-from mnist_edge.verification.requirement import MAX_DROP, TOLERANCE
+from mnist_edge.verification.requirement import TOLERANCE
 from mnist_edge.verification.verify import VerifyOptions, verify_bundle
 
 BATCH = 1000
@@ -98,17 +99,18 @@ def _measured(bundle: Bundle, variant: Variant, parity: ParityReport, selection:
     if found is None:
         return variant
     on_test_set = parity.test_set and found.accuracy is not None
-    selected = (variant.selection_accuracy, variant.temperature)
     if selection is not None:
         logits = _selection_logits(bundle.file(variant), selection)
-        selected = (_accuracy(logits, selection), fit_temperature(logits, selection.labels))
+        variant = dataclasses.replace(
+            variant,
+            selection_accuracy=_accuracy(logits, selection),
+            temperature=fit_temperature(logits, selection.labels),
+        )
     return dataclasses.replace(
         variant,
         passed=found.passed,
         accuracy=found.accuracy.variant if on_test_set and found.accuracy is not None else None,
         flips=found.flips if on_test_set else None,
-        selection_accuracy=selected[0],
-        temperature=selected[1],
     )
 
 

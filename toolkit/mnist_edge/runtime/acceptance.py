@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from mnist_edge.contract import SIDE
+from mnist_edge.data.photo import PreparedPhoto
 from mnist_edge.pixels import Images, Logits, softmax
 from mnist_edge.runtime.familiarity import Familiarity
 
@@ -22,7 +23,7 @@ LARGEST_DISTANCE = 1.1
 MOST_HOLES = 2
 """An 8 has two."""
 DARK, LEAST_HOLE = 90, 3
-"""A hole has at least so many pixels darker than this."""
+"""A hole has at least this many pixels darker than this."""
 TURNS = (-10.0, 10.0)
 """Degrees."""
 SIZES = (0.88, 1.1)
@@ -31,10 +32,25 @@ SLANTS = (-0.15, 0.15)
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """Class probabilities of an image, (classes,), and why the prediction is not accepted; empty where it is."""
+    """What a model makes of an image.
 
-    probabilities: NDArray[np.float64]
+    Attributes:
+        probabilities: of the classes, (classes,); None where the image has no digit.
+        reason: why the prediction is not accepted; empty where it is.
+    """
+
+    probabilities: NDArray[np.float64] | None
     reason: str
+
+
+def judge_photo(
+    logits: Callable[[Images], Logits], prepared: PreparedPhoto, temperature: float | None, known: Familiarity | None
+) -> Judgement:
+    """Judge a prepared photo as `judge` does its digit; what preparation noticed counts first."""
+    if prepared.image is None:
+        return Judgement(probabilities=None, reason=prepared.reason)
+    found = judge(logits, prepared.image, temperature, known)
+    return replace(found, reason=prepared.reason or found.reason)
 
 
 def judge(

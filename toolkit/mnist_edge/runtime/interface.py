@@ -93,7 +93,7 @@ def _read_image(shape: tuple[int | None, ...]) -> tuple[tuple[int, ...], Layout,
 
 
 def _flat_size(values: int) -> tuple[int, int, int] | None:
-    """Return channels, height and width of a square image with so many values, or None."""
+    """Return channels, height and width of a square image with this many values, or None."""
     for channels in (1, 3):
         side = round((values / channels) ** 0.5)
         if side >= FLAT_SIDE and channels * side * side == values:

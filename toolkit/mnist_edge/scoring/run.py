@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import pickle
-import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from typing import Any, cast
 
 from mnist_edge.cpus import available_cpus
 from mnist_edge.errors import MnistEdgeError, UnavailableError, UsageError
-from mnist_edge.interrupts import SIGNALS
+from mnist_edge.interrupts import restored_signals
 from mnist_edge.scoring.plan import Block
 from mnist_edge.scoring.worker import ScoreJob, score_rows
 
@@ -106,7 +105,7 @@ def connected(address: str | None, workers: int | None) -> Iterator[RayRun]:
         import ray
 
         try:
-            with _kept_signals():
+            with restored_signals():  # Ray replaces the handler of SIGTERM
                 count = _start(Path(place), workers) if address is None else _connect(address, workers)
             _quiet_data()
             yield RayRun(count)
@@ -211,14 +210,3 @@ def _quiet_data() -> None:
     context.print_on_execution_start = False
     context.execution_options.preserve_order = False  # the parts are numbered
     _quiet_logs()
-
-
-@contextlib.contextmanager
-def _kept_signals() -> Iterator[None]:
-    """Restore the signal handlers of this program at the end: Ray replaces that of SIGTERM."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

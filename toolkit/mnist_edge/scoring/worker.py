@@ -16,7 +16,7 @@ from mnist_edge.data.photo import prepare_photo
 from mnist_edge.errors import BadFileError, MnistEdgeError, UnavailableError
 from mnist_edge.pixels import ImageFile
 from mnist_edge.records.scoring import ScorePlan
-from mnist_edge.runtime.acceptance import judge
+from mnist_edge.runtime.acceptance import judge_photo
 from mnist_edge.runtime.classifier import Classifier, open_classifier
 from mnist_edge.runtime.familiarity import Familiarity
 from mnist_edge.runtime.probabilities import finite_logits, predictions
@@ -91,23 +91,17 @@ def _score_photo(classifier: Classifier, job: ScoreJob, path: Path) -> PhotoScor
     except (BadFileError, UnavailableError) as error:
         reason = error.message.replace(f"{path} ", "", 1)
         return PhotoScore(name=path.name, label=None, probability=None, accepted=False, reason=reason, readable=False)
-    if prepared.image is None:
-        return PhotoScore(name=path.name, label=None, probability=None, accepted=False, reason=prepared.reason)
-    judgement = judge(
+    judgement = judge_photo(
         lambda images: finite_logits(classifier, images, len(job.plan.names)),
-        prepared.image,
+        prepared,
         job.plan.temperature,
         job.known,
     )
-    label = int(judgement.probabilities.argmax())
-    reason = prepared.reason or judgement.reason
-    return PhotoScore(
-        name=path.name,
-        label=label,
-        probability=float(judgement.probabilities[label]),
-        accepted=not reason,
-        reason=reason,
-    )
+    shares, reason = judgement.probabilities, judgement.reason
+    if shares is None:
+        return PhotoScore(name=path.name, label=None, probability=None, accepted=False, reason=reason)
+    label = int(shares.argmax())
+    return PhotoScore(name=path.name, label=label, probability=float(shares[label]), accepted=not reason, reason=reason)
 
 
 @functools.lru_cache(maxsize=1)

@@ -190,7 +190,7 @@ def train(run: Run, dataset: Dataset, device: torch.device, hooks: Hooks, rank: 
 
 
 def _step(run: Run, rank: Rank, device: torch.device) -> Step:
-    """Return the step for this device and number of processes; all give the same losses but for rounding."""
+    """Return the step for this device and number of processes; all give the same losses except for rounding."""
     recipe = run.settings.recipe
     if rank.size > 1:
         return SharedStep(run.model, recipe, run.momentum, rank)

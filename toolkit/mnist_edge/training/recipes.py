@@ -32,7 +32,7 @@ class Recipe:
         momentum: 0 for plain SGD, otherwise Nesterov's.
         schedule: `one-cycle` rises linearly from 0 for `warmup` of all steps, then falls along a cosine.
         label_smoothing: share of each target spread evenly over the classes.
-        shift: whole pixels; each image is moved by up to so many in each direction, drawn anew each epoch, as are:
+        shift: whole pixels; each image is moved by up to this many in each direction, drawn again each epoch, as are:
         rotation: degrees, at most.
         scaling: share by which each direction is stretched or compressed, at most.
         shear: share of the height, at most.

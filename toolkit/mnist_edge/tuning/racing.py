@@ -161,7 +161,7 @@ def ratios(times: Times[K], leader: K) -> dict[K, LogRatio]:
 
 
 def _typical(variances: NDArray[np.float64], degrees_of_freedom: int) -> float:
-    """Return the variance behind most of several estimates, each with so many degrees of freedom.
+    """Return the variance behind most of several estimates, each with this many degrees of freedom.
 
     The median, over that of a chi-squared variable: a mean would be that of the few candidates whose threads wait for a
     busy CPU, and would keep all others in the race.

@@ -60,7 +60,7 @@ def _half(weights: Weights) -> Weights:
 
 
 def _to_bits(bits: int, to_integer: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Rounding:
-    """Return the rounding to a significand of so many bits."""
+    """Return the rounding to a significand of this many bits."""
 
     def rounded(weights: Weights) -> Weights:
         significand, exponent = np.frexp(weights.astype(np.float64))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mnist_edge.contract import Precision, RequirementKind
+from mnist_edge.contract import MAX_DROP, Precision, RequirementKind
 from mnist_edge.records.bundle import OutputHashes
 
 TOLERANCE = 1e-4
@@ -12,8 +12,6 @@ TOLERANCE = 1e-4
 float32 rounding over 784 terms stays near 1e-6; one weight row scaled by 1 % gives about 1e-3."""
 BATCHES = (1, 2, 3, 7, 64)
 """Batch sizes to run besides all images at once: one, the smallest even and odd sizes, another odd one, a usual one."""
-MAX_DROP = 0.001
-"""Accuracy that a variant may lose by default, as a fraction of 1."""
 ALLOWED_DRIFT: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.1, "int4": 0.25, "int2": 0.6}
 """Drift (see `symptoms.drift`) that a precision explains. Measured on 784-600-400-200-100-10: 3e-6 in fp32, 1.2e-3 in fp16,
 0.04 in int8 quantised by tensor; a weight matrix scaled by 1.2 gives 0.2. In the logits int8 gives 0.01. Weights rounded to

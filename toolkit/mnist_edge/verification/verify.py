@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from mnist_edge.bundle.folder import Bundle
-from mnist_edge.contract import PYTORCH, ArithmeticName, DatasetName, Normalization, Precision, RequirementKind
+from mnist_edge.contract import (
+    MAX_DROP,
+    PYTORCH,
+    ArithmeticName,
+    DatasetName,
+    Normalization,
+    Precision,
+    RequirementKind,
+)
 from mnist_edge.records.bundle import Variant
 from mnist_edge.records.data import StoredSet
 from mnist_edge.records.settings import SessionSettings
@@ -36,7 +44,7 @@ from mnist_edge.verification.reference import (
     recorded_on,
     recorded_reference,
 )
-from mnist_edge.verification.requirement import MAX_DROP, Requirement, requirement_of, with_tf32
+from mnist_edge.verification.requirement import Requirement, requirement_of, with_tf32
 
 
 @dataclass(frozen=True, kw_only=True)

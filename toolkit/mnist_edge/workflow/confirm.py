@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mnist_edge.contract import MAX_DROP
 from mnist_edge.errors import CheckFailedError, UnavailableError
-from mnist_edge.verification.requirement import MAX_DROP
 
 if TYPE_CHECKING:
     from mnist_edge.records.bundle import Variant

@@ -121,7 +121,7 @@ def _open_model(
         from mnist_edge.bundle.folder import load_bundle
 
         bundle = load_bundle(model)
-        chosen = bundle.variant(variant or bundle.manifest.choice or bundle.manifest.variants[0].name)
+        chosen = bundle.chosen(variant)
         opened = _open_onnx(bundle.file(chosen), chosen.settings.with_named(named), normalization, timeout)
         others = [other.name for other in bundle.manifest.variants if other != chosen]
         if variant is None and others:

@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_edge.contract import OPSET, InputKind, Normalization, variant_name
+from mnist_edge.contract import MAX_DROP, OPSET, InputKind, Normalization, variant_name
 from mnist_edge.errors import UsageError
-from mnist_edge.verification.requirement import MAX_DROP
 from mnist_edge.workflow.folders import EXPORTED, RUNS, VARIANT_RUNS, newest_run
 from mnist_edge.workflow.suspicion import suspect_normalization
 

@@ -43,5 +43,5 @@ def inspect(model: str | Path, *, variant: str | None = None) -> InspectReport:
     reports = {one.name: inspect_file(bundle.file(one)) for one in chosen}
     if variant is not None:
         return reports[variant]
-    first = bundle.manifest.choice or bundle.manifest.variants[0].name
+    first = bundle.chosen().name
     return BundleInspectReport(**{**vars(reports[first]), "model": path}, variant=first, variants=reports)

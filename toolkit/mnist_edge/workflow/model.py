@@ -97,11 +97,17 @@ def load(bundle: str | Path, variant: str | None = None, *, provider: ProviderNa
         UnavailableError: there is no bundle, or onnxruntime or the provider is missing.
     """
     from mnist_edge.bundle.folder import load_bundle
-    from mnist_edge.runtime.classifier import open_classifier
 
     loaded = load_bundle(Path(bundle))
-    manifest = loaded.manifest
-    chosen = loaded.variant(variant or manifest.choice or manifest.variants[0].name)
-    settings = chosen.settings.with_named({} if provider is None else {"provider": provider})
-    classifier = open_classifier(loaded.file(chosen), settings)
-    return Model(bundle=loaded, variant=chosen, classifier=classifier)
+    return open_variant(loaded, loaded.chosen(variant), provider=provider)
+
+
+def open_variant(
+    bundle: Bundle, variant: Variant, *, provider: ProviderName | None = None, timeout: float = 60.0
+) -> Model:
+    """Open a variant of a bundle with its recorded settings; `timeout` is the seconds that one run may take."""
+    from mnist_edge.runtime.classifier import open_classifier
+
+    settings = variant.settings.with_named({} if provider is None else {"provider": provider})
+    classifier = open_classifier(bundle.file(variant), settings, timeout=timeout)
+    return Model(bundle=bundle, variant=variant, classifier=classifier)

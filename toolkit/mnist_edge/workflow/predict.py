@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_edge.contract import LABELS
-from mnist_edge.errors import CheckFailedError, MnistEdgeError, UnavailableError, UsageError
+from mnist_edge.errors import CheckFailedError, MnistEdgeError, UnavailableError
 from mnist_edge.records.prediction import ClassProbability, Prediction, PredictReport
 from mnist_edge.workflow.folders import newest_bundle
 
@@ -69,17 +68,14 @@ class DigitReader:
         """
         import numpy as np
 
-        from mnist_edge.runtime.acceptance import judge
+        from mnist_edge.runtime.acceptance import judge_photo
 
-        if prepared.image is None:
-            return refused(name, prepared.reason)
-
-        judgement = judge(self.model.logits, prepared.image, self.model.variant.temperature, self.known)
-        order = np.argsort(-judgement.probabilities, kind="stable")[:shown]
-        top = tuple(
-            ClassProbability(label=self.model.labels[i], probability=float(judgement.probabilities[i])) for i in order
-        )
-        reason = prepared.reason or judgement.reason
+        judgement = judge_photo(self.model.logits, prepared, self.model.variant.temperature, self.known)
+        shares, reason = judgement.probabilities, judgement.reason
+        if shares is None:
+            return refused(name, reason)
+        order = np.argsort(-shares, kind="stable")[:shown]
+        top = tuple(ClassProbability(label=self.model.labels[i], probability=float(shares[i])) for i in order)
         return Prediction(
             image=name,
             label=top[0].label,
@@ -109,12 +105,13 @@ def open_reader(folder: Path, variant: str | None = None) -> DigitReader:
     from mnist_edge.workflow.model import load
 
     model = load(folder, variant)
-    if model.labels != LABELS["mnist"]:
-        raise UsageError(
-            f"{folder} classifies {model.bundle.manifest.dataset}; photos are prepared for handwritten digits",
-            hint="--model with a bundle of digits",
-        )
+    require_photo_classes(model.bundle)
     return DigitReader(model=model, known=known_digits(model.bundle))
+
+
+def require_photo_classes(bundle: Bundle) -> None:
+    """Raise UsageError unless a bundle classifies what photos are prepared for."""
+    bundle.require_digits("photos are prepared for handwritten digits", hint="--model with a bundle of digits")
 
 
 def known_digits(bundle: Bundle) -> Familiarity | None:

@@ -64,25 +64,23 @@ def predict_set(source: Path, model: Path, variant: str | None, notify: Callable
         BadFileError: the set or the bundle is damaged.
         UsageError: no such variant.
     """
-    from mnist_edge.bundle.folder import load_bundle
     from mnist_edge.data.folder import open_image_set
-    from mnist_edge.runtime.classifier import open_classifier
     from mnist_edge.runtime.probabilities import predictions
+    from mnist_edge.workflow.model import load
 
     found = open_image_set(source) if source.exists() else None
     if found is None:
         raise UnavailableError(
             f"--dataset {source}: there is no IDX file of images", hint="name the folder, or the file itself"
         )
-    bundle = load_bundle(model)
-    chosen = bundle.variant(variant or bundle.manifest.choice or bundle.manifest.variants[0].name)
-    classifier = open_classifier(bundle.file(chosen), chosen.settings)
-    images, stated, classes = found.images, found.labels, len(bundle.manifest.labels)
+    opened = load(model, variant)
+    images, stated, names, chosen = found.images, found.labels, opened.labels, opened.variant
     notify(f"predicting {len(images):,} images of {found.path} with {chosen.name}")
 
     def parts() -> Iterator[SetPart]:
         for start in range(0, len(images), PART):
-            labels, probabilities = predictions(classifier, images[start : start + PART], classes, chosen.temperature)
+            part = images[start : start + PART]
+            labels, probabilities = predictions(opened.classifier, part, len(names), chosen.temperature)
             yield SetPart(
                 start=start,
                 total=len(images),
@@ -91,4 +89,4 @@ def predict_set(source: Path, model: Path, variant: str | None, notify: Callable
                 stated=None if stated is None else stated[start : start + PART],
             )
 
-    return SetPredictions(names=bundle.manifest.labels, variant=chosen.name, parts=parts())
+    return SetPredictions(names=names, variant=chosen.name, parts=parts())

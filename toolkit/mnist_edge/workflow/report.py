@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_edge.errors import UnavailableError, UsageError
+from mnist_edge.workflow.test_set import find_test_set, refuse_other_dataset
 
 if TYPE_CHECKING:
     from mnist_edge.bundle.evidence import ReportContent
@@ -53,22 +53,16 @@ def _mistakes(
 ) -> Mapping[int, Images] | None:
     """Return the images of all mistakes, by number; None where the test set of the bundle is not available."""
     from mnist_edge.bundle.golden import sha256_of_test_set
-    from mnist_edge.data.sources import load_test_set
 
-    name = bundle.manifest.dataset
-    if dataset is not None and name != "folder":
-        raise UsageError(f"--dataset cannot change: the bundle is of {name}", hint="leave it out")
+    refuse_other_dataset(bundle, dataset)
     numbers = {one.image for found in evidence.evaluated.values() for one in found.report.mistakes}
     if not numbers:
         return {}
-    try:
-        data = load_test_set(dataset or name, data_dir, may_download=False)
-    except UnavailableError as error:
-        if data_dir is not None or dataset is not None:
-            raise
-        notify(f"the worst mistakes are listed without images: {error.message}")
+    otherwise = "the worst mistakes are listed without images"
+    data = find_test_set(bundle, dataset, data_dir, notify, otherwise)
+    if data is None:
         return None
     if sha256_of_test_set(data.test_images, data.test_labels).tobytes() != bundle.golden.test_sha256.tobytes():
-        notify(f"the worst mistakes are listed without images: the test set of {name} here is not the bundle's")
+        notify(f"{otherwise}: the test set of {bundle.manifest.dataset} here is not the bundle's")
         return None
     return {number: data.test_images[number] for number in sorted(numbers) if 0 <= number < len(data.test_images)}

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_edge import __version__
-from mnist_edge.contract import LABELS
 from mnist_edge.errors import BadFileError, UnavailableError, UsageError
 from mnist_edge.extras import install_hint
 
@@ -64,20 +63,17 @@ def score_images(
     from mnist_edge.scoring.plan import blocks_of, open_input
     from mnist_edge.scoring.run import connected, require_answer
     from mnist_edge.scoring.worker import ScoreJob
-    from mnist_edge.workflow.predict import known_digits
+    from mnist_edge.workflow.predict import known_digits, require_photo_classes
 
     if output.suffix != SUFFIX:
         raise UsageError(f"--output {output}: expected a name that ends in {SUFFIX}", hint="--output scores.parquet")
     if address is not None:
         require_answer(address)
     bundle = load_bundle(model)
-    chosen = bundle.variant(variant or bundle.manifest.choice or bundle.manifest.variants[0].name)
+    chosen = bundle.chosen(variant)
     found = open_input(source)
-    if found.kind == "photos" and bundle.manifest.labels != LABELS["mnist"]:
-        raise UsageError(
-            f"{model} classifies {bundle.manifest.dataset}; photos are prepared for handwritten digits",
-            hint="--model with a bundle of digits",
-        )
+    if found.kind == "photos":
+        require_photo_classes(bundle)
     plan = plan_of(bundle, chosen, found)
     open_classifier(bundle.file(chosen), plan.settings)  # here, where an error is one line
     blocks = blocks_of(plan.images, plan.block)

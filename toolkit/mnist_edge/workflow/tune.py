@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_edge.contract import Objective, ProviderName
+from mnist_edge.contract import MAX_DROP, Objective, ProviderName
 from mnist_edge.errors import UnavailableError, UsageError
 from mnist_edge.records.tuning import Limits
-from mnist_edge.verification.requirement import MAX_DROP
 from mnist_edge.workflow.folders import RUNS
 
 if TYPE_CHECKING:

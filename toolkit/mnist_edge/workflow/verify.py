@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_edge.contract import DatasetName, Normalization, ProviderName, TargetName
+from mnist_edge.contract import MAX_DROP, Normalization, ProviderName, TargetName
 from mnist_edge.cpus import require_cpus
-from mnist_edge.errors import UnavailableError, UsageError
+from mnist_edge.errors import UsageError
 from mnist_edge.model_kind import require_model_kind
-from mnist_edge.verification.requirement import MAX_DROP
 from mnist_edge.workflow.suspicion import first_images, suspect_normalization
+from mnist_edge.workflow.test_set import find_test_set, refuse_other_dataset
 from mnist_edge.workflow.variants import select_variants
 
 if TYPE_CHECKING:
@@ -178,15 +178,10 @@ def recorded_outputs(
     bundle: Bundle, dataset: str | None, data_dir: Path | None, notify: Notify
 ) -> tuple[EvaluationSet | None, ReferenceOutputs]:
     """Return the test set, where it is available, and the outputs that the bundle records; arguments as `verify_folder`."""
-    from mnist_edge.data.sources import load_test_set
     from mnist_edge.verification.reference import recorded_reference
 
-    name = bundle.manifest.dataset
-    if dataset is not None and name != "folder":
-        raise UsageError(f"--dataset cannot change: the bundle is of {name}", hint="leave it out")
-    data = (
-        _test_set(name, data_dir, notify) if dataset is None else load_test_set(dataset, data_dir, may_download=False)
-    )
+    refuse_other_dataset(bundle, dataset)
+    data = find_test_set(bundle, dataset, data_dir, notify, "only the golden inputs are compared")
     reference = recorded_reference(bundle, data)
     if dataset is not None and reference.test_set is None:
         raise UsageError(
@@ -327,16 +322,3 @@ def _run_live(
         f"PyTorch, live, {against}",
         stored,
     )
-
-
-def _test_set(name: DatasetName, data_dir: Path | None, notify: Notify) -> EvaluationSet | None:
-    """Return the test set of the bundle's dataset; None where it is not available. Nothing is downloaded."""
-    from mnist_edge.data.sources import load_test_set
-
-    try:
-        return load_test_set(name, data_dir, may_download=False)
-    except UnavailableError as error:
-        if data_dir is not None:
-            raise
-        notify(f"only the golden inputs are compared: {error.message}")
-        return None

@@ -28,9 +28,9 @@ Widths = tuple[int, ...]
 SHARES = (0.1, 0.15, 0.3)
 """Shares of each hidden layer's neurons that stay, in the order in which they are tried."""
 MULTIPLE = 16
-"""Widths are rounded up to it: onnxruntime's matrix products work on so many columns at a time."""
+"""Widths are rounded up to it: onnxruntime's matrix products work on this many columns at a time."""
 LEAST = 32
-"""Neurons that stay in a layer, if it has so many. A narrower one saves less than a microsecond."""
+"""Neurons that stay in a layer, if it has this many. A narrower one saves less than a microsecond."""
 RECIPE = "pruned"
 SEED = 0
 CRITERION = "first-order Taylor (Molchanov et al. 2019), neurons replaced by their mean"

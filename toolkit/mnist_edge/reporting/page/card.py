@@ -9,18 +9,16 @@ import shlex
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mnist_edge.bundle.evidence import ReportContent
-from mnist_edge.bundle.folder import Bundle
-from mnist_edge.records.evidence import Verified
 from mnist_edge.reporting.escape import printable
 from mnist_edge.reporting.page.summary import (
     best_time,
     chosen_evaluation,
-    chosen_variant,
     commands,
     equal_bytes,
+    order,
     verdict,
 )
-from mnist_edge.reporting.tables.format import micro, percent
+from mnist_edge.reporting.tables.format import bounded_share, grouped, logit_error, micro, percent
 
 HUB_DATASETS = {"mnist": "ylecun/mnist", "fashion-mnist": "zalando-datasets/fashion_mnist"}
 """Names on Hugging Face's hub; other datasets have none that is known here."""
@@ -43,9 +41,9 @@ def write_card(content: ReportContent) -> bytes:
     environment.filters |= {
         "percent": lambda value: Plain(percent(value)),
         "micro": lambda value: Plain(micro(value)),
-        "number": lambda value: Plain("-" if value is None else f"{value:,}"),
-        "share": lambda value: Plain("-" if value is None else f"{value:.3%}"),
-        "error": lambda value: Plain("-" if value is None else f"{value:.1e}" if value else "0"),
+        "number": lambda value: Plain(grouped(value)),
+        "share": lambda value: Plain(bounded_share(value)),
+        "error": lambda value: Plain(logit_error(value)),
         "code": code,
         # JSON is YAML: a value written so cannot be read otherwise.
         "json": lambda value: Plain(
@@ -60,11 +58,11 @@ def write_card(content: ReportContent) -> bytes:
         manifest=bundle.manifest,
         evidence=evidence,
         absent=content.absent,
-        chosen=chosen_variant(bundle),
+        chosen=bundle.chosen(),
         verdict=verdict(bundle, evidence),
         best_time=best_time(bundle, evidence),
         evaluated=chosen_evaluation(bundle, evidence),
-        verified=_in_order(bundle, list(evidence.verified.values())),
+        verified=sorted(evidence.verified.values(), key=lambda one: order(bundle, one.parity.name)),
         equal_bytes=lambda one: equal_bytes(bundle, one),
         commands=commands(evidence),
     )
@@ -89,8 +87,3 @@ def code(words: str | tuple[str, ...]) -> Plain:
     fence = "`" * (longest + 1)
     space = " " if text.startswith("`") or text.endswith("`") else ""
     return Plain(f"{fence}{space}{text}{space}{fence}")
-
-
-def _in_order(bundle: Bundle, verified: list[Verified]) -> list[Verified]:
-    names = [variant.name for variant in bundle.manifest.variants]
-    return sorted(verified, key=lambda one: names.index(one.parity.name))

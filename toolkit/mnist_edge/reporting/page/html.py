@@ -27,13 +27,21 @@ from mnist_edge.reporting.page.images import png_url
 from mnist_edge.reporting.page.summary import (
     best_time,
     chosen_evaluation,
-    chosen_variant,
     commands,
     equal_bytes,
+    order,
     verdict,
 )
 from mnist_edge.reporting.plots.pareto import drawable
-from mnist_edge.reporting.tables.format import counted, micro, percent, ratio_words
+from mnist_edge.reporting.tables.format import (
+    bounded_share,
+    counted,
+    grouped,
+    logit_error,
+    micro,
+    percent,
+    ratio_words,
+)
 from mnist_edge.reporting.tables.tuning import best_of_variants, described, headline
 
 PACKAGE = "mnist_edge.reporting.page"
@@ -93,9 +101,9 @@ def _environment() -> Environment:
     environment.filters |= {
         "percent": percent,
         "micro": micro,
-        "number": lambda value: "-" if value is None else f"{value:,}",
-        "share": lambda value: "-" if value is None else f"{value:.3%}",
-        "error": lambda value: "-" if value is None else f"{value:.1e}" if value else "0",
+        "number": grouped,
+        "share": bounded_share,
+        "error": logit_error,
         "short": lambda value: "-" if value is None else f"{value:.3g}",
         "whole": lambda value: "-" if value is None else f"{value:,.0f}",
         "ratio_words": ratio_words,
@@ -122,12 +130,12 @@ def _values(content: ReportContent) -> dict[str, Any]:
         "manifest": bundle.manifest,
         "evidence": evidence,
         "absent": content.absent,
-        "chosen": chosen_variant(bundle),
+        "chosen": bundle.chosen(),
         "verdict": verdict(bundle, evidence),
         "best_time": best_time(bundle, evidence),
         "verified": sorted(
             evidence.verified.values(),
-            key=lambda one: (_order(bundle, one.parity.name), not one.runtime.startswith("onnxruntime,"), one.runtime),
+            key=lambda one: (order(bundle, one.parity.name), not one.runtime.startswith("onnxruntime,"), one.runtime),
         )[:SHOWN_ROWS],
         "certified": _certified(bundle, evidence),
         "equal_bytes": lambda one: equal_bytes(bundle, one),
@@ -154,10 +162,6 @@ def _values(content: ReportContent) -> dict[str, Any]:
     }
 
 
-def _order(bundle: Bundle, name: str) -> int:
-    return [variant.name for variant in bundle.manifest.variants].index(name)
-
-
 def _settings_tried(report: TuneReport) -> list[TunedCandidate]:
     """Return the other settings of the chosen variant."""
     best = best_of_variants(report.candidates)
@@ -172,7 +176,7 @@ def _certified(bundle: Bundle, evidence: Evidence) -> list[Verified]:
         for one in evidence.verified.values()
         if one.parity.certificate is not None
     }
-    return sorted(found.values(), key=lambda one: _order(bundle, one.parity.name))
+    return sorted(found.values(), key=lambda one: order(bundle, one.parity.name))
 
 
 def _heat(confusion: Iterable[Iterable[int]], count: int) -> int:
@@ -185,7 +189,7 @@ def _groups(bundle: Bundle, evidence: Evidence) -> list[TimedGroup]:
     def key(one: Timed) -> tuple[str, str, int]:
         return one.host or "", one.row.scenario.described, one.row.batch
 
-    rows = sorted(evidence.timed.values(), key=lambda one: (key(one), _order(bundle, one.row.variant)))[:SHOWN_ROWS]
+    rows = sorted(evidence.timed.values(), key=lambda one: (key(one), order(bundle, one.row.variant)))[:SHOWN_ROWS]
     found = []
     for number, ((host, scenario, batch), group) in enumerate(itertools.groupby(rows, key)):
         timed = tuple(sorted(group, key=lambda one: (not one.row.quantiles_us,)))

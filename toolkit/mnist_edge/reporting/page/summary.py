@@ -6,7 +6,6 @@ from pathlib import Path
 
 from mnist_edge.bundle.evidence import ReportContent
 from mnist_edge.bundle.folder import Bundle
-from mnist_edge.records.bundle import Variant
 from mnist_edge.records.evidence import Evaluated, Evidence, Timed, Verified
 from mnist_edge.records.handover import ReportFormat, ReportReport, Unshown, Verdict
 from mnist_edge.reporting.tables.format import counted
@@ -30,15 +29,14 @@ def summarise(content: ReportContent, output: Path, format: ReportFormat, size: 
     )
 
 
-def chosen_variant(bundle: Bundle) -> Variant:
-    """Return the variant that `tune` chose, or the first one."""
-    name = bundle.manifest.choice or bundle.manifest.variants[0].name
-    return bundle.variant(name)
+def order(bundle: Bundle, name: str) -> int:
+    """Return the place of a variant in its bundle, to sort by."""
+    return [variant.name for variant in bundle.manifest.variants].index(name)
 
 
 def chosen_evaluation(bundle: Bundle, evidence: Evidence) -> Evaluated | None:
     """Return the evaluation of the chosen variant, or of the first in the bundle that has one."""
-    names = [chosen_variant(bundle).name, *(variant.name for variant in bundle.manifest.variants)]
+    names = [bundle.chosen().name, *(variant.name for variant in bundle.manifest.variants)]
     return next((evidence.evaluated[name] for name in names if name in evidence.evaluated), None)
 
 
@@ -58,7 +56,7 @@ def verdict(bundle: Bundle, evidence: Evidence) -> tuple[Verdict, str]:
 
 def best_time(bundle: Bundle, evidence: Evidence) -> Timed | None:
     """Return the timing of the chosen variant at the smallest batch, with the settings of the manifest if there is one."""
-    chosen = chosen_variant(bundle)
+    chosen = bundle.chosen()
     timed = [
         one for one in evidence.timed.values() if one.row.variant == chosen.name and one.row.engine == "onnxruntime"
     ]

@@ -11,6 +11,21 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.2%}"
 
 
+def grouped(count: int | None) -> str:
+    """Return a count with separators of thousands; a dash for None."""
+    return "-" if count is None else f"{count:,}"
+
+
+def bounded_share(share: float | None) -> str:
+    """Return a bound on a fraction of 1 as a percentage; a dash for None."""
+    return "-" if share is None else f"{share:.3%}"
+
+
+def logit_error(error: float | None) -> str:
+    """Return an error in two digits; a dash for None."""
+    return "-" if error is None else f"{error:.1e}" if error else "0"
+
+
 def counted(count: int, noun: str) -> str:
     """A number with its noun: `1 thread`, `2 threads`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

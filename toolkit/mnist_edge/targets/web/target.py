@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from mnist_edge.bundle.folder import Bundle
-from mnist_edge.contract import LABELS
 from mnist_edge.errors import UsageError
 from mnist_edge.files import write_atomic
 from mnist_edge.integer_network import IntegerNetwork
@@ -33,11 +32,7 @@ def _read(bundle: Bundle, variant: Variant) -> Network:
     Raises:
         UsageError: the classes are not digits, or no C can be generated for the variant.
     """
-    if bundle.manifest.labels != LABELS["mnist"]:
-        raise UsageError(
-            f"{bundle.folder} classifies {bundle.manifest.dataset}; the page is for digits that a person draws",
-            hint="--target c",
-        )
+    bundle.require_digits("the page is for digits that a person draws", hint="--target c")
     return read_network(bundle.file(variant), variant.name)
 
 
